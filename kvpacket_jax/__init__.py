@@ -1,0 +1,1 @@
+"""KV Packet in JAX/Flax: reuse the key-value caches of documents without recomputing them."""

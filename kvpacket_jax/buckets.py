@@ -1,0 +1,63 @@
+"""Lengths are rounded up to a few sizes, so that no request compiles a program of its own."""
+
+import bisect
+import dataclasses
+
+CHUNK = 16  # tokens decoded by one program before the host looks at them
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The sizes in use. Contexts and packets come in powers of two: each pair is a program."""
+
+    queries: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+    min_packet: int = 32
+    min_context: int = 512
+    new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
+
+    def query(self, length: int) -> int:
+        """Rows of a query of `length` tokens; multiples of the longest bucket beyond it."""
+        longest = self.queries[-1]
+        if length > longest:
+            return -(-length // longest) * longest
+        return self.queries[bisect.bisect_left(self.queries, length)]
+
+    def tail(self, query_rows: int, new_tokens: int) -> int:
+        """Slots of a request's own cache: one capacity for all requests of ordinary size."""
+        common = self.queries[-1] + self.new_tokens
+        needed = query_rows + whole_chunks(new_tokens)
+        return max(common, -(-needed // common) * common)
+
+    def packet(self, length: int) -> int:
+        """Slots of a packet on the device."""
+        return power_of_two(length, self.min_packet)
+
+    def context(self, slots: int) -> int:
+        """Slots of a composed context."""
+        return power_of_two(slots, self.min_context)
+
+    def build(self, length: int) -> int:
+        """Rows a document is computed with: finer than `packet`, for here padding costs FLOPs."""
+        full = self.packet(length)
+        return full * 3 // 4 if full > self.min_packet and length <= full * 3 // 4 else full
+
+
+def power_of_two(n: int, least: int) -> int:
+    """The smallest `least * 2**i` that is at least `n`."""
+    size = least
+    while size < n:
+        size *= 2
+    return size
+
+
+def near(length: int) -> int:
+    """`length` with less than 10 % of padding, on a ladder of 5 to 10 % steps (multiples of 8)."""
+    step = 8
+    while step * 2 * 10 <= length:
+        step *= 2
+    return -(-length // step) * step
+
+
+def whole_chunks(new_tokens: int) -> int:
+    """Slots that decoding so many tokens may write: it runs in chunks."""
+    return -(-new_tokens // CHUNK) * CHUNK

@@ -1,0 +1,157 @@
+"""Short lives of fictional people, one a document, and questions about their six attributes."""
+
+import dataclasses
+import functools
+import itertools
+
+import tensorflow_datasets as tfds
+
+from kvpacket_jax.data import biography_words as words
+from kvpacket_jax.data import generated
+from kvpacket_jax.data.examples import FORMS, Example, Question
+
+VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
+MAX_DOCUMENTS = 20  # the smallest pool of a split must hold a value for each
+
+# `document_words` and the tokens it gives with Qwen2.5 and SmolLM2, about 1.5 a word.
+DOCUMENT = (60, 80)  # 100 tokens
+LONG_DOCUMENT = (100, 120)  # 150 tokens
+SHORT_DOCUMENT = 40  # 60 tokens: the six facts in their shortest wordings, no more
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BiographyConfig(generated.GeneratorConfig):
+    """Ranges are a number or (least, most)."""
+
+    num_documents: int | tuple[int, int] = (1, 10)
+    document_words: int | tuple[int, int] = DOCUMENT
+    forms: tuple[str, ...] = FORMS
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, high in {"num_documents": MAX_DOCUMENTS, "document_words": 160}.items():
+            pair = generated.as_range(name, getattr(self, name), 1, high)
+            object.__setattr__(self, name, pair)
+        object.__setattr__(self, "forms", generated.as_choices("forms", self.forms, FORMS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Person:
+    first: str
+    last: str
+    female: bool
+    facts: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.first} {self.last}"
+
+
+@functools.cache
+def surnames(split: str) -> tuple[str, ...]:
+    """Returns the surnames of `split`: no two splits share one, so they share no person."""
+    pairs = itertools.product(words.SURNAME_STARTS, words.SURNAME_ENDS)
+    return generated.pool_of([a + b for a, b in pairs], split)
+
+
+@functools.cache
+def values(split: str, attribute: str) -> tuple[str, ...]:
+    """Returns the values that `attribute` can have in `split` and in no other."""
+    return generated.pool_of(words.VALUES[attribute](), split)
+
+
+def generate(split: str, index: int, config: BiographyConfig) -> Example:
+    """Returns example `index` of `split`. Raises ValueError for an unknown split."""
+    rng = generated.example_rng("biography", VERSION, config, split, index)
+    number = rng.randint(*config.num_documents)
+    while True:
+        people = _draw_people(rng, split, number)
+        documents = tuple(_write(rng, p, rng.randint(*config.document_words)) for p in people)
+        if _unambiguous(people, documents):
+            break
+    pairs = list(itertools.product(range(number), words.VALUES))
+    asked = rng.sample(pairs, min(config.num_questions, len(pairs)))
+    questions = tuple(
+        _ask(rng, people[i], i, attribute, rng.choice(config.forms)) for i, attribute in asked
+    )
+    return Example(f"biography-{split}-{index}", documents, questions, config.preamble)
+
+
+def _draw_people(rng, split, number) -> list[Person]:
+    # Without repetition in a set: a distractor has another value for every attribute.
+    drawn = {a: rng.sample(values(split, a), number) for a in words.VALUES}
+    people = []
+    for i, last in enumerate(rng.sample(surnames(split), number)):
+        female = rng.random() < 0.5
+        first = rng.choice(words.FEMALE_NAMES if female else words.MALE_NAMES)
+        people.append(Person(first, last, female, {a: drawn[a][i] for a in words.VALUES}))
+    return people
+
+
+def _write(rng, person: Person, num_words: int) -> str:
+    short = num_words <= SHORT_DOCUMENT
+    phrasings = {a: p[:1] if short else p for a, p in words.PHRASINGS.items()}
+    facts = [(rng.choice(phrasings[a]), v) for a, v in person.facts.items()]
+    rng.shuffle(facts)
+    # The name comes first; further on, as in any text, mostly what stands for it.
+    sentences = [
+        _render(rng, person, s, v, "name" if i == 0 else "pronoun" if short else "any")
+        for i, (s, v) in enumerate(facts)
+    ]
+    room = num_words - sum(len(s.split()) for s in sentences)
+    for filler in rng.sample(words.FILLERS, len(words.FILLERS)):
+        sentence = _render(rng, person, filler, "", "any")
+        if len(sentence.split()) <= room:
+            room -= len(sentence.split())
+            sentences.insert(rng.randint(1, len(sentences)), sentence)
+    return " ".join(sentences)
+
+
+def _render(rng, person: Person, sentence: str, value: str, call: str) -> str:
+    he, his = ("she", "her") if person.female else ("he", "his")
+    calls = {"name": (person.name,), "pronoun": (he,), "any": (he, he, person.last, person.name)}
+    called = rng.choice(calls[call])
+    owner, him = (
+        (his, "her" if person.female else "him") if called == he else (f"{called}'s", called)
+    )
+    text = sentence.format(
+        s=called, owner=owner, he=he, his=his, him=him, v=value, a=_with_article(value)
+    )
+    return text[0].upper() + text[1:]
+
+
+def _with_article(value: str) -> str:
+    return f"an {value}" if value[:1].lower() in tuple("aeiou") else f"a {value}"
+
+
+def _unambiguous(people, documents) -> bool:
+    """Each value stands once in its own document and in no other."""
+    texts = [d.lower() for d in documents]
+    return all(
+        text.count(value.lower()) == (i == j)
+        for i, person in enumerate(people)
+        for value in person.facts.values()
+        for j, text in enumerate(texts)
+    )
+
+
+def _ask(rng, person: Person, document: int, attribute: str, form: str) -> Question:
+    answer = person.facts[attribute]
+    text = rng.choice(words.ASKED[form][attribute]).format(
+        n=person.name,
+        his="her" if person.female else "his",
+        article=_with_article(answer).split()[0],
+    )
+    return Question(text, (answer,), form, {"documents": [document], "kind": attribute})
+
+
+class Biography(generated.GeneratedBuilder):
+    """Short biographies of fictional people and questions about their attributes."""
+
+    VERSION = tfds.core.Version(VERSION)
+    generate = staticmethod(generate)
+
+
+def source(split: str, data_dir, **options) -> generated.ExampleSource:
+    """Returns the examples of `split`; `options` are BiographyConfig's."""
+    return generated.open_generated(Biography, BiographyConfig, split, data_dir, **options)

@@ -1,0 +1,68 @@
+"""What every data set yields: documents, a preamble, and questions about them."""
+
+import dataclasses
+import json
+
+INSTRUCTION = (
+    "Answer the question from the documents with the shortest exact phrase. No explanation."
+)
+
+# "question" asks in full ("Where was X born?"); "completion" is a statement left open at its
+# end ("X was born on"), which the answer completes.
+FORMS = ("question", "completion")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question, every answer that counts as right, its form, and facts for analysis.
+
+    `info` is JSON-able and free: generated sets put "documents" there, the indices of the
+    documents that hold the answer.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    form: str = "question"
+    info: dict = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Questions about one set of documents; `preamble` is the instruction before them."""
+
+    id: str
+    documents: tuple[str, ...]
+    questions: tuple[Question, ...]
+    preamble: str = INSTRUCTION
+
+
+def to_record(example: Example) -> dict:
+    """Returns the example as a flat dict with the questions as one JSON string.
+
+    tensorflow-datasets writes one ragged level only without TensorFlow, and that level is the
+    documents'.
+    """
+    return {
+        "id": example.id,
+        "preamble": example.preamble,
+        "documents": list(example.documents),
+        "questions": json.dumps([dataclasses.asdict(q) for q in example.questions]),
+    }
+
+
+def from_record(record: dict) -> Example:
+    """Returns the example that `to_record` made `record` of (text may come back as bytes)."""
+    questions = [
+        Question(q["text"], tuple(q["answers"]), q["form"], q["info"])
+        for q in json.loads(record["questions"])
+    ]
+    return Example(
+        id=_text(record["id"]),
+        documents=tuple(_text(d) for d in record["documents"]),
+        questions=tuple(questions),
+        preamble=_text(record["preamble"]),
+    )
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,201 @@
+"""Generated data sets: seeds, splits and the tensorflow-datasets builder they share.
+
+An example is a pure function of (data set, version, config, split, index); a builder only
+stores what that function returns.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from kvpacket_jax.data.examples import INSTRUCTION, Example, from_record, to_record
+
+# Shares of every pool of names, values and keys: what one split uses no other does.
+SPLITS = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Options of every generated set; sizes and `preamble` do not change what is drawn."""
+
+    seed: int = 0
+    num_train: int = 2000
+    num_validation: int = 200
+    num_test: int = 200
+    num_questions: int = 12
+    preamble: str = INSTRUCTION
+
+    def __post_init__(self):
+        for name in (*(f"num_{s}" for s in SPLITS), "num_questions"):
+            as_range(name, (getattr(self, name), getattr(self, name)), 1, 10_000_000)
+
+
+def example_rng(name: str, version: str, config, split: str, index: int) -> random.Random:
+    """Returns the random generator of one example, the same in every process.
+
+    Raises ValueError for a split that does not exist.
+    """
+    check_split(split)
+    drawn = {
+        k: v
+        for k, v in dataclasses.asdict(config).items()
+        if k != "preamble" and k not in {f"num_{s}" for s in SPLITS}
+    }
+    return random.Random(_digest([name, version, drawn, split, index]))
+
+
+def pool_of(pool: Sequence, split: str) -> tuple:
+    """Returns the part of `pool` that belongs to `split`; the parts are disjoint."""
+    check_split(split)
+    shuffled = sorted(pool)
+    random.Random(0).shuffle(shuffled)
+    start = 0.0
+    for name, share in SPLITS.items():
+        stop = start + share
+        if name == split:
+            return tuple(shuffled[round(start * len(pool)) : round(stop * len(pool))])
+        start = stop
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError unless `split` (which may end in a slice, "test[:10%]") exists."""
+    if split.split("[")[0] not in SPLITS:
+        raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+
+
+def as_range(name: str, value, low: int, high: int) -> tuple[int, int]:
+    """Returns `value`, a number or a (least, most) pair, as a pair.
+
+    Raises ValueError if it is neither, or leaves [low, high].
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+        raise ValueError(f"{name}={value!r}: give a number, or (least, most), from {low} to {high}")
+    return pair
+
+
+def as_choices(name: str, value, known: Sequence[str]) -> tuple[str, ...]:
+    """Returns `value`, one name or several, as a tuple; ValueError names the unknown ones."""
+    chosen = (value,) if isinstance(value, str) else tuple(value)
+    unknown = [c for c in chosen if c not in known]
+    if unknown or not chosen:
+        raise ValueError(f"{name}={value!r}: choose from {', '.join(known)}")
+    return chosen
+
+
+class GeneratedConfig(tfds.core.BuilderConfig):
+    """The builder's name for a config: a digest, so that each has a folder of its own."""
+
+    def __init__(self, options: GeneratorConfig):
+        described = json.dumps(dataclasses.asdict(options))
+        super().__init__(
+            name=f"{_digest(dataclasses.asdict(options)):064x}"[:16], description=described
+        )
+        self.options = options
+
+
+class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Stores `generate(split, index, config)`; a subclass sets VERSION and `generate`."""
+
+    generate: Callable[[str, int, GeneratorConfig], Example]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        features = {
+            "id": text,
+            "preamble": text,
+            "questions": text,
+            "documents": tfds.features.Sequence(tfds.features.Text()),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        options = self.builder_config.options
+        return {s: self._generate_examples(s, getattr(options, f"num_{s}")) for s in SPLITS}
+
+    def _generate_examples(self, split: str, number: int):
+        for index in range(number):
+            yield index, to_record(self.generate(split, index, self.builder_config.options))
+
+
+class ExampleSource(Sequence):
+    """Random access to the examples of a stored split; an index past the end is an IndexError."""
+
+    def __init__(self, records):
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        return from_record(self._records[range(len(self))[index]])
+
+
+def open_generated(
+    builder_class: type[GeneratedBuilder],
+    config_class: type,
+    split: str,
+    data_dir: str | os.PathLike,
+    **options,
+) -> ExampleSource:
+    """Returns the examples of `split` with `options`, written to `data_dir` on first use.
+
+    Raises TypeError for an unknown option, ValueError for a bad value or split.
+    """
+    check_split(split)
+    known = [f.name for f in dataclasses.fields(config_class)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(
+            f"{builder_class.name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    config = GeneratedConfig(config_class(**options))
+
+    with _quiet():
+        builder = _builder(builder_class, config, data_dir)
+        try:
+            builder.download_and_prepare()
+        except OSError:
+            # Another process may have put its copy, which is the same, into place first.
+            builder = _builder(builder_class, config, data_dir)
+            if not builder.is_prepared():
+                raise
+        return ExampleSource(builder.as_data_source(split=split))
+
+
+def _builder(builder_class, config, data_dir) -> GeneratedBuilder:
+    return builder_class(config=config, data_dir=os.fspath(data_dir), file_format="array_record")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """tfds announces a download, draws bars and warns of every config that it does not know.
+
+    Nothing is downloaded, writing takes a second or two, and every config is new to it.
+    """
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(level)
+
+
+def _digest(value) -> int:
+    return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest(), 16)

@@ -1,0 +1,148 @@
+"""Prompt templates: an example as the token ids of its parts.
+
+The parts are tokenised apart and their ids joined, never as one string: a packet's ids must not
+depend on what stands beside it. Only the template's own text and the preamble may hold control
+tokens; documents and questions are plain text, whatever they contain.
+"""
+
+import dataclasses
+from typing import Protocol
+
+from kvpacket_jax.data.examples import Example, Question
+
+
+class Tokenizer(Protocol):
+    """What the templates need of `models.tokenizer.Tokenizer`."""
+
+    has_chat_template: bool
+
+    def encode(self, text: str, special: bool = False) -> list[int]: ...
+
+    def chat_parts(self, system: str, thinking: bool = False) -> tuple[str, str]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedExample:
+    """Token ids of an example; `questions` end with the template's closing."""
+
+    preamble: list[int]
+    documents: list[list[int]]
+    questions: list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """Wordings around an example's texts.
+
+    `chat` puts the documents and the question into the user's message of the model's own chat
+    template. `opening` stands between the instruction and the documents. `wording` and `stop`
+    go by the question's form; an answer ends before the first of `stop` (or the end token).
+    """
+
+    chat: bool
+    opening: str
+    document: str
+    wording: dict[str, str]
+    stop: dict[str, tuple[str, ...]]
+
+    def frame(self, tokenizer: Tokenizer, system: str) -> tuple[str, str]:
+        """Returns the texts that frame documents and question, control tokens included.
+
+        The first comes before `opening`, the second closes the query. Raises ValueError if the
+        model has no chat format that is known.
+        """
+        if self.chat:
+            return _chat_frame(tokenizer, system)
+        begin = LLAMA_BEGIN if _has_token(tokenizer, LLAMA_BEGIN) else ""
+        return f"{begin}{system}\n\n", ""
+
+    def document_text(self, document: str) -> str:
+        """Returns the text of one document as it is tokenised."""
+        return self.document.format(text=document)
+
+    def query_text(self, question: Question) -> str:
+        """Returns the text of the question without the closing; ValueError for unknown forms."""
+        if question.form not in self.wording:
+            raise ValueError(
+                f"no wording for the question form {question.form!r} ({question.text!r}); there "
+                f"are {', '.join(self.wording)}"
+            )
+        return self.wording[question.form].format(text=question.text)
+
+
+# `chat` is the template of whatever model is loaded, Llama-3.1's and Qwen's alike, thinking off.
+TEMPLATES = {
+    "completion": Template(
+        chat=False,
+        opening="",
+        document="{text}\n\n",
+        wording={"question": "Question: {text}\nAnswer:", "completion": "{text}"},
+        stop={"question": ("\n",), "completion": ("\n", ".")},
+    ),
+    "chat": Template(
+        chat=True,
+        opening="Documents:\n\n",
+        document="{text}\n\n",
+        wording={
+            "question": "Question: {text}",
+            "completion": "Complete with the exact phrase from the documents: {text}",
+        },
+        stop={"question": ("\n",), "completion": ("\n",)},
+    ),
+}
+
+LLAMA_BEGIN = "<|begin_of_text|>"
+
+# For tokenizers that come without their template: the control token that gives the format away
+# -> text before the user's message, and after it.
+CHAT_FORMATS = {
+    "<|start_header_id|>": (  # Llama 3
+        (
+            f"{LLAMA_BEGIN}<|start_header_id|>system<|end_header_id|>\n\n{{system}}<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\n"
+        ),
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    "<|im_start|>": (  # ChatML: Qwen, SmolLM
+        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+}
+NO_THINKING = "<think>\n\n</think>\n\n"  # Qwen3 thinks unless it is told that it has
+
+
+def encode_example(tokenizer: Tokenizer, template: Template, example: Example) -> EncodedExample:
+    """Returns the ids of the preamble, of each document and of each question, to be joined.
+
+    Raises ValueError for a question form that the template lacks, or no known chat format.
+    """
+    before, closing = template.frame(tokenizer, example.preamble)
+    preamble = tokenizer.encode(before, special=True)
+    closing_ids = tokenizer.encode(closing, special=True) if closing else []
+    if template.opening:
+        preamble = preamble + tokenizer.encode(template.opening)
+    return EncodedExample(
+        preamble=preamble,
+        documents=[tokenizer.encode(template.document_text(d)) for d in example.documents],
+        questions=[
+            tokenizer.encode(template.query_text(q)) + closing_ids for q in example.questions
+        ],
+    )
+
+
+def _has_token(tokenizer: Tokenizer, token: str) -> bool:
+    return len(tokenizer.encode(token, special=True)) == 1
+
+
+def _chat_frame(tokenizer: Tokenizer, system: str) -> tuple[str, str]:
+    if tokenizer.has_chat_template:
+        return tokenizer.chat_parts(system)
+    for token, (before, after) in CHAT_FORMATS.items():
+        if _has_token(tokenizer, token):
+            thinks = token == "<|im_start|>" and _has_token(tokenizer, "<think>")
+            return before.format(system=system), after + NO_THINKING * thinks
+    raise ValueError(
+        "the tokenizer has no chat template and none of the control tokens "
+        f"{', '.join(CHAT_FORMATS)}: use the instruct version of the model, or template "
+        "'completion'"
+    )

@@ -1,0 +1,47 @@
+"""What every method is: two pure functions, and its settings as fields."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from kvpacket_jax.packet import Packet, build_packets
+from kvpacket_jax.prefill import Context, Prefilled
+from models import LanguageModel
+
+
+class Request(NamedTuple):
+    """Token ids of one request; all methods see the same ones."""
+
+    preamble: Sequence[int]  # may be empty
+    documents: Sequence[Sequence[int]]
+    query: Sequence[int]
+
+
+class Prepared(NamedTuple):
+    """A request whose documents are dealt with."""
+
+    context: Context  # without the query; may be an empty tuple
+    query_start: int  # position of the query's first token
+    prefilled: Prefilled | None = None  # where the method's own pass ran the query
+    info: dict[str, Any] = {}  # selected tokens and scores
+
+
+class Method(Protocol):
+    """`store` is outside the clock, `prepare` inside. Neither times, tokenises or scores."""
+
+    def store(
+        self,
+        model: LanguageModel,
+        preamble: Sequence[int],
+        documents: Sequence[Sequence[int]],
+    ) -> Any:
+        """What the method keeps: a pytree."""
+
+    def prepare(
+        self, model: LanguageModel, stored: Any, request: Request, new_tokens: int = 0
+    ) -> Prepared:
+        """Gets ready to answer `request`; `new_tokens` will be decoded afterwards."""
+
+
+def store_preamble(model: LanguageModel, preamble: Sequence[int]) -> list[Packet]:
+    """The preamble's cache, never wrapped; none if it is empty."""
+    return build_packets(model, None, [preamble]) if preamble else []

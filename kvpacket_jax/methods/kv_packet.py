@@ -1,0 +1,22 @@
+"""KV Packet (arXiv 2604.13226): wrapped documents cached alone, laid side by side."""
+
+import dataclasses
+
+from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.compose import compose
+from kvpacket_jax.methods.base import Prepared, store_preamble
+from kvpacket_jax.packet import Packet, build_packets
+
+
+@dataclasses.dataclass(frozen=True)
+class KVPacket:
+    """`adapter` None caches the documents bare."""
+
+    adapter: Adapter | None = None
+
+    def store(self, model, preamble, documents) -> list[Packet]:
+        return store_preamble(model, preamble) + build_packets(model, self.adapter, documents)
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        context, length = compose(model, stored)
+        return Prepared((context,), length)

@@ -1,0 +1,107 @@
+"""prefill(): the query's forward pass over a context, to the first token's logits."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvpacket_jax.buckets import Buckets, whole_chunks
+from kvpacket_jax.packet import check_ids
+from models import LanguageModel, kv_cache
+from models.kv_cache import KVCache
+
+Context = tuple[KVCache, ...]
+
+
+class Prefilled(NamedTuple):
+    """A request that is ready to decode; Q rows."""
+
+    logits: jax.Array  # float32 [Q, V], of the first new token
+    tail: KVCache  # the queries' keys and values, and room for the answers'
+    slot: int  # the first free slot of `tail`
+    positions: np.ndarray  # int32 [Q], of the first new token
+
+
+def prefill_rows(module, params, context: Context, tail: KVCache, ids_QxT, lengths_Q, start):
+    """Rows of token ids behind a context. Pure; training and every method call it.
+
+    Args:
+      tail: an empty cache of batch Q with at least T slots.
+      ids_QxT: int32, padded on the right; lengths_Q: int32.
+      start: int32 scalar, the position of the first id.
+
+    Returns:
+      Hidden states float32 `[Q, T, D]`, and the tail with the rows in its first T slots.
+    """
+    apply = functools.partial(module.apply, {"params": params})
+    Q, T = ids_QxT.shape
+    offsets = jnp.broadcast_to(jnp.arange(T), (Q, T))
+    x = apply(ids_QxT, method="embed")
+    valid = offsets < lengths_Q[:, None]
+    return apply(x, start + offsets, valid, context, tail, 0, method="run_layers")
+
+
+@functools.partial(jax.jit, static_argnames=("module", "slots"))
+def _prefill(module, params, context, ids_QxT, lengths_Q, start, slots: int):
+    tail = kv_cache.init(module.config, ids_QxT.shape[0], slots, params["embedding"].dtype)
+    x, tail = prefill_rows(module, params, context, tail, ids_QxT, lengths_Q, start)
+    last = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
+    logits = module.apply({"params": params}, last, method="logits")
+    return logits[:, 0], tail
+
+
+def prefill(
+    model: LanguageModel,
+    context: Context,
+    queries: Sequence[Sequence[int]],
+    start: int,
+    new_tokens: int = 0,
+    buckets: Buckets = Buckets(),
+    rows: int | None = None,
+) -> Prefilled:
+    """Queries as rows over one shared context.
+
+    Args:
+      queries: token ids of each; more than one are padded to a power of two.
+      start: the position of their first token.
+      new_tokens: how many are to be decoded afterwards; sizes the tail beyond its usual capacity.
+      rows: pads the queries to this many tokens, with a tail that holds no more than them and the
+        new tokens, instead of the buckets that requests share.
+
+    Raises:
+      ValueError: an empty query, ids outside the vocabulary, or a request longer than the model's
+        context.
+    """
+    for i, query in enumerate(queries):
+        check_ids(model, query, f"Query {i}")
+    lengths = np.array([len(q) for q in queries], np.int32)
+    model.check_length(start + int(lengths.max()) + new_tokens)
+    if rows is None:
+        rows = buckets.query(int(lengths.max()))
+        slots = buckets.tail(rows, new_tokens)
+    else:
+        slots = rows + whole_chunks(new_tokens)
+    ids, lengths = pad_rows(queries, rows)
+    logits, tail = _prefill(
+        model.module,
+        model.params,
+        context,
+        ids,
+        lengths,
+        jnp.int32(start),
+        slots=slots,
+    )
+    return Prefilled(logits, tail, rows, start + lengths)
+
+
+def pad_rows(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 ids `[Q', width]` and lengths `[Q']`, Q' a power of two; added rows have length 1."""
+    count = 1 << (len(sequences) - 1).bit_length()
+    ids, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
+    for i, sequence in enumerate(sequences):
+        lengths[i] = len(sequence)
+        ids[i, : lengths[i]] = sequence
+    return ids, lengths

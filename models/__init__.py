@@ -1,0 +1,141 @@
+"""A small library of language models: `models.load(source)` gives a LanguageModel."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import platformdirs
+
+from models import config as config_lib
+from models import demo_models, gguf, hub, identity, llama, qwen, weights
+from models.config import ModelConfig
+from models.tokenizer import Tokenizer
+from models.tokenizer import load as load_tokenizer
+from models.transformer import Transformer
+
+CONFIGS: dict[str, ModelConfig] = llama.CONFIGS | qwen.CONFIGS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A decoder ready to run: `module.apply({"params": params}, …, method="embed")` and so on."""
+
+    name: str
+    config: ModelConfig
+    module: Transformer
+    params: Any
+    tokenizer: Tokenizer | None  # None where the folder has none
+    fingerprint: str  # of config and source files; the same in every dtype
+
+    @property
+    def dtype(self):
+        return self.params["embedding"].dtype
+
+    def check_length(self, positions: int) -> None:
+        """Raises ValueError for a sequence that is longer than the model's context."""
+        if positions > self.config.max_positions:
+            raise ValueError(
+                f"The request spans {positions} positions; the context of {self.name} is "
+                f"{self.config.max_positions}. Use fewer or shorter documents, or a model with a "
+                "longer context."
+            )
+
+
+def default_cache_dir() -> pathlib.Path:
+    """Where downloads and conversions are kept: the user's cache folder."""
+    return platformdirs.user_cache_path("kvpacket_jax") / "models"
+
+
+def load(
+    source: str,
+    dtype: str = "auto",
+    cache_dir: str | pathlib.Path | None = None,
+    **run_choices,
+) -> LanguageModel:
+    """Loads a model with its tokenizer.
+
+    Args:
+      source: a demo model's name (`demo_models.DEMO_MODELS`), a local Hugging Face folder, a
+        `.gguf` file, or a Hugging Face hub id ("owner/name").
+      dtype: "float32", "bfloat16", or "auto" (bfloat16, but on a CPU the faster of the two).
+      cache_dir: where demo models and conversions of GGUF are kept.
+      **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block).
+
+    Raises:
+      ValueError, FileNotFoundError, ConnectionError: say what was found and what would do.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype {dtype!r} is not one of auto, float32, bfloat16.")
+    dtype = fastest_dtype() if dtype == "auto" else dtype
+    cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
+    folder = find(source, dtype, cache_dir)
+    hf = folder / "config.json"
+    if not hf.exists():
+        raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder.")
+    config = config_lib.from_hf(json.loads(hf.read_text()), str(hf))
+    config = dataclasses.replace(config, **run_choices)
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
+    return LanguageModel(
+        name=str(source),
+        config=config,
+        module=Transformer(config),
+        params=weights.load_params(folder, config, jnp.dtype(dtype)),
+        tokenizer=tokenizer,
+        fingerprint=identity.model_fingerprint(config, folder, cache_dir),
+    )
+
+
+def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
+    """The Hugging Face folder of a source, fetched and converted where needed."""
+    path = pathlib.Path(source).expanduser()
+    if source in demo_models.DEMO_MODELS:
+        return _converted(demo_models.fetch(source, cache_dir), source, dtype, cache_dir)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}.")
+        name = f"{path.stem}-{identity.file_digest(path, cache_dir)[:12]}"
+        return _converted(path, name, dtype, cache_dir)
+    if path.is_dir():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        return hub.fetch(source)
+    close = difflib.get_close_matches(source, demo_models.DEMO_MODELS, n=3, cutoff=0.4)
+    raise ValueError(
+        f"There is no model {source!r}"
+        + (f" (did you mean {' or '.join(close)}?)" if close else "")
+        + f". Demo models: {', '.join(demo_models.DEMO_MODELS)}. Otherwise give a folder, a .gguf "
+        "file or a Hugging Face hub id (owner/name)."
+    )
+
+
+def _converted(path: pathlib.Path, name: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
+    # Once for each dtype: weights rounded to bfloat16 would fail a float32 user, silently.
+    folder = cache_dir / f"{name}-{dtype}"
+    if not folder.is_dir():
+        gguf.convert(path, folder, dtype)
+    return folder
+
+
+def fastest_dtype() -> str:
+    """bfloat16 on accelerators; on a CPU whichever multiplies matrices faster (a tenth second)."""
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+
+    def seconds(dtype) -> float:
+        x, w = jnp.ones((256, 1024), dtype), jnp.ones((1024, 2048), dtype)
+        f = jax.jit(lambda x, w: jnp.matmul(x, w, preferred_element_type=jnp.float32))
+        f(x, w).block_until_ready()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            f(x, w).block_until_ready()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return "bfloat16" if seconds(jnp.bfloat16) < seconds(jnp.float32) else "float32"

@@ -1,0 +1,63 @@
+"""What a model is, as a string: SHA-256 over its config and the bytes its weights came from.
+
+Not over the loaded arrays: those differ by dtype and by device, the model does not.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+
+from models.config import ModelConfig
+
+RUN_CHOICES = ("scan_layers", "remat", "query_block")  # of ModelConfig; not part of the model
+
+
+def digest(value) -> str:
+    """SHA-256 of a JSON-able value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def model_fingerprint(config: ModelConfig, folder: pathlib.Path, cache_dir: pathlib.Path) -> str:
+    """SHA-256 of the config and of the source files' bytes (GGUF or safetensors as downloaded)."""
+    converted = folder / "source.json"
+    if converted.exists():
+        sources = [json.loads(converted.read_text())["sha256"]]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+        sources = [file_digest(f, cache_dir) for f in files]
+    constants = {k: v for k, v in dataclasses.asdict(config).items() if k not in RUN_CHOICES}
+    constants["rope_type"] = type(config.rope).__name__
+    return digest({"config": constants, "sources": sources})
+
+
+def file_digest(path: pathlib.Path, cache_dir: pathlib.Path) -> str:
+    """SHA-256 of a file, remembered in `cache_dir` by its path, size and time of change."""
+    stat = path.stat()
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    known_path = cache_dir / "digests.json"
+    known = _read(known_path)
+    if key not in known:
+        with path.open("rb") as file:
+            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        write_text(known_path, json.dumps(known, indent=1))
+    return known[key]
+
+
+def _read(path: pathlib.Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a reader sees the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)

@@ -1,0 +1,146 @@
+"""KVCache: keys and values with what decides who may see them. The only place that knows its layout.
+
+`k` and `v` are a tuple of L arrays `[B, S, K, H]`, or one stacked array `[L, B, S, K, H]` where
+layers are scanned. Axes are addressed from the right, so that everything here works on both.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from models import rope
+
+SLOTS = -3  # the axis of slots in k and v
+
+
+class KVCache(NamedTuple):
+    """S slots of keys (rotated to `positions`) and values.
+
+    A row at position t sees the slots that are `valid` and whose position is <= t: the only mask
+    there is.
+    """
+
+    k: Any  # tuple of L arrays [B, S, K, H], or one [L, B, S, K, H]
+    v: Any
+    positions: jax.Array  # int32 [B, S]
+    valid: jax.Array  # bool [B, S]
+    bias: Any = None  # added to a key's logits: like k without H, [B, K, S] a layer; or None
+
+    @property
+    def num_slots(self) -> int:
+        return self.positions.shape[-1]
+
+    @property
+    def batch(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def dtype(self):
+        return jax.tree.leaves(self.k)[0].dtype
+
+    def layer(self, i: int):
+        """(k, v, bias) of one layer."""
+        return self.k[i], self.v[i], None if self.bias is None else self.bias[i]
+
+
+def init(config, batch: int, slots: int, dtype) -> KVCache:
+    """An empty cache: no slot is valid."""
+    shape = (batch, slots, config.num_kv_heads, config.head_dim)
+    if config.scan_layers:
+        k, v = (jnp.zeros((config.num_layers, *shape), dtype) for _ in "kv")
+    else:
+        k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)) for _ in "kv")
+    empty = jnp.zeros((batch, slots), jnp.int32)
+    return KVCache(k, v, empty, empty.astype(bool))
+
+
+def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
+    """Writes `new` into `old` along `axis`, counted from the right.
+
+    `slots` is the first slot (a scalar: the rest follow), or one slot for each row of `new` `[T]`,
+    where a slot outside `old` drops its row. With a scalar, `new` must fit: XLA would otherwise
+    move the start and write over what stands before, silently. Callers check the sizes.
+    """
+    new = new.astype(old.dtype)
+    if old.dtype == jnp.bfloat16:
+        return _update_bfloat16(axis, old, new, slots)
+    return _update(axis, old, new, slots)
+
+
+def _update(axis: int, old: jax.Array, new: jax.Array, slots: jax.Array) -> jax.Array:
+    if jnp.ndim(slots) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(old, new, slots, axis + old.ndim)
+    index = (Ellipsis, slots) + (slice(None),) * (-axis - 1)
+    return old.at[index].set(new, mode="drop")
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _update_bfloat16(axis: int, old: jax.Array, new: jax.Array, slots: jax.Array) -> jax.Array:
+    # XLA for CPUs updates bfloat16 by converting the whole cache to float32 and back; as integers
+    # the few new rows are simply written. Integers have no gradient, so it is given below.
+    as_bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.uint16)
+    bits = _update(axis, as_bits(old), as_bits(new), slots)
+    return jax.lax.bitcast_convert_type(bits, jnp.bfloat16)
+
+
+@_update_bfloat16.defjvp
+def _update_bfloat16_jvp(axis, primals, tangents):
+    old, new, slots = primals
+    return _update_bfloat16(axis, old, new, slots), _update(axis, *tangents[:2], slots)
+
+
+def mark(cache: KVCache, positions: jax.Array, valid: jax.Array, slots: jax.Array) -> KVCache:
+    """Says which positions rows `[B, T]` written to `slots` have, and which of them count."""
+    return cache._replace(
+        positions=write_slots(cache.positions, positions, slots, -1),
+        valid=write_slots(cache.valid, valid, slots, -1),
+    )
+
+
+def write(cache: KVCache, part: KVCache, slots: jax.Array) -> KVCache:
+    """Writes all slots of `part` into `cache`: its padding too, which the next part overwrites."""
+    k, v = (
+        jax.tree.map(lambda old, new: write_slots(old, new, slots, SLOTS), old, new)
+        for old, new in ((cache.k, part.k), (cache.v, part.v))
+    )
+    return mark(cache._replace(k=k, v=v), part.positions, part.valid, slots)
+
+
+def move(config, cache: KVCache, difference: jax.Array) -> KVCache:
+    """The same keys `difference` positions further on; values untouched."""
+    return cache._replace(
+        k=jax.tree.map(lambda k: rope.move(config, k, difference), cache.k),
+        positions=cache.positions + difference,
+    )
+
+
+def gather(cache: KVCache, slots: jax.Array) -> KVCache:
+    """The slots `int32 [S']` of a cache, in that order."""
+    k, v = jax.tree.map(lambda x: jnp.take(x, slots, axis=SLOTS), (cache.k, cache.v))
+    bias = jax.tree.map(lambda x: jnp.take(x, slots, axis=-1), cache.bias)
+    return KVCache(k, v, cache.positions[:, slots], cache.valid[:, slots], bias)
+
+
+def resize(cache: KVCache, slots: int) -> KVCache:
+    """The first `slots` slots, or invalid ones appended."""
+    extra = slots - cache.num_slots
+
+    def fit(x: jax.Array, axis: int) -> jax.Array:
+        if extra <= 0:
+            return jax.lax.slice_in_dim(x, 0, slots, axis=axis + x.ndim)
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, extra)
+        return jnp.pad(x, padding)
+
+    k, v = jax.tree.map(lambda x: fit(x, SLOTS), (cache.k, cache.v))
+    bias = jax.tree.map(lambda x: fit(x, -1), cache.bias)
+    return KVCache(k, v, fit(cache.positions, -1), fit(cache.valid, -1), bias)
+
+
+def row(cache: KVCache, i: int) -> KVCache:
+    """One batch row, as a cache of batch 1."""
+    k, v = jax.tree.map(lambda x: x[..., i : i + 1, :, :, :], (cache.k, cache.v))
+    bias = jax.tree.map(lambda x: x[..., i : i + 1, :, :], cache.bias)
+    return KVCache(k, v, cache.positions[i : i + 1], cache.valid[i : i + 1], bias)

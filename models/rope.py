@@ -1,0 +1,194 @@
+"""Rotary position embedding: frequencies, angles, rotation and the move by a difference.
+
+Everything about RoPE is here. A head's first half is paired with its second half (Hugging Face's
+`rotate_half` form). Angles are exact at any position of the model: a float32 product of position
+and frequency is off by 6e-3 rad at 128k, so the position is split in two, cos and sin of the parts
+come from tables made in float64, and the angle sum formulas join them.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TABLE_ROWS = 512  # positions are split as TABLE_ROWS * high + low
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Plain RoPE: frequencies `theta ** (-2i / H)`."""
+
+    theta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearRope(Rope):
+    """All positions divided by `factor`."""
+
+    factor: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Rope(Rope):
+    """Llama-3.1's: long wavelengths divided by `factor`, short ones kept, a ramp between."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class YarnRope(Rope):
+    """YaRN (arXiv 2309.00071); cos and sin are multiplied by `attention_factor`."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float
+    truncate: bool
+
+
+def from_hf(hf: dict[str, Any], source: str) -> Rope:
+    """RoPE constants of a Hugging Face config dict. ValueError names an unsupported scheme."""
+    params = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    theta = params.get("rope_theta", hf.get("rope_theta"))
+    if theta is None:
+        raise ValueError(
+            f"{source}: no rope_theta, neither at the top nor in rope_parameters. It is a constant "
+            "of the trained model and has no default here."
+        )
+    kind = params.get("rope_type", params.get("type", "default"))
+
+    def need(key: str) -> Any:
+        if params.get(key) is None:
+            raise ValueError(f"{source}: RoPE of type {kind!r} needs {key!r}; found {params}.")
+        return params[key]
+
+    if kind == "default":
+        return Rope(theta)
+    if kind == "linear":
+        return LinearRope(theta, need("factor"))
+    if kind == "llama3":
+        return Llama3Rope(
+            theta,
+            need("factor"),
+            need("low_freq_factor"),
+            need("high_freq_factor"),
+            need("original_max_position_embeddings"),
+        )
+    if kind == "yarn":
+        factor = need("factor")
+        original = params.get("original_max_position_embeddings") or hf["max_position_embeddings"]
+        return YarnRope(
+            theta,
+            factor,
+            original,
+            params.get("beta_fast") or 32.0,
+            params.get("beta_slow") or 1.0,
+            _yarn_attention_factor(factor, params),
+            params.get("truncate", True),
+        )
+    raise ValueError(
+        f"{source}: RoPE type {kind!r} is not supported. Supported: default, linear, llama3, yarn. "
+        "(Dynamic NTK changes its frequencies with the length, so cached keys could not be moved.)"
+    )
+
+
+def _yarn_attention_factor(factor: float, params: dict[str, Any]) -> float:
+    # As transformers has it: given, or from mscale and mscale_all_dim, or 0.1 ln(factor) + 1.
+    def mscale(m: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
+
+    if params.get("attention_factor") is not None:
+        return params["attention_factor"]
+    if params.get("mscale") and params.get("mscale_all_dim"):
+        return mscale(params["mscale"]) / mscale(params["mscale_all_dim"])
+    return mscale(1.0)
+
+
+def max_positions(rope: Rope, stated: int) -> int:
+    """Positions the model may use: YaRN stretches its original context by the factor."""
+    if isinstance(rope, YarnRope):
+        return max(stated, int(rope.original_max_positions * rope.factor))
+    return stated
+
+
+def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Radians per position, float64 `[H/2]`, with the scheme's scaling applied."""
+    half = head_dim // 2
+    plain = rope.theta ** -(np.arange(half, dtype=np.float64) / half)
+    if isinstance(rope, LinearRope):
+        return plain / rope.factor
+    if isinstance(rope, Llama3Rope):
+        turns = rope.original_max_positions * plain / (2 * np.pi)
+        ramp = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        keep = np.clip(ramp, 0, 1)
+        return keep * plain + (1 - keep) * plain / rope.factor
+    if isinstance(rope, YarnRope):
+
+        def dimension(turns: float) -> float:
+            ratio = rope.original_max_positions / (turns * 2 * math.pi)
+            return head_dim * math.log(ratio) / (2 * math.log(rope.theta))
+
+        low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+        if rope.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
+        ramp = np.clip((np.arange(half) - low) / max(high - low, 1e-3), 0, 1)
+        return plain * (1 - ramp) + plain / rope.factor * ramp
+    return plain
+
+
+def amplitude(rope: Rope) -> float:
+    """What cos and sin are multiplied by; divided out of a move, so that it stays a rotation."""
+    return rope.attention_factor if isinstance(rope, YarnRope) else 1.0
+
+
+@functools.lru_cache(maxsize=32)
+def _tables(rope: Rope, head_dim: int, positions: int) -> tuple[np.ndarray, ...]:
+    freq = frequencies(rope, head_dim)
+    low = np.arange(TABLE_ROWS)[:, None] * freq
+    high = np.arange(-(-positions // TABLE_ROWS) + 1)[:, None] * (TABLE_ROWS * freq)
+    return tuple(f(a).astype(np.float32) for a in (low, high) for f in (np.cos, np.sin))
+
+
+def cos_sin(rope: Rope, head_dim: int, positions: jax.Array, limit: int):
+    """cos and sin of the angles at `positions` (int32, any shape, negative ones too), float32.
+
+    Returns two arrays `[..., H/2]`, exact to 1e-6 for |position| < `limit` (the model's
+    `max_positions`); amplitude 1. Callers refuse longer sequences: the tables end there.
+    """
+    cos_low, sin_low, cos_high, sin_high = _tables(rope, head_dim, limit)
+    high, low = jnp.divmod(jnp.abs(positions), TABLE_ROWS)
+    cl, sl, ch, sh = (jnp.asarray(t) for t in (cos_low, sin_low, cos_high, sin_high))
+    cl, sl, ch, sh = cl[low], sl[low], ch[high], sh[high]
+    sign = jnp.sign(positions).astype(jnp.float32)[..., None]
+    return ch * cl - sh * sl, sign * (sh * cl + ch * sl)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates heads `[..., H]` by angles whose cos and sin broadcast against `[..., H/2]`."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def rotate_heads(config, x_BxTxNxH: jax.Array, positions_BxT: jax.Array) -> jax.Array:
+    """Queries or keys at their positions, float32, scaled by the scheme's amplitude."""
+    cos, sin = cos_sin(config.rope, config.head_dim, positions_BxT, config.max_positions)
+    scale = amplitude(config.rope)
+    return rotate(x_BxTxNxH, scale * cos[..., None, :], scale * sin[..., None, :])
+
+
+def move(config, k: jax.Array, difference: jax.Array) -> jax.Array:
+    """Keys `[..., K, H]` moved by `difference` positions (an int32 scalar), in their own dtype.
+
+    Scores depend on differences of positions only, so one rotation moves a key, whatever its place.
+    """
+    cos, sin = cos_sin(config.rope, config.head_dim, difference, config.max_positions)
+    return rotate(k, cos, sin).astype(k.dtype)

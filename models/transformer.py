@@ -1,0 +1,207 @@
+"""The decoder of all three families: linen MLP, Block and Transformer; run_layers walks the layers.
+
+Shapes: B batch, T rows, S slots, L layers, N query heads, K key/value heads, H head dim, D model
+dim, M MLP dim, V vocabulary. The residual stream is float32.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models import kv_cache, rope
+from models.attention import Segment, attend
+from models.config import ModelConfig
+from models.kv_cache import KVCache
+from models.precision import project
+
+_kernel = nn.initializers.lecun_normal()
+_head_kernel = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+_out_kernel = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+_embedding = nn.initializers.normal(0.02)
+_ones, _zeros = nn.initializers.ones, nn.initializers.zeros
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm over the last axis, float32."""
+    x = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    return x * inverse * scale.astype(jnp.float32)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        D, M = self.config.dim, self.config.mlp_dim
+        gate = project("BTD,DM->BTM", x_BxTxD, self.param("gate", _kernel, (D, M)))
+        up = project("BTD,DM->BTM", x_BxTxD, self.param("up", _kernel, (D, M)))
+        return project("BTM,MD->BTD", nn.silu(gate) * up, self.param("down", _kernel, (M, D)))
+
+
+class Block(nn.Module):
+    """One layer. `qkv` and `finish` stand apart: methods choose rows by a layer's queries."""
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        D, N, K, H = c.dim, c.num_heads, c.num_kv_heads, c.head_dim
+        self.attention_norm = self.param("attention_norm", _ones, (D,))
+        self.q = self.param("q", _head_kernel, (D, N, H))
+        self.k = self.param("k", _head_kernel, (D, K, H))
+        self.v = self.param("v", _head_kernel, (D, K, H))
+        self.o = self.param("o", _out_kernel, (N, H, D))
+        if c.qkv_bias:
+            self.q_bias = self.param("q_bias", _zeros, (N, H))
+            self.k_bias = self.param("k_bias", _zeros, (K, H))
+            self.v_bias = self.param("v_bias", _zeros, (K, H))
+        if c.qk_norm:
+            self.q_norm = self.param("q_norm", _ones, (H,))
+            self.k_norm = self.param("k_norm", _ones, (H,))
+        self.mlp_norm = self.param("mlp_norm", _ones, (D,))
+        self.mlp = MLP(c)
+
+    def qkv(self, x_BxTxD: jax.Array, positions_BxT: jax.Array):
+        """Rotated queries `[B, T, N, H]`, rotated keys and values `[B, T, K, H]`, float32."""
+        c = self.config
+        h = rms_norm(x_BxTxD, self.attention_norm, c.norm_eps)
+        q, k, v = (project("BTD,DNH->BTNH", h, w) for w in (self.q, self.k, self.v))
+        if c.qkv_bias:
+            q, k, v = q + self.q_bias, k + self.k_bias, v + self.v_bias
+        if c.qk_norm:
+            q, k = rms_norm(q, self.q_norm, c.norm_eps), rms_norm(k, self.k_norm, c.norm_eps)
+        q, k = (rope.rotate_heads(c, heads, positions_BxT) for heads in (q, k))
+        return q, k, v
+
+    def finish(self, x_BxTxD: jax.Array, attended_BxTxNxH: jax.Array) -> jax.Array:
+        """The rest of the layer behind its attention."""
+        x = x_BxTxD + project("BTNH,NHD->BTD", attended_BxTxNxH, self.o)
+        return x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
+
+    def __call__(self, x, positions, segments, tail, slots):
+        """One layer's pass: writes the rows' keys and values into `tail`, attends, finishes.
+
+        `segments` are the layer's read-only context, `tail` the Segment the rows are written to at
+        `slots`. Returns (x, (k, v)) with the tail's new k and v.
+        """
+        q, k, v = self.qkv(x, positions)
+        k = kv_cache.write_slots(tail.k, k, slots, kv_cache.SLOTS)
+        v = kv_cache.write_slots(tail.v, v, slots, kv_cache.SLOTS)
+        attended = attend(
+            q, positions, [*segments, tail._replace(k=k, v=v)], self.config.query_block
+        )
+        return self.finish(x, attended), (k, v)
+
+
+class Transformer(nn.Module):
+    """Embedding, layers and output. Parameters: embedding, final_norm, output (untied), layers.
+
+    `layers` is a tuple of L Block parameter trees, or one with arrays stacked along a first axis L
+    (`config.scan_layers`).
+    """
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        self.embedding = self.param("embedding", _embedding, (c.vocab_size, c.dim))
+        self.final_norm = self.param("final_norm", _ones, (c.dim,))
+        if not c.tie_embeddings:
+            self.output = self.param("output", _embedding, (c.vocab_size, c.dim))
+
+    def embed(self, ids_BxT: jax.Array) -> jax.Array:
+        """Token ids int32 `[B, T]` to embeddings float32 `[B, T, D]`."""
+        return jnp.take(self.embedding, ids_BxT, axis=0).astype(jnp.float32)
+
+    def logits(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Hidden states of run_layers to next-token logits float32 `[B, T, V]`."""
+        h = rms_norm(x_BxTxD, self.final_norm, self.config.norm_eps)
+        output = self.embedding if self.config.tie_embeddings else self.output
+        return project("BTD,VD->BTV", h, output)
+
+    def run_layers(
+        self,
+        x_BxTxD: jax.Array,
+        positions_BxT: jax.Array,
+        valid_BxT: jax.Array,
+        context: tuple[KVCache, ...],
+        tail: KVCache,
+        slots: jax.Array,
+        layers: range | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Rows through the layers: the only place that walks them.
+
+        Args:
+          x_BxTxD: embeddings, or hidden states of the layer before `layers`.
+          positions_BxT: int32; where the rows stand.
+          valid_BxT: bool; padding rows are computed and never seen.
+          context: caches that are only read; one with batch 1 is shared by all rows.
+          tail: the cache the rows' keys and values are written to.
+          slots: int32; the first slot in `tail`, or one for each row `[T]` (`write_slots`).
+          layers: which, all if None.
+
+        Returns:
+          Hidden states float32 `[B, T, D]` before the final norm, and the tail.
+        """
+        c = self.config
+        layers = range(c.num_layers) if layers is None else layers
+        tail = kv_cache.mark(tail, positions_BxT, valid_BxT, slots)
+        params = self.get_variable("params", "layers")
+        block = Block(c, parent=None)
+
+        def body(x, layer):
+            weights, (tail_k, tail_v), contexts = layer
+            segments = [
+                Segment(k, v, cache.positions, cache.valid, bias)
+                for cache, (k, v, bias) in zip(context, contexts, strict=True)
+            ]
+            own = Segment(tail_k, tail_v, tail.positions, tail.valid)
+            return block.apply({"params": weights}, x, positions_BxT, segments, own, slots)
+
+        if c.remat:
+            body = jax.checkpoint(body)
+        walk = _scan if c.scan_layers else _loop
+        arrays = (params, (tail.k, tail.v), tuple((s.k, s.v, s.bias) for s in context))
+        x, (k, v) = walk(body, x_BxTxD, arrays, layers)
+        return x, tail._replace(k=k, v=v)
+
+
+def _loop(body, x, arrays, layers: range):
+    params, (tail_k, tail_v), contexts = arrays
+    tail_k, tail_v = list(tail_k), list(tail_v)
+    for i in layers:
+        one = tuple((k[i], v[i], None if bias is None else bias[i]) for k, v, bias in contexts)
+        with jax.named_scope(f"layer_{i}"):
+            x, (tail_k[i], tail_v[i]) = body(x, (params[i], (tail_k[i], tail_v[i]), one))
+    return x, (tuple(tail_k), tuple(tail_v))
+
+
+def _scan(body, x, arrays, layers: range):
+    every = layers == range(jax.tree.leaves(arrays[1])[0].shape[0])
+    chosen = arrays if every else jax.tree.map(lambda a: a[layers.start : layers.stop], arrays)
+    x, rows = jax.lax.scan(body, x, chosen)
+    if every:
+        return x, rows
+    put = lambda old, new: old.at[layers.start : layers.stop].set(new)  # noqa: E731
+    return x, jax.tree.map(put, arrays[1], rows)
+
+
+def init_params(config: ModelConfig, key: jax.Array, dtype=jnp.float32):
+    """Random parameters, for tests and for measuring shapes whose weights are not at hand.
+
+    Under `jax.eval_shape` it gives the tree of shapes that weights are checked against.
+    """
+    key, layers_key = jax.random.split(key)
+    params = Transformer(config).init(key, jnp.zeros((1, 1), jnp.int32), method="embed")["params"]
+    block = Block(config, parent=None)
+    x, zero = jnp.zeros((1, 1, config.dim)), jnp.zeros((1, 1), jnp.int32)
+    empty = jnp.zeros((1, 1, config.num_kv_heads, config.head_dim))
+    tail = Segment(empty, empty, zero, zero.astype(bool))
+    one = lambda k: block.init(k, x, zero, [], tail, 0)["params"]  # noqa: E731
+    keys = jax.random.split(layers_key, config.num_layers)
+    params["layers"] = jax.vmap(one)(keys) if config.scan_layers else tuple(map(one, keys))
+    return jax.tree.map(lambda p: p.astype(dtype), params)
+

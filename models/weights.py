@@ -1,0 +1,161 @@
+"""safetensors to a parameter tree: every name and every shape is checked.
+
+Hugging Face stores a projection as `[out, in]`, we as `[in..., out...]` with heads apart (kernels
+`[D, N, H]`, `[N, H, D]`, `[D, M]`), so each is transposed and reshaped on its way. Embedding,
+output, norms and biases keep their order.
+"""
+
+import contextlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from models import llama, qwen, transformer
+from models.config import ModelConfig
+
+LAYER_KEYS = {
+    "llama": llama.LAYER_KEYS,
+    "qwen2": llama.LAYER_KEYS | qwen.QWEN2_LAYER_KEYS,
+    "qwen3": llama.LAYER_KEYS | qwen.QWEN3_LAYER_KEYS,
+}
+KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
+# Buffers that some checkpoints carry along and that follow from the config.
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+
+
+def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Tensor name -> the safetensors file of `folder` that holds it.
+
+    Raises FileNotFoundError or ValueError, naming what is missing or damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if index.exists():
+        names = json.loads(index.read_text())["weight_map"]
+        missing = sorted({f for f in names.values() if not (folder / f).exists()})
+        if missing:
+            raise FileNotFoundError(
+                f"{index} names {', '.join(missing)}, not found beside it. The download is "
+                "incomplete: fetch the missing files, or remove the folder and fetch it again."
+            )
+        return {name: folder / file for name, file in names.items()}
+    if not single.exists():
+        raise FileNotFoundError(
+            f"{folder} has neither model.safetensors nor model.safetensors.index.json; it has "
+            f"{', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}."
+        )
+    with _open(single) as file:
+        return dict.fromkeys(file.keys(), single)
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path):
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({error}). It was damaged or cut short: "
+            "fetch it again."
+        ) from error
+    with file:
+        yield file
+
+
+def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
+    """The parameter tree of a Hugging Face folder, each array in `dtype` on the default device.
+
+    Tensor by tensor: host memory beyond the tree is about one tensor (with `scan_layers` one
+    layer's stack). Raises ValueError for missing, unexpected or mis-shaped tensors.
+    """
+    files = tensor_files(folder)
+    shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
+    flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    wanted = [_tensor_names(config, path) for path, _ in flat]
+    _check_names(folder, set(files), {name for names, _ in wanted for name in names}, config)
+    with contextlib.ExitStack() as stack:
+        opened = {f: stack.enter_context(_open(f)) for f in set(files.values())}
+
+        def read(name: str, shape: tuple[int, ...], kernel: bool) -> np.ndarray:
+            view = opened[files[name]]
+            found = tuple(view.get_slice(name).get_shape())
+            size = int(np.prod(shape))
+            expected = _hf_shape(shape, kernel, name)
+            if found != expected or int(np.prod(found)) != size:
+                raise ValueError(
+                    f"{files[name]}: {name} has shape {list(found)}, the config asks for "
+                    f"{list(expected)}. Weights and config.json are of different models."
+                )
+            return _placed(view.get_tensor(name), shape, kernel, dtype)
+
+        leaves = []
+        for (_, leaf), (names, kernel) in zip(flat, wanted, strict=True):
+            if len(names) == 1 and not _stacked(config, names):
+                leaves.append(read(names[0], leaf.shape, kernel))
+            else:
+                stack_ = jnp.zeros(leaf.shape, dtype)
+                for i, name in enumerate(names):
+                    stack_ = _set_row(stack_, read(name, leaf.shape[1:], kernel), i)
+                leaves.append(stack_)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _stacked(config: ModelConfig, names: list[str]) -> bool:
+    return config.scan_layers and ".layers." in names[0]
+
+
+def _tensor_names(config: ModelConfig, path) -> tuple[list[str], bool]:
+    """The tensors a parameter is made of (several for a stack), and whether it is a kernel."""
+    keys = [getattr(p, "key", getattr(p, "idx", None)) for p in path]
+    if keys[0] != "layers":
+        return [llama.KEYS[keys[0]]], False
+    layers = range(config.num_layers) if config.scan_layers else [keys[1]]
+    name = "/".join(keys[1:] if config.scan_layers else keys[2:])
+    pattern = LAYER_KEYS[config.family][name]
+    return [pattern.format(i=i) for i in layers], name in KERNELS
+
+
+def _check_names(folder, found: set[str], wanted: set[str], config: ModelConfig) -> None:
+    ignored = {n for n in found if n.endswith(IGNORED_SUFFIXES)}
+    if config.tie_embeddings:
+        ignored.add(llama.KEYS["output"])  # some checkpoints store the tied matrix twice
+    missing, unexpected = sorted(wanted - found), sorted(found - wanted - ignored)
+    if missing or unexpected:
+        parts = [
+            f"{kind} {len(names)} tensors, such as {', '.join(names[:3])}"
+            for kind, names in (("lacks", missing), ("has unexpected", unexpected))
+            if names
+        ]
+        raise ValueError(
+            f"{folder} {' and '.join(parts)}. Its config.json says {config.family} with "
+            f"{config.num_layers} layers: weights and config must belong together."
+        )
+
+
+def _hf_shape(shape: tuple[int, ...], kernel: bool, name: str) -> tuple[int, ...]:
+    if kernel:  # [in..., out...]: only the output projection has two input axes
+        split = 2 if name.endswith("o_proj.weight") else 1
+        return int(np.prod(shape[split:])), int(np.prod(shape[:split]))
+    if name.endswith(".bias"):
+        return (int(np.prod(shape)),)
+    return shape
+
+
+def _placed(tensor: np.ndarray, shape, kernel: bool, dtype) -> jax.Array:
+    array = jax.device_put(tensor)
+    return _transposed(array, shape, dtype) if kernel else _reshaped(array, shape, dtype)
+
+
+def _transposed(x, shape, dtype):
+    return _transpose_jit(x, tuple(shape), jnp.dtype(dtype))
+
+
+def _reshaped(x, shape, dtype):
+    return x.reshape(shape).astype(dtype)
+
+
+_transpose_jit = jax.jit(lambda x, shape, dtype: x.T.reshape(shape).astype(dtype), static_argnums=(1, 2))
+_set_row = jax.jit(lambda stack, x, i: stack.at[i].set(x), donate_argnums=0)
