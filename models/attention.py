@@ -1,5 +1,6 @@
 """attend(): the only attention. One softmax over any number of separate caches."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -31,52 +32,65 @@ def attend(
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """
-    T = q_BxTxNxH.shape[1]
-    if T <= block:
-        return _attend_rows(q_BxTxNxH, positions_BxT, segments)
-    count = -(-T // block)
-    size = -(-T // count)
-
-    def blocks(x: jax.Array) -> jax.Array:
-        padded = jnp.pad(x, [(0, 0), (0, count * size - T)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(padded.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
-
-    # Checkpointed: the backward pass computes a block's scores again instead of keeping them all.
-    body = jax.checkpoint(lambda qp: _attend_rows(*qp, segments))
-    out = jax.lax.map(body, (blocks(q_BxTxNxH), blocks(positions_BxT)))
-    out = jnp.moveaxis(out, 0, 1)
-    return out.reshape(out.shape[0], count * size, *out.shape[3:])[:, :T]
-
-
-def _attend_rows(q_BxTxNxH, positions_BxT, segments):
     B, T, N, H = q_BxTxNxH.shape
     K = segments[0].k.shape[2]
-    q = q_BxTxNxH.reshape(B, T, K, N // K, H) * H**-0.5
-    scores = [_scores(q, positions_BxT, s) for s in segments]
-    top = jax.lax.stop_gradient(
-        jnp.max(jnp.stack([s.max(axis=-1) for s in scores]), axis=0)[..., None]
-    )
-    weights = [jnp.exp(s - top) for s in scores]
-    total = sum(w.sum(axis=-1) for w in weights)  # [B, K, G, T]
-    mixed = sum(_mix(w, s) for w, s in zip(weights, segments, strict=True))
-    out = mixed / jnp.transpose(total, (0, 3, 1, 2))[..., None]
-    return out.reshape(B, T, N, H)
-
-
-def _scores(q_BxTxKxGxH, positions_BxT, segment: Segment):
-    if segment.k.shape[0] == 1:
-        scores = product("BTKGH,SKH->BKGTS", q_BxTxKxGxH, segment.k[0])
+    # Key/value heads first: XLA for CPUs takes such products as they are and copies others.
+    q_KxBxGxTxH = jnp.transpose(q_BxTxNxH.reshape(B, T, K, N // K, H), (2, 0, 3, 1, 4)) * H**-0.5
+    segments = [
+        s._replace(k=jnp.transpose(s.k, (2, 0, 1, 3)), v=jnp.transpose(s.v, (2, 0, 1, 3)))
+        for s in segments
+    ]
+    if T <= block:
+        out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
     else:
-        scores = product("BTKGH,BSKH->BKGTS", q_BxTxKxGxH, segment.k)
+        out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block)
+    return jnp.transpose(out, (1, 3, 0, 2, 4)).reshape(B, T, N, H)
+
+
+def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
+    T = positions_BxT.shape[1]
+    count = -(-T // block)
+    size = -(-T // count)
+    extra = count * size - T
+    q = jnp.pad(q_KxBxGxTxH, [(0, 0)] * 3 + [(0, extra), (0, 0)])
+    q = q.reshape(*q.shape[:3], count, size, q.shape[-1])
+    positions = jnp.pad(positions_BxT, [(0, 0), (0, extra)]).reshape(-1, count, size)
+    # Checkpointed: the backward pass computes a block's scores again instead of keeping them all.
+    body = jax.checkpoint(lambda block: _attend_rows(*block, segments))
+    out = jax.lax.map(body, (jnp.moveaxis(q, 3, 0), jnp.moveaxis(positions, 1, 0)))
+    out = jnp.moveaxis(out, 0, 3)
+    return out.reshape(*out.shape[:3], count * size, out.shape[-1])[:, :, :, :T]
+
+
+def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
+    scores = [_scores(q_KxBxGxTxH, positions_BxT, s) for s in segments]
+    tops = [s.max(axis=-1, keepdims=True) for s in scores]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    weights = [jnp.exp(s - top) for s in scores]
+    total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
+    return sum(_mix(w, s.v) for w, s in zip(weights, segments, strict=True)) / total
+
+
+def _scores(q_KxBxGxTxH, positions_BxT, segment: Segment):
+    K, B, G, T, H = q_KxBxGxTxH.shape
+    S = segment.positions.shape[-1]
+    if segment.k.shape[1] == 1:  # shared: all rows are one product's
+        scores = product("KXH,KSH->KXS", q_KxBxGxTxH.reshape(K, B * G * T, H), segment.k[:, 0])
+    else:
+        scores = product("KBXH,KBSH->KBXS", q_KxBxGxTxH.reshape(K, B, G * T, H), segment.k)
+    scores = scores.reshape(K, B, G, T, S)
     if segment.bias is not None:
-        scores += segment.bias[:, :, None, None, :]
+        scores += jnp.transpose(segment.bias, (1, 0, 2))[:, :, None, None, :]
     visible = segment.valid[:, None, :] & (
         segment.positions[:, None, :] <= positions_BxT[:, :, None]
     )
-    return jnp.where(visible[:, None, None], scores, MASKED)
+    return jnp.where(visible[:, None], scores, MASKED)
 
 
-def _mix(weights_BxKxGxTxS, segment: Segment):
-    if segment.v.shape[0] == 1:
-        return product("BKGTS,SKH->BTKGH", weights_BxKxGxTxS, segment.v[0])
-    return product("BKGTS,BSKH->BTKGH", weights_BxKxGxTxS, segment.v)
+def _mix(weights_KxBxGxTxS, v_KxBxSxH):
+    K, B, G, T, S = weights_KxBxGxTxS.shape
+    if v_KxBxSxH.shape[1] == 1:
+        out = product("KXS,KSH->KXH", weights_KxBxGxTxS.reshape(K, B * G * T, S), v_KxBxSxH[:, 0])
+    else:
+        out = product("KBXS,KBSH->KBXH", weights_KxBxGxTxS.reshape(K, B, G * T, S), v_KxBxSxH)
+    return out.reshape(K, B, G, T, -1)

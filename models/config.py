@@ -30,7 +30,7 @@ class ModelConfig:
     # ---
     scan_layers: bool = False  # one stacked array for all layers, walked by lax.scan
     remat: bool = False  # recompute a layer's activations in the backward pass
-    query_block: int = 256  # rows of attention computed at once; bounds its memory
+    query_block: int = 128  # rows of attention computed at once; bounds its memory
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
@@ -75,12 +75,14 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
         raise ValueError(f"{source}: hidden_act {hf['hidden_act']!r} is not supported, only silu.")
     traits = FAMILIES[family]
     # The classes of qwen2 have their biases always and the key says nothing; the others must agree.
-    if family != "qwen2" and hf.get("attention_bias", False) or hf.get("mlp_bias", False):
+    if (family != "qwen2" and hf.get("attention_bias", False)) or hf.get("mlp_bias", False):
         raise ValueError(f"{source}: attention_bias and mlp_bias are not supported for {family}.")
 
     def need(key: str) -> Any:
         if hf.get(key) is None:
-            raise ValueError(f"{source}: the key {key!r} is missing; it has {', '.join(sorted(hf))}.")
+            raise ValueError(
+                f"{source}: the key {key!r} is missing; it has {', '.join(sorted(hf))}."
+            )
         return hf[key]
 
     num_heads = need("num_attention_heads")

@@ -1,4 +1,4 @@
-"""KVCache: keys and values with what decides who may see them. The only place that knows its layout.
+"""KVCache: keys and values with what decides who may see them. Only this module knows its layout.
 
 `k` and `v` are a tuple of L arrays `[B, S, K, H]`, or one stacked array `[L, B, S, K, H]` where
 layers are scanned. Axes are addressed from the right, so that everything here works on both.

@@ -204,4 +204,3 @@ def init_params(config: ModelConfig, key: jax.Array, dtype=jnp.float32):
     keys = jax.random.split(layers_key, config.num_layers)
     params["layers"] = jax.vmap(one)(keys) if config.scan_layers else tuple(map(one, keys))
     return jax.tree.map(lambda p: p.astype(dtype), params)
-

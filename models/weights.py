@@ -6,12 +6,13 @@ output, norms and biases keep their order.
 """
 
 import contextlib
+import functools
 import json
+import math
 import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors
 
 from models import llama, qwen, transformer
@@ -79,27 +80,25 @@ def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
     with contextlib.ExitStack() as stack:
         opened = {f: stack.enter_context(_open(f)) for f in set(files.values())}
 
-        def read(name: str, shape: tuple[int, ...], kernel: bool) -> np.ndarray:
+        def read(name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
             view = opened[files[name]]
-            found = tuple(view.get_slice(name).get_shape())
-            size = int(np.prod(shape))
-            expected = _hf_shape(shape, kernel, name)
-            if found != expected or int(np.prod(found)) != size:
+            found, expected = tuple(view.get_slice(name).get_shape()), _hf_shape(name, shape)
+            if found != expected:
                 raise ValueError(
                     f"{files[name]}: {name} has shape {list(found)}, the config asks for "
                     f"{list(expected)}. Weights and config.json are of different models."
                 )
-            return _placed(view.get_tensor(name), shape, kernel, dtype)
+            return _place(view.get_tensor(name), shape, jnp.dtype(dtype), kernel)
 
         leaves = []
         for (_, leaf), (names, kernel) in zip(flat, wanted, strict=True):
-            if len(names) == 1 and not _stacked(config, names):
-                leaves.append(read(names[0], leaf.shape, kernel))
-            else:
-                stack_ = jnp.zeros(leaf.shape, dtype)
+            if _stacked(config, names):
+                stacked = jnp.zeros(leaf.shape, dtype)
                 for i, name in enumerate(names):
-                    stack_ = _set_row(stack_, read(name, leaf.shape[1:], kernel), i)
-                leaves.append(stack_)
+                    stacked = _set_row(stacked, read(name, leaf.shape[1:], kernel), i)
+                leaves.append(stacked)
+            else:
+                leaves.append(read(names[0], leaf.shape, kernel))
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -135,27 +134,19 @@ def _check_names(folder, found: set[str], wanted: set[str], config: ModelConfig)
         )
 
 
-def _hf_shape(shape: tuple[int, ...], kernel: bool, name: str) -> tuple[int, ...]:
-    if kernel:  # [in..., out...]: only the output projection has two input axes
+def _hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a tensor in a Hugging Face file, from the parameter's."""
+    if name.endswith("_proj.weight"):  # ours [in..., out...]; only o_proj has two input axes
         split = 2 if name.endswith("o_proj.weight") else 1
-        return int(np.prod(shape[split:])), int(np.prod(shape[:split]))
+        return math.prod(shape[split:]), math.prod(shape[:split])
     if name.endswith(".bias"):
-        return (int(np.prod(shape)),)
+        return (math.prod(shape),)
     return shape
 
 
-def _placed(tensor: np.ndarray, shape, kernel: bool, dtype) -> jax.Array:
-    array = jax.device_put(tensor)
-    return _transposed(array, shape, dtype) if kernel else _reshaped(array, shape, dtype)
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "kernel"))
+def _place(tensor, shape: tuple[int, ...], dtype, kernel: bool) -> jax.Array:
+    return (tensor.T if kernel else tensor).reshape(shape).astype(dtype)
 
 
-def _transposed(x, shape, dtype):
-    return _transpose_jit(x, tuple(shape), jnp.dtype(dtype))
-
-
-def _reshaped(x, shape, dtype):
-    return x.reshape(shape).astype(dtype)
-
-
-_transpose_jit = jax.jit(lambda x, shape, dtype: x.T.reshape(shape).astype(dtype), static_argnums=(1, 2))
 _set_row = jax.jit(lambda stack, x, i: stack.at[i].set(x), donate_argnums=0)
