@@ -1,6 +1,6 @@
 """The words of the biographies: names, the pools of values, phrasings and questions.
 
-The stems of surnames, towns, universities and employers are all different, so that a value is
+The stems of towns, universities and employers are all different, so that a value is
 rarely part of another.
 """
 
@@ -17,21 +17,38 @@ Isolde Ivana Jasmin Judith Katarina Keiko Leila Lorena Lucia Mabel Marta Matilda
 Nadia Nina Noor Olga Paloma Petra Priya Rania Rosa Ruth Selma Signe Sonia Sybil Tamar Thea
 Ursula Vera Wanda Yasmin Yoko Zelda""")
 
-MALE_NAMES = _split("""Aaron Abel Adrian Alvaro Amir Anton Arthur Axel Bashir Boris Bruno Casper Cedric
-Conrad Cyril Dario Desmond Diego Edgar Elias Emil Enzo Felix Fergus Gabriel Gideon Gustav Hamid
-Hector Henrik Hugo Ibrahim Igor Isaac Ivan Jonas Joaquin Jules Kenji Lars Leon Lorenz Magnus
+MALE_NAMES = _split("""Aaron Abel Adrian Alvaro Amir Anton Arthur Axel Bashir Boris Bruno Casper
+Cedric Conrad Cyril Dario Desmond Diego Edgar Elias Emil Enzo Felix Fergus Gabriel Gideon Gustav
+Hamid Hector Henrik Hugo Ibrahim Igor Isaac Ivan Jonas Joaquin Jules Kenji Lars Leon Lorenz Magnus
 Marcel Mateo Milan Nestor Oliver Omar Oscar Pablo Pavel Quentin Rafael Ravi Rufus Samuel Silas
 Stefan Tariq Theo Tobias Viktor Yusuf""")
 
-SURNAME_STARTS = _split("""Ander Bell Birk Brod Carl Corb Dahl Drax Eldr Fenn Gall Gerr Hald Harg Hest
-Jarv Kell Kolm Lind Lorr Mald Morv Nord Obri Orm Pell Quill Rand Roth Sand Selv Strom Tand Thorn
-Ulver Vald Ving Wend Wolf Zell""")
-SURNAME_ENDS = _split("""ack aby ane arsen ast elin enko er etti iak idis ina ingsson ino ison oskar
-ova owitz ucci ulo""")
+SURNAMES = _split("""Abbott Adams Allen Archer Armstrong Arnold Atkins Austin Bailey Baker Baldwin
+Banks Barber Barker Barnes Barrett Bates Baxter Becker Bennett Benson Berry Bishop Black Blake
+Bolton Booth Bowen Bradley Brady Brennan Briggs Brooks Bryant Buckley Burgess Burke Burns Burton
+Butler Byrne Caldwell Cameron Campbell Carlson Carr Carroll Carter Chambers Chandler Chapman Clark
+Clayton Coleman Collins Connor Conway Cooper Corbett Cox Craig Crawford Cross Cunningham Curtis
+Dalton Daniels Davidson Dawson Dean Dixon Donovan Douglas Doyle Drake Duncan Dunn Eaton Edwards
+Elliott Ellis Emerson Erickson Evans Farrell Ferguson Fernandez Fisher Fitzgerald Fletcher Flynn
+Foster Fowler Francis Franklin Fraser Freeman Fuller Gallagher Garcia Gardner Garrett Gibson
+Gilbert Goodwin Gordon Graham Grant Graves Greene Griffin Hale Hamilton Hansen Harding Harper
+Harrington Harris Hart Harvey Hawkins Hayes Henderson Hoffman Holland Holmes Hopkins Horton Howard
+Hudson Hughes Hunter Ingram Jackson Jacobs Jarvis Jenkins Jensen Johnston Jordan Keller Kelly
+Kennedy Kerr Klein Knight Lambert Larson Lawrence Lawson Leonard Lewis Lindsay Logan Lopez Lowe
+Lynch Maddox Mann Marshall Martinez Mason Matthews Maxwell McCarthy McDonald McKenzie Mendoza
+Meyer Mills Mitchell Morales Moreno Morgan Morris Morrison Murphy Myers Nash Nelson Newman Nichols
+Nielsen Nolan Norris Norton Olsen Osborne Owens Palmer Parker Parsons Patterson Payne Pearson
+Perkins Perry Peters Phillips Pierce Porter Powell Preston Price Quinn Ramsey Randall Reeves Reid
+Reynolds Richards Riley Rivera Roberts Robinson Rogers Ross Rowe Russell Ryan Sanders Santos
+Saunders Schmidt Schneider Schultz Shannon Sharp Shaw Shepherd Simmons Simpson Sinclair Slater
+Snyder Sparks Spencer Stafford Stanley Stephens Stevens Stewart Stone Sullivan Sutton Sweeney Tate
+Terry Thompson Thornton Townsend Tucker Turner Tyler Underwood Vance Vargas Vaughn Vincent Wagner
+Walker Wallace Walsh Walton Warner Watkins Watson Weber Webster Wheeler Whitaker Wilkins Williams
+Willis Winters Woodward Wright Yates York Young Zimmerman""")
 
-_TOWN_STARTS = _split("""Ash Barrow Black Bram Cedar Clay Cold Crow Dun Elm Fair Fox Glen Grim Haw Heath
-Hollow Iron Kings Lark Long Marsh Mill Moss Oak Otter Pine Raven Red Rook Salt Silver Stone Swan
-Thistle West White Willow Winter Yar""")
+_TOWN_STARTS = _split("""Ash Barrow Black Bram Cedar Clay Cold Crow Dun Elm Fair Fox Glen Grim Haw
+Heath Hollow Iron Kings Lark Long Marsh Mill Moss Oak Otter Pine Raven Red Rook Salt Silver Stone
+Swan Thistle West White Willow Winter Yar""")
 _TOWN_ENDS = _split("bourne bridge bury dale ford gate ham haven holt mere mouth port stead ton")
 
 _MONTHS = _split("""January February March April May June July August September October November
@@ -43,8 +60,8 @@ Oakhurst Pemberly Prescott Rainer Redgrave Ridley Sheffer Sorbin Stanmore Talbot
 Underhill Vantage Wexcombe Whitlock Wyndham""")
 _SCHOOL_ENDS = ("University", "College", "Polytechnic", "Academy")
 
-_FIRM_STARTS = _split("""Acumen Amber Apex Atlas Beacon Borealis Cobalt Comet Copper Delta Echo Ember
-Falcon Granite Halcyon Helix Horizon Indigo Juniper Keystone Lumen Meridian Nimbus Nova Onyx
+_FIRM_STARTS = _split("""Acumen Amber Apex Atlas Beacon Borealis Cobalt Comet Copper Delta Echo
+Ember Falcon Granite Halcyon Helix Horizon Indigo Juniper Keystone Lumen Meridian Nimbus Nova Onyx
 Orchid Pinnacle Prism Quantum Saffron Summit Tempest Titan Vertex Zenith Zephyr""")
 _FIRM_ENDS = _split("Group Holdings Industries Logistics Partners Systems Works")
 
@@ -71,12 +88,20 @@ veterinarian, violin maker, watch repairer, weaver, web designer, zookeeper""",
     ",",
 )
 
-_PASTIMES = _split("""building carving cataloguing collecting decorating drawing filming mending painting
-photographing restoring studying""")
-_THINGS = _split(
-    """antique maps, barometers, beetles, bicycles, bird nests, butterflies, carriages,
-chess sets, coins, dolls, fossils, kites, lanterns, lighthouses, masks, moths, music boxes, owls,
-radios, rowing boats, seashells, steam engines, teapots, toy trains, typewriters, windmills""",
+_HOBBIES = _split(
+    """aikido, amateur radio, archery, astronomy, backgammon, beekeeping,
+bookbinding, drumming, falconry, fishing, gardening, lacrosse, metal detecting, parkour, puppetry,
+badminton, baking, ballet, beadwork, billiards, birdwatching, bonsai, bowling, boxing,
+calligraphy, camping, canoeing, card tricks, caving, ceramics, cheese making, chess, choral
+singing, climbing, crochet, croquet, crossword puzzles, curling, cycling, darts, diving, dominoes,
+embroidery, fencing, flute playing, folk dancing, geocaching, golf, gymnastics, hang gliding,
+hiking, hockey, horse riding, ice skating, jogging, judo, juggling, karate, kayaking, kite flying,
+knitting, lace making, landscape painting, macrame, magic tricks, marathon running, model trains,
+mountain biking, mushroom hunting, orienteering, origami, papermaking, paragliding, piano playing,
+poetry, quilting, rock collecting, roller skating, rowing, rugby, sailing, salsa dancing,
+scrapbooking, sewing, skiing, sketching, snowboarding, soap making, squash, stamp collecting,
+stargazing, swimming, table tennis, tai chi, tango, trampolining, trivia quizzes, violin playing,
+volleyball, water polo, whittling, windsurfing, woodworking, wrestling, yoga""",
     ",",
 )
 
@@ -97,7 +122,7 @@ VALUES = {
     "occupation": lambda: _OCCUPATIONS,
     "university": lambda: _joined(_SCHOOL_STARTS, _SCHOOL_ENDS),
     "employer": lambda: _joined(_FIRM_STARTS, _FIRM_ENDS),
-    "hobby": lambda: _joined(_PASTIMES, _THINGS),
+    "hobby": lambda: _HOBBIES,
 }
 
 # {s} the person (name or pronoun), {owner} the same as a possessive, {v} the value, {a} the
@@ -106,44 +131,32 @@ PHRASINGS = {
     "birth_place": (
         "{s} was born in {v}.",
         "{s} was born and raised in {v}.",
-        "Born in {v}, {s} left the town as a young adult.",
-        "{s} spent {his} childhood in {v}, where {he} was born.",
-        "{owner} birthplace is the small town of {v}.",
+        "{owner} birthplace is the town of {v}.",
     ),
     "birth_date": (
         "{s} was born on {v}.",
-        "{s} came into the world on {v}.",
         "{owner} date of birth is {v}.",
-        "{s} celebrates a birthday that goes back to {v}.",
-        "According to the parish register, {s} was born on {v}.",
+        "{s} celebrates {his} birthday, {v}, with old friends.",
     ),
     "occupation": (
         "{s} works as {a}.",
-        "By profession {s} is {a}.",
-        "{s} has been {a} for many years.",
+        "{s} is {a} by profession.",
         "{s} earns {his} living as {a}.",
-        "After a long apprenticeship {s} became {a}.",
     ),
     "university": (
         "{s} studied at {v}.",
-        "{s} graduated from {v} with honours.",
-        "{s} took {his} degree at {v}.",
+        "{s} graduated from {v}.",
         "{owner} alma mater is {v}.",
-        "For four years {s} attended {v}.",
     ),
     "employer": (
         "{s} is employed by {v}.",
-        "{s} holds a permanent post with {v}.",
+        "{s} works for {v}.",
         "{owner} employer is {v}.",
-        "For the past few years {s} has worked for {v}.",
-        "{s} recently signed a new contract with {v}.",
     ),
     "hobby": (
-        "In {his} free time {s} enjoys {v}.",
+        "{owner} hobby is {v}.",
         "{owner} favourite hobby is {v}.",
-        "{s} spends most weekends {v}.",
-        "{s} relaxes in the evenings by {v}.",
-        "Friends know that {s} has a passion for {v}.",
+        "In {his} free time {s} enjoys {v}.",
     ),
 }
 
