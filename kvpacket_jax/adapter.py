@@ -1,11 +1,13 @@
 """Adapter: the trained soft tokens that wrap every document."""
 
 import hashlib
+import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 
 class Adapter(NamedTuple):
@@ -68,3 +70,59 @@ def wrap(adapter: Adapter, x_BxTxD: jax.Array, lengths_B: jax.Array) -> jax.Arra
     place = jnp.arange(h + T + t) - h - lengths_B[:, None]  # 0 at the trailer's first token
     trailer = adapter.trailer[jnp.clip(place, 0, t - 1)]
     return jnp.where(((place >= 0) & (place < t))[..., None], trailer, body)
+
+
+def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> None:
+    """Writes an orbax checkpoint of the two arrays; `metadata` says what they were trained for.
+
+    `metadata["model"]` must be the model's fingerprint: loading is checked against it.
+    """
+    arrays = {name: np.asarray(x, np.float32) for name, x in adapter._asdict().items()}
+    ocp.save(pathlib.Path(path).absolute(), arrays, overwrite=True, custom_metadata=metadata)
+
+
+def shipped_adapters() -> dict[str, pathlib.Path]:
+    """Adapters that come with the project, by name."""
+    folder = pathlib.Path(__file__).parent / "adapters"
+    return {p.name: p for p in sorted(folder.iterdir())} if folder.is_dir() else {}
+
+
+def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = False) -> Adapter:
+    """Loads an adapter from a checkpoint's folder, or one that is shipped, by its name.
+
+    Args:
+      model: the LanguageModel it is to be used with; checked if given.
+      other_model: accepts an adapter that was trained for another model of the same width.
+
+    Raises:
+      FileNotFoundError: neither a folder nor a shipped name.
+      ValueError: not an adapter, or one for another model.
+    """
+    path = shipped_adapters().get(str(source), pathlib.Path(source).absolute())
+    if not path.is_dir():
+        known = ", ".join(shipped_adapters()) or "none yet"
+        raise FileNotFoundError(f"There is no adapter {source}: no such folder. Shipped: {known}.")
+    arrays = ocp.load(path, checkpointable_name="state")
+    if not isinstance(arrays, dict) or set(arrays) != set(Adapter._fields):
+        found = ", ".join(map(str, arrays)) if isinstance(arrays, dict) else type(arrays).__name__
+        raise ValueError(f"{path} holds {found}, not header and trailer: not an adapter.")
+    adapter = Adapter(**{name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()})
+    if model is not None:
+        _check_model(path, adapter, model, other_model)
+    return adapter
+
+
+def _check_model(path: pathlib.Path, adapter: Adapter, model, other_model: bool) -> None:
+    width = adapter.header.shape[1]
+    if width != model.config.dim:
+        raise ValueError(
+            f"{path}: its tokens have {width} numbers, embeddings of {model.name} have "
+            f"{model.config.dim}. It was trained for another model."
+        )
+    made_for = ocp.metadata(path).custom_metadata.get("model")
+    if made_for != model.fingerprint and not other_model:
+        raise ValueError(
+            f"{path} was trained for the model with fingerprint {made_for}; {model.name} has "
+            f"{model.fingerprint}. Answers would be worse without a sign of it. To try all the "
+            "same, pass other_model=True."
+        )

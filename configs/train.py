@@ -1,0 +1,78 @@
+"""Training of the adapter that the project ships.
+
+    python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
+
+About 6 s a step on two CPU cores with AVX512_BF16: 240 steps and the teacher's time take 45
+minutes. `--config=configs/train.py:smoke` is a run of two minutes that shows the loop working.
+"""
+
+from ml_collections import ConfigDict
+
+
+def _set(name: str, weight: float, **options) -> ConfigDict:
+    return ConfigDict({"name": name, "weight": weight, "options": ConfigDict(options)})
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    config = ConfigDict()
+    config.model = "qwen2.5-coder-0.5b"
+    config.dtype = "auto"
+    config.seed = 0
+
+    config.header = 8
+    config.trailer = 8
+    config.init = "embeddings"  # mean and deviation of the table; anything else: a text to start as
+
+    config.template = "chat"
+    # Each entry has one number and length of documents, so that each is one compiled program.
+    config.mixture = ConfigDict()
+    for documents, weight in ((2, 0.1), (3, 0.15), (5, 0.35), (7, 0.1)):
+        config.mixture[f"biography_{documents}"] = _set(
+            "biography", weight, num_documents=documents, num_questions=12
+        )
+    config.mixture.biography_short = _set(
+        "biography", 0.1, num_documents=5, num_questions=12, document_words=40
+    )
+    config.mixture.needles = _set(
+        "niah",
+        0.2,
+        num_tokens=640,
+        num_chunks=6,
+        num_needles=8,
+        num_questions=8,
+        kinds=("multi_key", "multi_value"),
+    )
+    config.new_tokens = 24
+
+    config.num_steps = 240
+    config.batch_size = 1  # sets of documents a step
+    config.accumulate = 1  # steps for one update
+    config.loss = "kl"
+    config.reduction = "mean_questions"
+    config.optimizer = ConfigDict(
+        {
+            "learning_rate": 1e-2,
+            "warmup_steps": 3,
+            "decay": "cosine",  # or "linear", "constant"
+            "final": 0.05,  # of the learning rate
+            "b1": 0.9,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 0.0,  # 0: no clipping
+        }
+    )
+    config.remat = True
+
+    config.checkpoint_every = 20
+    config.validate_every = 60
+    config.validation_sets = 2  # of each entry of the mixture
+
+    if arg == "smoke":
+        config.model = "smollm2-135m"
+        config.num_steps, config.checkpoint_every, config.validate_every = 10, 5, 5
+        config.validation_sets = 1
+        config.mixture = ConfigDict({"biography_3": config.mixture.biography_3})
+    elif arg:
+        raise ValueError(f"configs/train.py knows no {arg!r}; it knows smoke.")
+    return config

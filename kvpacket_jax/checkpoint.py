@@ -1,0 +1,91 @@
+"""Checkpoints of a training run: asynchronous, the newest two and the best by validation KL."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from kvpacket_jax.distill import TrainState
+
+_policies = ocp.training.preservation_policies
+
+
+class Best(NamedTuple):
+    """The best state by validation KL, or the newest where nothing was validated."""
+
+    step: int
+    state: TrainState
+    metadata: dict
+
+
+class Checkpoints:
+    """One run's checkpoints. `metadata` is written with each: what the run is."""
+
+    def __init__(self, folder: pathlib.Path, metadata: dict):
+        self._metadata = metadata
+        self._checkpointer = ocp.training.Checkpointer(
+            folder,
+            preservation_policy=_policies.AnyPreservationPolicy(
+                [
+                    _policies.LatestN(2),
+                    _policies.BestN(
+                        get_metric_fn=lambda m: m["kl"],
+                        reverse=True,
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+        )
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The newest state, or `state` where there is none.
+
+        Raises ValueError if the run in the folder trains another model.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return state
+        found = self._checkpointer.metadata(latest.step).custom_metadata or {}
+        if found.get("model") != self._metadata["model"]:
+            raise ValueError(
+                f"The checkpoints are of a run on the model {found.get('model')}, this one trains "
+                f"{self._metadata['model']}. Choose another --workdir."
+            )
+        return self._load(latest.step, state)
+
+    def _load(self, step: int, like: TrainState) -> TrainState:
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        return self._checkpointer.load(step, abstract)
+
+    def save(self, step: int, state: TrainState, scores: dict) -> None:
+        """Saves in the background; `scores` (with "kl") make it a candidate for the best."""
+        self._checkpointer.wait()
+        # The state's buffers are donated to the next step: what is written must be a copy.
+        host = jax.device_get(state)
+        self._checkpointer.save_async(
+            step,
+            host,
+            force=True,
+            overwrite=True,
+            metrics=scores or None,
+            custom_metadata=self._metadata,
+        )
+
+    def best(self, like: TrainState) -> Best:
+        """The best checkpoint so far."""
+        self._checkpointer.wait()
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
+        if not scored:
+            latest = self._checkpointer.latest
+            return Best(latest.step, self._load(latest.step, like), {"kl": float("nan")})
+        chosen = min(scored, key=lambda c: c.metrics["kl"])
+        return Best(chosen.step, self._load(chosen.step, like), dict(chosen.metrics))
+
+    def close(self) -> None:
+        """Waits for the last save."""
+        self._checkpointer.wait()
+        self._checkpointer.close()

@@ -1,0 +1,271 @@
+"""Self-distillation: the same frozen model reading the full context teaches it reading packets.
+
+The teacher reads preamble, documents and query in full and answers greedily; its final hidden
+states of the answer's rows are kept, not its logits (`[A, D]` instead of `[A, V]`). The student
+reads packets, made, composed and prefilled by the very functions that serve requests. The loss is
+the KL divergence between their next-token distributions (arXiv 2604.13226, section 3); only the
+adapter gets gradients.
+
+More letters: E examples of a batch, Q questions of an example, R rows of a question with its
+answer, A answer tokens of an example, all questions' together.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kvpacket_jax import adapter as adapter_lib
+from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.buckets import Buckets
+from kvpacket_jax.compose import place
+from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.generate import generate
+from kvpacket_jax.methods.base import store_preamble
+from kvpacket_jax.methods.full_recompute import read_documents
+from kvpacket_jax.packet import packet_caches
+from kvpacket_jax.prefill import Context, pad_rows, prefill, prefill_rows
+from models import LanguageModel, kv_cache
+
+REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
+LOSSES = ("kl", "cross_entropy")
+VOCAB_ROWS = 64  # rows projected to the vocabulary at once: [A, V] is never whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """One example with the teacher's answers."""
+
+    example: EncodedExample
+    answers: list[list[int]]  # token ids of each question's, the stop token included
+    hidden: np.ndarray  # float32 [A, D]: the states that predict them, in order
+
+
+def teach(
+    model: LanguageModel,
+    example: EncodedExample,
+    new_tokens: int,
+    stop_ids: Sequence[int] | None = None,
+) -> Lesson:
+    """Runs the teacher: all questions of an example as rows over one full context."""
+    stored = store_preamble(model, example.preamble)
+    context, start = read_documents(model, stored, example.documents)
+    ready = prefill(model, context, example.questions, start, new_tokens)
+    answers = generate(model, context, ready, new_tokens, len(example.questions), stop_ids)
+    return Lesson(example, answers, teacher_hidden(model, context, start, example, answers))
+
+
+def teacher_hidden(
+    model: LanguageModel, context: Context, start: int, example: EncodedExample, answers
+) -> np.ndarray:
+    """Hidden states float32 `[A, D]` that predict the answers' tokens, over a full context."""
+    rows = [q + a[:-1] for q, a in zip(example.questions, answers, strict=True)]
+    width = Buckets().query(max(map(len, rows)))
+    ids, lengths = pad_rows(rows, width)
+    x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
+    x = np.asarray(x)
+    parts = [
+        x[i, len(q) - 1 : len(q) - 1 + len(a)]
+        for i, (q, a) in enumerate(zip(example.questions, answers, strict=True))
+    ]
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _hidden(module, params, context, ids_QxR, lengths_Q, start):
+    tail = kv_cache.init(module.config, *ids_QxR.shape, params["embedding"].dtype)
+    return prefill_rows(module, params, context, tail, ids_QxR, lengths_Q, start)[0]
+
+
+class Batch(NamedTuple):
+    """E lessons as arrays, padded. Absent documents have length 0 and stand last."""
+
+    preamble: np.ndarray  # int32 [E, Tp]; Tp 0 without one
+    preamble_length: np.ndarray  # int32 [E]
+    documents: np.ndarray  # int32 [E, P, T]
+    document_lengths: np.ndarray  # int32 [E, P], before wrapping
+    rows: np.ndarray  # int32 [E, Q, R]: question and answer without its last token
+    row_lengths: np.ndarray  # int32 [E, Q]
+    picks: np.ndarray  # int32 [E, A]: index into Q * R of the row that predicts each token
+    tokens: np.ndarray  # int32 [E, A]: the teacher's
+    teacher: np.ndarray  # float32 [E, A, D]
+    weights: np.ndarray  # float32 [E, A]: of each token in the loss; 0 for padding
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batch:
+    """Lessons to arrays; sizes are rounded up so that few programs are compiled.
+
+    Args:
+      adapter_tokens: h + t. The wrapped length is what is rounded to a multiple of 32.
+      reduction: "sum" over all tokens and examples (the published one), "mean_tokens", or
+        "mean_questions" (a sum over an answer's tokens, averaged over questions).
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}.")
+    E = len(lessons)
+    preambles = [lesson.example.preamble for lesson in lessons]
+    documents = [lesson.example.documents for lesson in lessons]
+    rows = [
+        [q + a[:-1] for q, a in zip(lesson.example.questions, lesson.answers, strict=True)]
+        for lesson in lessons
+    ]
+    tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
+    longest = max(len(d) for ds in documents for d in ds)
+    P, T = max(map(len, documents)), _up(longest + adapter_tokens, 32) - adapter_tokens
+    Q, R = max(map(len, rows)), _up(max(len(r) for rs in rows for r in rs), 16)
+    A, D = _up(max(map(len, tokens)), 2 * VOCAB_ROWS), lessons[0].hidden.shape[-1]
+    Tp = _up(max(map(len, preambles)), 16)
+    batch = Batch(
+        np.zeros((E, Tp), np.int32),
+        np.array([len(p) for p in preambles], np.int32),
+        np.zeros((E, P, T), np.int32),
+        np.zeros((E, P), np.int32),
+        np.zeros((E, Q, R), np.int32),
+        np.ones((E, Q), np.int32),
+        np.zeros((E, A), np.int32),
+        np.zeros((E, A), np.int32),
+        np.zeros((E, A, D), np.float32),
+        np.zeros((E, A), np.float32),
+    )
+    for e, lesson in enumerate(lessons):
+        batch.preamble[e, : len(preambles[e])] = preambles[e]
+        for p, ids in enumerate(documents[e]):
+            batch.documents[e, p, : len(ids)] = ids
+            batch.document_lengths[e, p] = len(ids)
+        picks = []
+        for q, ids in enumerate(rows[e]):
+            batch.rows[e, q, : len(ids)] = ids
+            batch.row_lengths[e, q] = len(ids)
+            first = q * R + len(lesson.example.questions[q]) - 1
+            picks += range(first, first + len(lesson.answers[q]))
+        n = len(tokens[e])
+        batch.picks[e, :n], batch.tokens[e, :n] = picks, tokens[e]
+        batch.teacher[e, :n], batch.weights[e, :n] = lesson.hidden, 1
+    counts = {
+        "sum": 1,
+        "mean_tokens": sum(map(len, tokens)),
+        "mean_questions": sum(map(len, rows)),
+    }
+    return batch._replace(weights=batch.weights / np.float32(counts[reduction]))
+
+
+def work(lessons: Sequence[Lesson], adapter_tokens: int) -> dict[str, int]:
+    """Tokens a step runs through the layers: real ones, and with their padding."""
+    tokens = sum(
+        len(lesson.example.preamble)
+        + sum(len(d) + adapter_tokens for d in lesson.example.documents)
+        + sum(
+            len(q) + len(a) - 1
+            for q, a in zip(lesson.example.questions, lesson.answers, strict=True)
+        )
+        for lesson in lessons
+    )
+    batch = pack(lessons, adapter_tokens, "sum")
+    E, P, T = batch.documents.shape
+    computed = batch.preamble.size + E * P * (T + adapter_tokens) + batch.rows.size
+    return {"tokens": tokens, "computed": computed}
+
+
+def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array:
+    """The student's states float32 `[A, D]` for one example (`lesson` without its axis E).
+
+    packet_caches, place and prefill_rows are what requests run through.
+    """
+    config, dtype = module.config, params["embedding"].dtype
+    P, T = lesson.documents.shape
+    caches = packet_caches(module, params, adapter, lesson.documents, lesson.document_lengths)
+    present = lesson.document_lengths > 0
+    caches = caches._replace(valid=caches.valid & present[:, None])
+    Tp = lesson.preamble.shape[0]
+    # The last packet is written whole, padding included, wherever it starts.
+    slots = _up(Tp + P * (T + adapter.num_tokens), 128)
+    context = kv_cache.init(config, 1, slots, dtype)
+    if Tp:
+        bare = adapter_lib.empty(config.dim)
+        length = lesson.preamble_length[None]
+        preamble = packet_caches(module, params, bare, lesson.preamble[None], length)
+        context = place(config, context, preamble, jnp.int32(0), jnp.int32(0))
+    offset = lesson.preamble_length
+    for p in range(P):
+        context = place(config, context, kv_cache.row(caches, p), offset, offset)
+        wrapped = lesson.document_lengths[p] + adapter.num_tokens
+        offset = offset + jnp.where(present[p], wrapped, 0)
+    tail = kv_cache.init(config, *lesson.rows.shape, dtype)
+    x, _ = prefill_rows(module, params, (context,), tail, lesson.rows, lesson.row_lengths, offset)
+    return x.reshape(-1, x.shape[-1])[lesson.picks]
+
+
+def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str = "kl"):
+    """The weighted loss of a batch, and sums over its answer tokens.
+
+    Returns:
+      (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number}).
+    """
+    student = jax.vmap(functools.partial(student_hidden, module, params, adapter))(batch)
+    rows = functools.partial(_rows, functools.partial(module.apply, {"params": params}))
+    blocks = jax.tree.map(
+        lambda x: x.reshape(-1, VOCAB_ROWS, *x.shape[2:]),
+        (student, batch.teacher, batch.tokens, batch.weights),
+    )
+    # Checkpointed: the backward pass projects a block again instead of keeping its logits.
+    sums = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
+    sums = jax.tree.map(lambda x: x.sum(), sums)
+    return sums[f"weighted_{loss}"], sums
+
+
+def _rows(apply, student, teacher, tokens, weights):
+    log_q = jax.nn.log_softmax(apply(student[None], method="logits")[0])
+    log_p = jax.lax.stop_gradient(jax.nn.log_softmax(apply(teacher[None], method="logits")[0]))
+    kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    cross_entropy = -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0]
+    real = (weights > 0).astype(jnp.float32)
+    return {
+        "weighted_kl": kl * weights,
+        "weighted_cross_entropy": cross_entropy * weights,
+        "kl": kl * real,
+        "cross_entropy": cross_entropy * real,
+        "agree": (log_q.argmax(-1) == log_p.argmax(-1)) * real,
+        "tokens": real,
+    }
+
+
+class TrainState(NamedTuple):
+    """All that a step changes; float32."""
+
+    adapter: Adapter
+    optimizer: optax.OptState
+    step: jax.Array  # int32
+
+
+def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    adapter = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), adapter)
+    return TrainState(adapter, optimizer.init(adapter), jnp.int32(0))
+
+
+def train_step(module, optimizer, loss: str, params, state: TrainState, batch: Batch):
+    """One update. Pure; jitted by the loop with donation of `state` (and, later, shardings).
+
+    A loss or gradient that is not finite leaves the state as it was; the metrics show it.
+    """
+
+    def objective(adapter):
+        return loss_and_metrics(module, params, adapter, batch, loss)
+
+    (value, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.adapter)
+    norm = optax.global_norm(gradients)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
+    adapter = optax.apply_updates(state.adapter, updates)
+    new = TrainState(adapter, optimizer_state, state.step + 1)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    return state, {**metrics, "loss": value, "gradient_norm": norm}

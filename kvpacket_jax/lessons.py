@@ -1,0 +1,64 @@
+"""Lessons kept on disk: the teacher runs once for an example, whatever happens to the training."""
+
+import os
+import pathlib
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.distill import Lesson, teach
+from models import LanguageModel, identity
+
+FORMAT = 1
+
+
+def lesson(
+    model: LanguageModel,
+    example: EncodedExample,
+    new_tokens: int,
+    folder: pathlib.Path,
+    stop_ids: Sequence[int] | None = None,
+) -> Lesson:
+    """The teacher's lesson, read from `folder` or made and written there.
+
+    The file is named by all that made it, so a restart or another run with the same model and data
+    finds it. A damaged file is made again.
+    """
+    key = identity.digest(
+        {
+            "format": FORMAT,
+            "model": model.fingerprint,
+            "dtype": str(model.dtype),
+            "scan_layers": model.config.scan_layers,
+            "preamble": example.preamble,
+            "documents": example.documents,
+            "questions": example.questions,
+            "new_tokens": new_tokens,
+            "stop_ids": None if stop_ids is None else list(stop_ids),
+        }
+    )
+    path = folder / f"{key}.safetensors"
+    try:
+        arrays = safetensors_numpy.load_file(path)
+        return Lesson(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
+    except (FileNotFoundError, safetensors.SafetensorError, KeyError):
+        pass
+    made = teach(model, example, new_tokens, stop_ids)
+    arrays = {
+        "tokens": np.array([t for a in made.answers for t in a], np.int32),
+        "lengths": np.array([len(a) for a in made.answers], np.int32),
+        "hidden": made.hidden,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    safetensors_numpy.save_file(arrays, temporary)
+    os.replace(temporary, path)
+    return made
+
+
+def _split(tokens: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+    return [part.tolist() for part in np.split(tokens, np.cumsum(lengths)[:-1])]

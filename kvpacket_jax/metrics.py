@@ -1,0 +1,44 @@
+"""Scores of answers: SQuAD's exact match and token F1 (Rajpurkar et al. 2016), two averages."""
+
+import collections
+import re
+import string
+from collections.abc import Sequence
+
+
+def normalize(text: str) -> list[str]:
+    """SQuAD's tokens: lower case, without punctuation and the articles a, an, the."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def overlap(answer: str, gold: str) -> tuple[int, int, int]:
+    """Tokens in common, of the answer, of the gold answer."""
+    found, wanted = normalize(answer), normalize(gold)
+    common = collections.Counter(found) & collections.Counter(wanted)
+    return common.total(), len(found), len(wanted)
+
+
+def f1(answer: str, golds: Sequence[str]) -> float:
+    """Token F1 against the closest gold answer; 1 where both are empty."""
+    return max(_f1(*overlap(answer, gold)) for gold in golds)
+
+
+def _f1(common: int, found: int, wanted: int) -> float:
+    if not found or not wanted:
+        return float(found == wanted)
+    return 2 * common / (found + wanted)
+
+
+def exact_match(answer: str, golds: Sequence[str]) -> bool:
+    """Whether the normalised answer equals a gold one."""
+    return any(normalize(answer) == normalize(gold) for gold in golds)
+
+
+def f1_micro(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
+    """F1 from counts summed over all questions: the figure the field publishes."""
+    common = found = wanted = 0
+    for answer, options in zip(answers, golds, strict=True):
+        counts = max((overlap(answer, gold) for gold in options), key=lambda c: _f1(*c))
+        common, found, wanted = (common + counts[0], found + counts[1], wanted + counts[2])
+    return _f1(common, found, wanted)

@@ -1,0 +1,216 @@
+"""The training loop: data, steps, checkpoints, validation. All state is at this edge."""
+
+import functools
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+import models
+from kvpacket_jax import adapter as adapter_lib
+from kvpacket_jax import data, distill, lessons, train_report
+from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.checkpoint import Checkpoints
+from kvpacket_jax.distill import Lesson
+from kvpacket_jax.validation import Validation
+
+DECAYS = ("cosine", "linear", "constant")
+
+
+class NotFinite(RuntimeError):
+    """The loss or a gradient became NaN or infinite; the state is the last good one."""
+
+
+def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up, decay, optional clipping, and accumulation over steps."""
+    o = config.optimizer
+    if o.decay not in DECAYS:
+        raise ValueError(f"optimizer.decay {o.decay!r} is not one of {', '.join(DECAYS)}.")
+    updates = max(num_steps // config.accumulate, 1)
+    after = max(updates - o.warmup_steps, 1)
+    schedule = {
+        "cosine": lambda: optax.cosine_decay_schedule(o.learning_rate, after, o.final),
+        "linear": lambda: optax.linear_schedule(o.learning_rate, o.learning_rate * o.final, after),
+        "constant": lambda: optax.constant_schedule(o.learning_rate),
+    }[o.decay]()
+    if o.warmup_steps:
+        start = o.learning_rate / (o.warmup_steps + 1)
+        warmup = optax.linear_schedule(start, o.learning_rate, o.warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [o.warmup_steps])
+    adamw = optax.adamw(schedule, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
+    chain = optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
+    if config.accumulate > 1:
+        # The mean of the accumulated gradients times their number is the published sum.
+        chain = optax.MultiSteps(
+            optax.chain(optax.scale(config.accumulate), chain), config.accumulate
+        ).gradient_transformation()
+    return chain
+
+
+def initial_adapter(config: ConfigDict, model: models.LanguageModel) -> Adapter:
+    """Soft tokens from the embedding table's moments, or from a text's embeddings; seeded."""
+    embedding = model.params["embedding"]
+    if config.init == "embeddings":
+        key = jax.random.key(config.seed)
+        return adapter_lib.init(key, embedding, config.header, config.trailer)
+    ids = model.tokenizer.encode(config.init)
+    need = config.header + config.trailer
+    ids = (ids * need)[:need]
+    tokens = jnp.asarray(embedding, jnp.float32)[jnp.array(ids)]
+    return Adapter(tokens[: config.header], tokens[config.header :])
+
+
+def sources(config: ConfigDict, split: str) -> dict[str, list]:
+    """The data sets of the mixture by the names of its entries."""
+    return {
+        name: data.load(entry.name, split, **_options(entry)) for name, entry in entries(config)
+    }
+
+
+def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """The mixture's entries with a positive weight, in a fixed order."""
+    return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
+
+
+def _options(entry: ConfigDict) -> dict:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in entry.options.items()}
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=print) -> Adapter:
+    """Trains an adapter and writes it to `workdir`/adapter; goes on where a stopped run ended.
+
+    The example of a step is a function of the seed and the step alone, and the teacher's lessons
+    are kept on disk, so a run that was killed ends with the same adapter bit for bit (on a CPU).
+
+    Returns:
+      The best adapter by validation KL.
+
+    Raises:
+      NotFinite: names the batch; the last good state is saved.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    say(f"Loading {config.model}")
+    model = models.load(config.model, config.dtype, cache_dir, scan_layers=True, remat=config.remat)
+    template = data.TEMPLATES[config.template]
+    train_sets = sources(config, "train")
+    weights = [entry.weight for _, entry in entries(config)]
+    examples = data.mixture(list(train_sets.values()), weights, config.seed)
+    encode = functools.partial(data.encode_example, model.tokenizer, template)
+    teach = functools.partial(
+        lessons.lesson, model, new_tokens=config.new_tokens, folder=workdir / "teacher"
+    )
+    optimizer = make_optimizer(config, config.num_steps)
+    step_fn = jax.jit(
+        functools.partial(distill.train_step, model.module, optimizer, config.loss),
+        donate_argnums=1,
+    )
+    state = distill.init_state(initial_adapter(config, model), optimizer)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", {"model": model.fingerprint, "config": config.to_dict()}
+    )
+    state = checkpoints.restore(state)
+    start = int(state.step)
+    log = Log(workdir / "metrics.jsonl", start)
+    validate = Validation(
+        model, template, sources(config, "validation"), config.validation_sets, teach
+    )
+    adapter_tokens = config.header + config.trailer
+    stop = _on_sigterm()
+    say(f"Step {start} of {config.num_steps}; example {start * config.batch_size} of the mixture")
+
+    def finish(step: int, metrics, lesson_list: list[Lesson], ids: list[str], began: float):
+        row = _row(step, jax.device_get(metrics), lesson_list, adapter_tokens, began)
+        if not np.isfinite([row["loss"], row["gradient_norm"]]).all():
+            checkpoints.save(step, state, {})
+            checkpoints.close()
+            raise NotFinite(
+                f"Step {step}: loss {row['loss']}, gradient norm {row['gradient_norm']}, on "
+                f"{', '.join(ids)}. The state before it is saved in {workdir}. Try a smaller "
+                "optimizer.learning_rate or optimizer.clip_norm=1."
+            )
+        log.write(row)
+        progress.update(row)
+
+    pending = None
+    with train_report.TrainingProgress(start, config.num_steps) as progress:
+        for step in range(start, config.num_steps):
+            indices = range(step * config.batch_size, (step + 1) * config.batch_size)
+            chosen = [examples[i] for i in indices]
+            taught = [teach(encode(example)) for example in chosen]
+            batch = distill.pack(taught, adapter_tokens, config.reduction)
+            began = time.perf_counter()
+            state, metrics = step_fn(model.params, state, batch)
+            if pending:
+                finish(*pending)
+            pending = (step, metrics, taught, [e.id for e in chosen], began)
+            done = step + 1
+            if done % config.validate_every == 0 or done == config.num_steps:
+                finish(*pending)
+                pending = None
+                scores = validate(state.adapter)
+                log.write({"step": step, **{f"validation/{k}": v for k, v in scores.items()}})
+                progress.validated(done, scores)
+                checkpoints.save(done, state, scores)
+            elif done % config.checkpoint_every == 0 or stop():
+                checkpoints.save(done, state, {})
+            if stop():
+                checkpoints.close()
+                say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
+                return state.adapter
+    best = checkpoints.best(state)
+    checkpoints.close()
+    metadata = {"model": model.fingerprint, "config": config.to_dict(), **best.metadata}
+    adapter_lib.save_adapter(
+        workdir / "adapter", best.state.adapter, json.loads(json.dumps(metadata))
+    )
+    train_report.training_figure(log.path, workdir / "curves.png")
+    say(f"Best validation KL {best.metadata['kl']:.3f} at step {best.step}: {workdir / 'adapter'}")
+    return best.state.adapter
+
+
+def _row(step: int, metrics, taught: list[Lesson], adapter_tokens: int, began: float) -> dict:
+    tokens = float(metrics["tokens"])
+    return {
+        "step": step,
+        "loss": float(metrics["loss"]),
+        "gradient_norm": float(metrics["gradient_norm"]),
+        "kl": float(metrics["kl"]) / tokens,
+        "agree": float(metrics["agree"]) / tokens,
+        **distill.work(taught, adapter_tokens),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class Log:
+    """Metrics as JSON lines; rows of steps that a resumed run does again are dropped."""
+
+    def __init__(self, path: pathlib.Path, start: int):
+        self.path = path
+        rows = path.read_text().splitlines() if path.exists() else []
+        kept = [r for r in rows if _step(r) < start]
+        path.write_text("".join(r + "\n" for r in kept))
+
+    def write(self, row: dict) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _step(row: str) -> float:
+    try:
+        return json.loads(row)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # a line cut short by a kill
+
+
+def _on_sigterm() -> Callable[[], bool]:
+    caught = []
+    signal.signal(signal.SIGTERM, lambda *_: caught.append(True))
+    return lambda: bool(caught)

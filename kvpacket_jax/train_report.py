@@ -1,0 +1,68 @@
+"""What a training run shows: a progress bar while it runs, a figure of its curves at the end."""
+
+import json
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A bar with loss, tokens per second and time left; a line for each validation."""
+
+    def __init__(self, start: int, total: int):
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("", total=total, completed=start, state="")
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def update(self, row: dict) -> None:
+        """Shows one step's row of metrics."""
+        state = f"KL {row['kl']:.3f}  {row['tokens'] / row['seconds']:.0f} tokens/s"
+        self._bar.update(self._task, completed=row["step"] + 1, state=state)
+
+    def validated(self, step: int, scores: dict) -> None:
+        """Prints a validation's scores above the bar."""
+        text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        self._bar.console.print(f"step {step}: validation {text}")
+
+
+def read_rows(path: pathlib.Path) -> list[dict]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def training_figure(log: pathlib.Path, path: pathlib.Path) -> None:
+    """Draws KL, agreement and F1 over the steps of a run."""
+    rows = read_rows(log)
+    steps = [r for r in rows if "kl" in r]
+    checks = [r for r in rows if "validation/kl" in r]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    left.plot([r["step"] + 1 for r in steps], [r["kl"] for r in steps], lw=0.8, label="training")
+    left.plot(*_curve(checks, "validation/kl"), "o-", label="validation")
+    left.set(xlabel="step", ylabel="KL to the teacher, nats a token", ylim=(0, None))
+    left.legend(frameon=False)
+    for key, label in (("f1", "F1"), ("agree", "same answer as the teacher")):
+        right.plot(*_curve(checks, f"validation/{key}"), "o-", label=label)
+    right.set(xlabel="step", ylabel="share of questions", ylim=(0, 1))
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _curve(rows: list[dict], key: str):
+    return [r["step"] + 1 for r in rows], [r[key] for r in rows]

@@ -1,0 +1,1 @@
+"""Programs: flags, then one library call."""

@@ -1,0 +1,179 @@
+"""Distillation against the published trainer: loss, gradients, optimiser steps, all families."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import FAMILIES, GOLDEN
+
+from kvpacket_jax import distill
+from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.methods.base import store_preamble
+from kvpacket_jax.methods.full_recompute import read_documents
+
+# The goldens' own float32 noise is 1e-4 of the largest gradient; a wrong mask is off by more than 1.
+RELATIVE = 2e-4
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def golden(request, tiny):
+    arrays = np.load(GOLDEN / f"train_{request.param}.npz")
+    model = tiny(request.param, scan_layers=True)
+    lessons = {s: make_lesson(model, arrays, s) for s in ("s1", "s2")}
+    adapter = Adapter(jnp.asarray(arrays["header0"]), jnp.asarray(arrays["trailer0"]))
+    return model, arrays, lessons, adapter
+
+
+def make_lesson(model, arrays, sample: str) -> distill.Lesson:
+    """A published sample; the teacher's states are ours, and give the published logits."""
+    documents = [
+        arrays[f"{sample}/doc{i}_ids"].tolist()
+        for i in range(10)
+        if f"{sample}/doc{i}_ids" in arrays
+    ]
+    example = EncodedExample(
+        arrays[f"{sample}/preamble_ids"].tolist(), documents, [arrays[f"{sample}/query_ids"].tolist()]
+    )
+    answers = [arrays[f"{sample}/teacher_tokens"].tolist()]
+    context, start = read_documents(model, store_preamble(model, example.preamble), documents)
+    hidden = distill.teacher_hidden(model, context, start, example, answers)
+    logits = model.module.apply({"params": model.params}, hidden[None], method="logits")[0]
+    np.testing.assert_allclose(logits, arrays[f"{sample}/teacher_logits"], atol=1e-3)
+    return distill.Lesson(example, answers, hidden)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "loss"))
+def loss_and_gradient(module, params, adapter, batch, loss):
+    objective = lambda a: distill.loss_and_metrics(module, params, a, batch, loss)  # noqa: E731
+    (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(adapter)
+    return value, gradient
+
+
+def check_gradient(gradient, arrays, name: str):
+    for found, part in zip(gradient, ("header", "trailer"), strict=True):
+        expected = arrays[f"{name}/grad_{part}"]
+        np.testing.assert_allclose(found, expected, atol=RELATIVE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("name", "loss"), [("kl", "kl"), ("ce", "cross_entropy")])
+def test_loss_and_gradient_equal_published(golden, name, loss):
+    model, arrays, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    value, gradient = loss_and_gradient(model.module, model.params, adapter, batch, loss)
+    np.testing.assert_allclose(value, arrays[f"{name}/loss"], rtol=1e-4)
+    check_gradient(gradient, arrays, name)
+
+
+def test_student_equals_one_pass_with_a_block_mask(golden):
+    """The published student is one masked forward; ours is packets, composed and prefilled."""
+    model, arrays, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    one = jax.tree.map(lambda x: x[0], batch)
+    hidden = jax.jit(distill.student_hidden, static_argnums=0)(
+        model.module, model.params, adapter, one
+    )
+    logits = model.module.apply({"params": model.params}, hidden[None], method="logits")[0]
+    expected = arrays["kl/student_logits"]
+    np.testing.assert_allclose(logits[: len(expected)], expected, atol=1e-3)
+
+
+def test_batch_sums_examples_of_different_sizes(golden):
+    model, arrays, lessons, adapter = golden
+    batch = distill.pack(list(lessons.values()), adapter.num_tokens, "sum")
+    value, gradient = loss_and_gradient(model.module, model.params, adapter, batch, "kl")
+    np.testing.assert_allclose(value, arrays["batched2/loss_sum"], rtol=1e-4)
+    check_gradient(gradient, arrays, "batched2")
+
+
+def run_steps(model, adapter, optimizer, batches):
+    step = jax.jit(functools.partial(distill.train_step, model.module, optimizer, "kl"))
+    state, losses, states = distill.init_state(adapter, optimizer), [], []
+    for batch in batches:
+        state, metrics = step(model.params, state, batch)
+        losses.append(float(metrics["loss"]))
+        states.append(state.adapter)
+    return losses, states
+
+
+def test_five_adamw_steps(golden):
+    model, arrays, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    optimizer = optax.adamw(0.01, weight_decay=0.0)
+    losses, states = run_steps(model, adapter, optimizer, [batch] * 5)
+    np.testing.assert_allclose(losses, arrays["kl/losses_before_each_step"], rtol=1e-3)
+    for i, state in enumerate(states):
+        np.testing.assert_allclose(state.header, arrays["kl/header_after_each_step"][i], atol=5e-4)
+        np.testing.assert_allclose(
+            state.trailer, arrays["kl/trailer_after_each_step"][i], atol=5e-4
+        )
+
+
+def test_linear_decay(golden):
+    model, arrays, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    rates = jnp.asarray(arrays["linear_decay/lrs"])
+    optimizer = optax.adamw(lambda step: rates[step], weight_decay=0.0)
+    losses, states = run_steps(model, adapter, optimizer, [batch] * len(rates))
+    np.testing.assert_allclose(losses, arrays["linear_decay/losses_before_each_step"], rtol=1e-3)
+    expected = arrays["linear_decay/header_after_each_step"]
+    for state, header in zip(states, expected, strict=True):
+        np.testing.assert_allclose(state.header, header, atol=5e-4)
+
+
+def test_accumulation_over_two_examples(golden):
+    model, arrays, lessons, adapter = golden
+    from configs import train as config_lib
+    from kvpacket_jax.train import make_optimizer
+
+    config = config_lib.get_config()
+    config.accumulate = 2
+    config.optimizer.update(
+        {"learning_rate": 0.01, "warmup_steps": 0, "decay": "constant", "b1": 0.9, "b2": 0.999}
+    )
+    batches = [distill.pack([lessons[s]], adapter.num_tokens, "sum") for s in ("s1", "s2")]
+    losses, states = run_steps(model, adapter, make_optimizer(config, 2), batches)
+    np.testing.assert_allclose(losses, arrays["accum2/losses"], rtol=1e-4)
+    np.testing.assert_array_equal(states[0].header, adapter.header)
+    np.testing.assert_allclose(states[1].header, arrays["accum2/header_after_1_step"], atol=5e-4)
+    np.testing.assert_allclose(states[1].trailer, arrays["accum2/trailer_after_1_step"], atol=5e-4)
+
+
+def test_reductions(golden):
+    model, _, lessons, adapter = golden
+    value = {}
+    for reduction in distill.REDUCTIONS:
+        batch = distill.pack([lessons["s1"]], adapter.num_tokens, reduction)
+        value[reduction] = loss_and_gradient(model.module, model.params, adapter, batch, "kl")[0]
+    tokens = len(lessons["s1"].answers[0])
+    np.testing.assert_allclose(value["mean_tokens"] * tokens, value["sum"], rtol=1e-5)
+    np.testing.assert_allclose(value["mean_questions"], value["sum"], rtol=1e-5)  # one question
+
+
+def test_absent_documents_and_their_order_of_padding_change_nothing(golden):
+    model, _, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    absent = np.zeros_like(batch.documents[:, :1])
+    more = batch._replace(
+        documents=np.concatenate([batch.documents, absent], axis=1),
+        document_lengths=np.pad(batch.document_lengths, [(0, 0), (0, 1)]),
+    )
+    run = functools.partial(loss_and_gradient, model.module, model.params, adapter, loss="kl")
+    (value, gradient), (more_value, more_gradient) = run(batch), run(more)
+    np.testing.assert_allclose(value, more_value, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, more_gradient)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_state(golden):
+    model, _, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch.teacher[0, 0, 0] = np.nan
+    optimizer = optax.adamw(0.01)
+    step = jax.jit(functools.partial(distill.train_step, model.module, optimizer, "kl"))
+    state = distill.init_state(adapter, optimizer)
+    after, metrics = step(model.params, state, batch)
+    assert not np.isfinite(metrics["loss"])
+    jax.tree.map(np.testing.assert_array_equal, after, state)
