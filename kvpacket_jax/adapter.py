@@ -122,7 +122,8 @@ def _check_model(path: pathlib.Path, adapter: Adapter, model, other_model: bool)
     made_for = ocp.metadata(path).custom_metadata.get("model")
     if made_for != model.fingerprint and not other_model:
         raise ValueError(
-            f"{path} was trained for the model with fingerprint {made_for}; {model.name} has "
+            f"{path} was trained for the model with fingerprint {made_for or 'unknown'}; "
+            f"{model.name} has "
             f"{model.fingerprint}. Answers would be worse without a sign of it. To try all the "
             "same, pass other_model=True."
         )

@@ -126,8 +126,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     stop = _on_sigterm()
     say(f"Step {start} of {config.num_steps}; example {start * config.batch_size} of the mixture")
 
-    def finish(step: int, metrics, lesson_list: list[Lesson], ids: list[str], began: float):
-        row = _row(step, jax.device_get(metrics), lesson_list, adapter_tokens, began)
+    def finish(step: int, metrics, taught: list[Lesson], ids: list[str]):
+        nonlocal finished
+        row = _row(step, jax.device_get(metrics), taught, adapter_tokens)
+        row["seconds"], finished = time.perf_counter() - finished, time.perf_counter()
         if not np.isfinite([row["loss"], row["gradient_norm"]]).all():
             checkpoints.save(step, state, {})
             checkpoints.close()
@@ -140,28 +142,31 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
         progress.update(row)
 
     pending = None
+    finished = time.perf_counter()
     with train_report.TrainingProgress(start, config.num_steps) as progress:
         for step in range(start, config.num_steps):
             indices = range(step * config.batch_size, (step + 1) * config.batch_size)
             chosen = [examples[i] for i in indices]
             taught = [teach(encode(example)) for example in chosen]
             batch = distill.pack(taught, adapter_tokens, config.reduction)
-            began = time.perf_counter()
             state, metrics = step_fn(model.params, state, batch)
             if pending:
                 finish(*pending)
-            pending = (step, metrics, taught, [e.id for e in chosen], began)
+            pending = (step, metrics, taught, [e.id for e in chosen])
             done = step + 1
-            if done % config.validate_every == 0 or done == config.num_steps:
-                finish(*pending)
-                pending = None
+            checked = done % config.validate_every == 0 or done == config.num_steps
+            stopping = stop()
+            if not (checked or stopping or done % config.checkpoint_every == 0):
+                continue
+            finish(*pending)  # a checkpoint must not be ahead of the log
+            pending, scores = None, {}
+            if checked:
                 scores = validate(state.adapter)
                 log.write({"step": step, **{f"validation/{k}": v for k, v in scores.items()}})
                 progress.validated(done, scores)
-                checkpoints.save(done, state, scores)
-            elif done % config.checkpoint_every == 0 or stop():
-                checkpoints.save(done, state, {})
-            if stop():
+                finished = time.perf_counter()
+            checkpoints.save(done, state, scores)
+            if stopping:
                 checkpoints.close()
                 say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
                 return state.adapter
@@ -176,7 +181,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     return best.state.adapter
 
 
-def _row(step: int, metrics, taught: list[Lesson], adapter_tokens: int, began: float) -> dict:
+def _row(step: int, metrics, taught: list[Lesson], adapter_tokens: int) -> dict:
     tokens = float(metrics["tokens"])
     return {
         "step": step,
@@ -185,7 +190,6 @@ def _row(step: int, metrics, taught: list[Lesson], adapter_tokens: int, began: f
         "kl": float(metrics["kl"]) / tokens,
         "agree": float(metrics["agree"]) / tokens,
         **distill.work(taught, adapter_tokens),
-        "seconds": time.perf_counter() - began,
     }
 
 

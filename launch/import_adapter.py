@@ -1,0 +1,27 @@
+"""Imports an adapter that the authors of KV Packet released (.pt) as an orbax checkpoint.
+
+python -m launch.import_adapter --input=llama_3_1_8b__mixture.pt --output=adapters/llama-mixture
+"""
+
+from absl import app, flags
+
+INPUT = flags.DEFINE_string("input", None, "The .pt file.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    from kvpacket_jax import adapter as adapter_lib
+    from kvpacket_jax import import_pt
+
+    adapter, rest = import_pt.read_pt(INPUT.value)
+    # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
+    metadata = {"model": None, "imported_from": INPUT.value, "released_with": rest}
+    adapter_lib.save_adapter(OUTPUT.value, adapter, metadata)
+    header, trailer = (x.shape[0] for x in adapter)
+    print(f"{OUTPUT.value}: {header} + {trailer} tokens of width {adapter.header.shape[1]}")
+
+
+if __name__ == "__main__":
+    app.run(main)
