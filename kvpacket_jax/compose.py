@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kvpacket_jax.buckets import Buckets
 from kvpacket_jax.packet import Packet
@@ -26,7 +27,9 @@ def _empty(config, slots: int, dtype) -> KVCache:
     return kv_cache.init(config, 1, slots, dtype)
 
 
-_place = functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("context",))(place)
+_place = functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("context",))(
+    place
+)
 
 
 def context_slots(packets: Sequence[Packet], buckets: Buckets = Buckets()) -> int:
@@ -56,7 +59,7 @@ def compose(
     context = _empty(model.config, slots, model.dtype)
     offset = 0
     for packet in packets:
-        at = jnp.int32(offset)
+        at = np.int32(offset)  # of numpy: a host scalar of jax is an eager operation
         context = _place(model.config, context, packet.cache, at, at)
         offset += packet.length
     return context, offset

@@ -51,6 +51,12 @@ def chunks_needed(new_tokens: int) -> int:
     return -(-(new_tokens - 1) // CHUNK)
 
 
+def stop_array(model: LanguageModel, stop_ids: Sequence[int] | None) -> np.ndarray:
+    """The ids that end an answer, the tokenizer's if None; int32, never empty."""
+    ids = model.tokenizer.stop_ids if stop_ids is None else stop_ids
+    return np.array(list(ids) or [-1], np.int32)
+
+
 def stream(
     model: LanguageModel,
     context: Context,
@@ -69,8 +75,7 @@ def stream(
             f"{new_tokens} new tokens need {needed} slots, the request's tail has "
             f"{prefilled.tail.num_slots}: tell `prefill` how many tokens are to come (new_tokens)."
         )
-    stops = model.tokenizer.stop_ids if stop_ids is None else stop_ids
-    stops = np.array(list(stops) or [-1], np.int32)
+    stops = stop_array(model, stop_ids)
     token, done = _first(prefilled.logits, stops, np.arange(len(prefilled.logits)) < num_queries)
     tail, slot, positions = prefilled.tail, prefilled.slot, prefilled.positions
     finished, left = [False] * num_queries, new_tokens
@@ -94,7 +99,7 @@ def stream(
             tail,
             token,
             positions,
-            jnp.int32(slot),
+            np.int32(slot),
             done,
             stops,
         )

@@ -91,7 +91,7 @@ def prefill(
         context,
         ids,
         lengths,
-        jnp.int32(start),
+        np.int32(start),
         slots=slots,
     )
     return Prefilled(logits, tail, rows, start + lengths)

@@ -53,11 +53,19 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
     size = -(-T // count)
     extra = count * size - T
     q = jnp.pad(q_KxBxGxTxH, [(0, 0)] * 3 + [(0, extra), (0, 0)])
-    q = q.reshape(*q.shape[:3], count, size, q.shape[-1])
+    q = jnp.moveaxis(q.reshape(*q.shape[:3], count, size, q.shape[-1]), 3, 0)
     positions = jnp.pad(positions_BxT, [(0, 0), (0, extra)]).reshape(-1, count, size)
     # Checkpointed: the backward pass computes a block's scores again instead of keeping them all.
-    body = jax.checkpoint(lambda block: _attend_rows(*block, segments))
-    out = jax.lax.map(body, (jnp.moveaxis(q, 3, 0), jnp.moveaxis(positions, 1, 0)))
+    rows = jax.checkpoint(functools.partial(_attend_rows, segments=segments))
+
+    def step(out, block):
+        i, q, positions = block
+        return jax.lax.dynamic_update_index_in_dim(out, rows(q, positions), i, 0), None
+
+    # Every block of `out` is written over. It begins as the queries, not as zeros (what lax.map
+    # does), because XLA for CPUs makes the zeros of all layers first and holds them to the end.
+    blocks = jnp.arange(count), q, jnp.moveaxis(positions, 1, 0)
+    out, _ = jax.lax.scan(step, q.astype(jnp.float32), blocks)
     out = jnp.moveaxis(out, 0, 3)
     return out.reshape(*out.shape[:3], count * size, out.shape[-1])[:, :, :, :T]
 

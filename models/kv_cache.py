@@ -60,8 +60,8 @@ def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> 
     """Writes `new` into `old` along `axis`, counted from the right.
 
     `slots` is the first slot (a scalar: the rest follow), or one slot for each row of `new` `[T]`,
-    where a slot outside `old` drops its row. With a scalar, `new` must fit: XLA would otherwise
-    move the start and write over what stands before, silently. Callers check the sizes.
+    all different; one outside `old` drops its row. With a scalar, `new` must fit: XLA would
+    otherwise move the start and write over what stands before, silently. Callers check the sizes.
     """
     new = new.astype(old.dtype)
     if old.dtype == jnp.bfloat16:
@@ -73,7 +73,8 @@ def _update(axis: int, old: jax.Array, new: jax.Array, slots: jax.Array) -> jax.
     if jnp.ndim(slots) == 0:
         return jax.lax.dynamic_update_slice_in_dim(old, new, slots, axis + old.ndim)
     index = (Ellipsis, slots) + (slice(None),) * (-axis - 1)
-    return old.at[index].set(new, mode="drop")
+    # Without unique_indices the scatter has no transpose, and bfloat16's gradient below needs it.
+    return old.at[index].set(new, mode="drop", unique_indices=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

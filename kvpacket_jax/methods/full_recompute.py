@@ -1,4 +1,4 @@
-"""full_recompute: documents and query in one pass over the cached preamble. What the rest is held to."""
+"""full_recompute: documents and query in one pass over the cached preamble: the yardstick."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,0 +1,92 @@
+"""What is shown: progress, tables of results, and the same rows as JSON."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import rich.box
+import rich.console
+import rich.table
+
+from kvpacket_jax.evaluate import Row
+from kvpacket_jax.profiling import Machine
+
+# A pipe has no width: wide enough for the tables.
+console = rich.console.Console(width=None if os.isatty(1) else 110)
+
+
+@contextlib.contextmanager
+def step(text: str) -> Iterator[None]:
+    """Says what is being done, and how many seconds it took."""
+    start = time.perf_counter()
+    with console.status(f"{text} …"):
+        if not console.is_terminal:
+            console.print(f"{text} …", highlight=False)
+        yield
+    if console.is_terminal:
+        console.print(f"{text}: {time.perf_counter() - start:.1f} s", highlight=False)
+
+
+def si(value: float) -> str:
+    """A count to three digits with the prefix of its size: 1,160,000,000,000 is "1.16 T"."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def method_table(rows: Sequence[Row]) -> rich.table.Table:
+    """One line a method: what is right, TTFT and its parts, FLOPs, mean KL."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in ("right", "TTFT ms", "load", "compose", "prefill", "FLOPs", "overhead", "KL"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, group in itertools.groupby(rows, key=lambda row: row.method):
+        group = list(group)
+        row = group[0]
+        seconds = (row.ttft_s, row.load_s, row.compose_s, row.prefill_s)
+        table.add_row(
+            name,
+            f"{sum(r.right for r in group)}/{len(group)}",
+            *(f"{1e3 * s:,.0f}" if s >= 0.0995 else f"{1e3 * s:.2g}" for s in seconds),
+            si(row.flops_total),
+            si(row.flops_overhead),
+            f"{sum(r.kl for r in group) / len(group):.2f}",
+        )
+    return table
+
+
+def answer_table(rows: Sequence[Row]) -> rich.table.Table:
+    """Every question with each method's answer."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("question", "method", "answer"):
+        table.add_column(name)
+    table.add_column("", no_wrap=True)
+    for question in dict.fromkeys(row.question for row in rows):
+        for i, row in enumerate(r for r in rows if r.question == question):
+            verdict = "[green]right" if row.right else "[red]wrong"
+            table.add_row("" if i else question, row.method, row.answer, verdict)
+        table.add_section()
+    return table
+
+
+def peak_share(row: Row, machine: Machine) -> str:
+    """How near a method's one pass comes to what the machine can multiply, as a sentence."""
+    rate = row.flops_matmul / row.ttft_s
+    return (
+        f"{row.method} runs at {si(rate)}FLOP/s, {rate / machine.peak:.0%} of the matrix peak "
+        f"measured here ({si(machine.peak)}FLOP/s, {machine.dtype}; {machine.device}, "
+        f"{machine.threads} threads, jax {machine.jax_version})."
+    )
+
+
+def write_json(path: str | os.PathLike, rows: Sequence[Row], machine: Machine) -> None:
+    """Writes a list of rows, each with the machine it was made on."""
+    made_on = dataclasses.asdict(machine)
+    text = json.dumps([row._asdict() | {"machine": made_on} for row in rows], indent=1)
+    pathlib.Path(path).write_text(text + "\n")
