@@ -29,7 +29,11 @@ def load_case(name: str, model: models.LanguageModel) -> Case:
     arrays = np.load(GOLDEN / f"case_{name}.npz")
     documents = [arrays[f"doc{i}_ids"].tolist() for i in range(len(CASES[name]["doc_lens"]))]
     return Case(
-        model, arrays["preamble_ids"].tolist(), documents, arrays["query_ids"].tolist(), arrays
+        model,
+        arrays["preamble_ids"].tolist(),
+        documents,
+        arrays["query_ids"].tolist(),
+        arrays,
     )
 
 

@@ -36,7 +36,9 @@ def make_lesson(model, arrays, sample: str) -> distill.Lesson:
         if f"{sample}/doc{i}_ids" in arrays
     ]
     example = EncodedExample(
-        arrays[f"{sample}/preamble_ids"].tolist(), documents, [arrays[f"{sample}/query_ids"].tolist()]
+        arrays[f"{sample}/preamble_ids"].tolist(),
+        documents,
+        [arrays[f"{sample}/query_ids"].tolist()],
     )
     answers = [arrays[f"{sample}/teacher_tokens"].tolist()]
     context, start = read_documents(model, store_preamble(model, example.preamble), documents)

@@ -140,7 +140,10 @@ def test_qwen_is_converted_as_it_is(tmp_path, arch, dtype):
     np_dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
     assert all(w.dtype == np_dtype for w in found.values())
     names = {f"blk.1.{k}": f"model.layers.1.{v}" for k, v in gguf.LAYER_TENSORS.items()}
-    names |= {"output.weight": "lm_head.weight", "token_embd.weight": "model.embed_tokens.weight"}
+    names |= {
+        "output.weight": "lm_head.weight",
+        "token_embd.weight": "model.embed_tokens.weight",
+    }
     if arch == "qwen2":
         names["blk.1.attn_v.bias"] = "model.layers.1.self_attn.v_proj.bias"
     else:
@@ -240,7 +243,10 @@ def test_what_cannot_be_converted_is_refused_by_name(tmp_path):
     refused("'gemma3' is not supported; supported: llama, qwen2, qwen3", arch="gemma3")
     refused("lack qwen2.rope.freq_base", leave_out=["qwen2.rope.freq_base"])
     refused("'longrope' is not supported", metadata={"qwen2.rope.scaling.type": "longrope"})
-    refused("qwen2.attention.sliding_window", metadata={"qwen2.attention.sliding_window": 64})
+    refused(
+        "qwen2.attention.sliding_window",
+        metadata={"qwen2.attention.sliding_window": 64},
+    )
     refused("partial RoPE", metadata={"qwen2.rope.dimension_count": H // 2})
     some = {k: v for k, v in tensors.items() if k != "blk.1.attn_v.bias"}
     refused("missing blk.1.attn_v.bias; unexpected none", tensors=some)

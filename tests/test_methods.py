@@ -20,7 +20,9 @@ def run(case, name: str, settings: dict):
         case.model, prepared.context, [case.query], prepared.query_start, 8
     )
     caches = [*prepared.context, *([prefilled.tail] if prepared.prefilled else [])]
-    cache = [np.concatenate([visible(c, part) for c in caches], 2) for part in "kv"] if caches else None
+    cache = (
+        [np.concatenate([visible(c, part) for c in caches], 2) for part in "kv"] if caches else None
+    )
     first = np.asarray(prefilled.logits[0])
     greedy = generate(case.model, prepared.context, prefilled, 8, stop_ids=())[0]
     return prepared, cache, first, greedy

@@ -182,7 +182,10 @@ def test_sharded_programs_count_the_whole_mesh():
     assert count_flops(mapped, f32(64, 64), f32(64, 64)).matmul == dot
     # A sum over devices: 8 blocks of [8, 64] times [64, 64], and one addition a number on each.
     summed = jax.shard_map(
-        lambda a: jax.lax.psum(a @ a.T, "x"), mesh=mesh, in_specs=P(None, "x"), out_specs=P()
+        lambda a: jax.lax.psum(a @ a.T, "x"),
+        mesh=mesh,
+        in_specs=P(None, "x"),
+        out_specs=P(),
     )
     assert count_flops(summed, f32(64, 64)) == Flops(dot + 8 * 64**2, dot)
     one = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))

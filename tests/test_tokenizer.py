@@ -60,7 +60,19 @@ def reference_ids(pre, vocab, merges, text):
 
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = ["h e", "l l", "Ġ Ġ", "he ll", "Ċ Ċ", "Ã ©", "1 2", "hell o", "Ġ hello", "e Ì", "eÌ ģ"]
+MERGES = [
+    "h e",
+    "l l",
+    "Ġ Ġ",
+    "he ll",
+    "Ċ Ċ",
+    "Ã ©",
+    "1 2",
+    "hell o",
+    "Ġ hello",
+    "e Ì",
+    "eÌ ģ",
+]
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -146,7 +158,9 @@ def test_special_tokens_are_single_ids_only_when_asked_for(folder):
     assert tok.encode("") == [] and tok.decode([]) == ""
 
 
-def test_control_tokens_that_a_file_does_not_call_special_are_text_in_a_document(folder):
+def test_control_tokens_that_a_file_does_not_call_special_are_text_in_a_document(
+    folder,
+):
     spec = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     for token in spec["added_tokens"]:
         token["special"] = False
@@ -158,7 +172,11 @@ def test_control_tokens_that_a_file_does_not_call_special_are_text_in_a_document
 
 def test_nothing_is_added_or_cut_whatever_the_file_says(folder):
     spec = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    spec["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst"}
+    spec["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+    }
     spec["truncation"]["stride"] = 0
     spec["post_processor"] = {
         "type": "TemplateProcessing",
@@ -166,9 +184,16 @@ def test_nothing_is_added_or_cut_whatever_the_file_says(folder):
             {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
             {"Sequence": {"id": "A", "type_id": 0}},
         ],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "pair": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
         "special_tokens": {
-            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+            "<|endoftext|>": {
+                "id": "<|endoftext|>",
+                "ids": [0],
+                "tokens": ["<|endoftext|>"],
+            }
         },
     }
     write(folder / "tokenizer.json", spec)
@@ -228,10 +253,16 @@ def test_templates_have_the_special_tokens_and_trim(folder):
 @pytest.mark.parametrize(
     ("template", "error"),
     [
-        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+        (
+            "{{ raise_exception('System role not supported') }}",
+            "System role not supported",
+        ),
         ("{{ messages[1].content }}", "drops or moves the system message: 'Be brief.'"),
         ("{{ messages[0].content }}", "once; it holds it 0 times"),
-        ("{{ messages[0].content }}{{ messages[1].content * 2 }}", "once; it holds it 2 times"),
+        (
+            "{{ messages[0].content }}{{ messages[1].content * 2 }}",
+            "once; it holds it 2 times",
+        ),
         ("{% if %}", "cannot render"),
     ],
 )
@@ -242,7 +273,10 @@ def test_a_template_that_does_not_fit_is_refused(folder, template, error):
 
 def test_without_a_template_the_instruct_version_is_advised(folder):
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    named = [{"name": "tool_use", "template": "{{ 1 }}"}, {"name": "default", "template": CHATML}]
+    named = [
+        {"name": "tool_use", "template": "{{ 1 }}"},
+        {"name": "default", "template": CHATML},
+    ]
     write(folder / "tokenizer_config.json", config | {"chat_template": named})
     assert tokenizer.load(folder).chat_template == CHATML
     write(folder / "tokenizer_config.json", config | {"chat_template": None})
