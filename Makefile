@@ -1,0 +1,52 @@
+# Every target makes .venv on first use, from the pinned requirements; nothing else is needed.
+PYTHON ?= python3
+MODEL ?= qwen2.5-coder-0.5b
+ARGS ?=
+
+SUPPORTED := 3.11 3.12 3.13
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# jax 0.11 dropped Python 3.11; what 3.12 resolves to installs on 3.13 as well.
+CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints-py311.txt,constraints-py312.txt)
+# Another interpreter has another stamp, so it is installed anew.
+STAMP := .venv/installed-py$(VERSION)
+RUN := .venv/bin/python -m
+
+.PHONY: help demo test test-fast test-all lint format
+.DEFAULT_GOAL := help
+
+help:  ## Lists the targets.
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "  PYTHON=python3.12 chooses the interpreter ($(SUPPORTED)), now $(PYTHON)"
+
+demo: $(STAMP)  ## Answers questions from cached documents with a real model. MODEL=, ARGS=--json=demo.json
+	$(RUN) launch.demo --model=$(MODEL) $(ARGS)
+
+test: lint  ## Lint, format and the tests; fetches the demo models it needs.
+	$(RUN) pytest --durations=20 $(ARGS)
+
+test-fast: $(STAMP)  ## The tests that need no download, in under a minute.
+	$(RUN) pytest -m "not slow and not model" $(ARGS)
+
+test-all: lint  ## All tests, the long versions too.
+	$(RUN) pytest -m "" --durations=20 $(ARGS)
+
+lint: $(STAMP)  ## Checks style and format with ruff.
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: $(STAMP)  ## Puts style and format right where ruff can.
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+$(STAMP): requirements.txt $(CONSTRAINTS)
+	@$(if $(filter $(VERSION),$(SUPPORTED)),:,\
+	  echo "$(PYTHON) is Python $(or $(VERSION),not found); supported: $(SUPPORTED)." \
+	    "Choose one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1)
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python cannot make virtual environments here. Install what is missing, then again:"; \
+	  echo "  sudo apt-get install $(notdir $(PYTHON))-venv"; exit 1; }
+	@echo "Installing the pinned requirements into .venv (a minute or two, 1 GB)"
+	@.venv/bin/python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' \
+	  2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -c $(CONSTRAINTS)
+	@touch $@

@@ -1,0 +1,66 @@
+"""Answers questions about eight short documents from their cached packets, and shows what it costs.
+
+python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
+"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+
+MODEL = flags.DEFINE_string(
+    "model",
+    "qwen2.5-coder-0.5b",
+    "A demo model (qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m), a Hugging Face hub id, a "
+    "folder, or a .gguf file.",
+)
+DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
+ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; default: the model's.")
+CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
+NEW_TOKENS = flags.DEFINE_integer("new_tokens", 32, "The longest answer.", lower_bound=1)
+JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file.")
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs no jax.
+    import jax
+
+    import models
+    from kvpacket_jax import evaluate, profiling, report
+    from kvpacket_jax.adapter import load_adapter, shipped_adapters
+    from kvpacket_jax.data import TEMPLATES, demo
+    from kvpacket_jax.methods import METHODS
+
+    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
+    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
+    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    adapter = ADAPTER.value or (MODEL.value if MODEL.value in shipped_adapters() else None)
+    try:
+        with report.step(f"Loading {MODEL.value}"):
+            model = models.load(MODEL.value, DTYPE.value, cache_dir)
+            soft_tokens = load_adapter(adapter, model) if adapter else None
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
+    with report.step("Measuring this machine"):
+        machine = profiling.measure_machine(model.dtype)
+    label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
+    settings = {"kv_packet": {"adapter": soft_tokens}}
+    methods = {label.get(n, n): method(**settings.get(n, {})) for n, method in METHODS.items()}
+    rows = evaluate.compare(
+        model, methods, demo.example(), TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
+    )
+    report.console.print(report.answer_table(rows), report.method_table(rows))
+    report.console.print(report.peak_share(rows[0], machine))
+    if JSON.value:
+        report.write_json(JSON.value, rows, machine)
+
+
+if __name__ == "__main__":
+    app.run(main)
