@@ -15,7 +15,7 @@ from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 
-# The goldens' own float32 noise is 1e-4 of the largest gradient; a wrong mask is off by more than 1.
+# The goldens' own noise is 1e-4 of the largest gradient; a wrong mask is off by more than 1.
 RELATIVE = 2e-4
 
 
