@@ -177,7 +177,7 @@ def test_custom_derivatives_count_what_runs():
 
 def test_sharded_programs_count_the_whole_mesh():
     dot = 2 * 64**3
-    mesh = AbstractMesh((8,), ("x",))
+    mesh = AbstractMesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     mapped = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(P("x"), P()), out_specs=P("x"))
     assert count_flops(mapped, f32(64, 64), f32(64, 64)).matmul == dot
     # A sum over devices: 8 blocks of [8, 64] times [64, 64], and one addition a number on each.

@@ -67,7 +67,8 @@ dictated his last work to his niece Camilla. His viola is kept in the conservato
 together with his letters.""",
 )
 
-# Questions that Qwen2.5-Coder-0.5B answers rightly from the full context, chosen by that alone.
+# Chosen among questions that Qwen2.5-Coder-0.5B answers rightly from the full context, with the
+# other methods' answers in sight: they illustrate.
 _QUESTIONS = (
     ("Who directed the building of the Skerrivore lighthouse?", ("Ottilie Marchbanks",)),
     ("Who first wrote down the recipe of Tessaly cake?", ("Lorenz Abelard",)),
