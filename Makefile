@@ -46,7 +46,7 @@ $(STAMP): requirements.txt $(CONSTRAINTS)
 	  echo "Python cannot make virtual environments here. Install what is missing, then again:"; \
 	  echo "  sudo apt-get install $(notdir $(PYTHON))-venv"; exit 1; }
 	@echo "Installing the pinned requirements into .venv (a minute or two, 1 GB)"
-	@.venv/bin/python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' \
+	@.venv/bin/python -c 'import pip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' \
 	  2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv .venv; }
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -c $(CONSTRAINTS)
 	@touch $@

@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.header = 8
     config.trailer = 8
-    config.init = "embeddings"  # mean and deviation of the table; anything else: a text to start as
+    config.init = "embeddings"  # the table's mean and deviation; or "text:…", a text's embeddings
 
     config.template = "chat"
     # Each entry has one number and length of documents, so that each is one compiled program.
@@ -63,6 +63,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.remat = True
+    # Teacher and validation read and answer with a second copy of the weights, one array a layer:
+    # on a CPU twice as fast. Without room for it (an 8B model), False.
+    config.second_copy = True
 
     config.checkpoint_every = 20
     config.validate_every = 60

@@ -102,7 +102,10 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
     if not path.is_dir():
         known = ", ".join(shipped_adapters()) or "none yet"
         raise FileNotFoundError(f"There is no adapter {source}: no such folder. Shipped: {known}.")
-    arrays = ocp.load(path, checkpointable_name="state")
+    try:
+        arrays = ocp.load(path, checkpointable_name="state")
+    except Exception as error:  # orbax has a dozen for what is not a checkpoint
+        raise ValueError(f"{path} is not an adapter's checkpoint: {error}") from error
     if not isinstance(arrays, dict) or set(arrays) != set(Adapter._fields):
         found = ", ".join(map(str, arrays)) if isinstance(arrays, dict) else type(arrays).__name__
         raise ValueError(f"{path} holds {found}, not header and trailer: not an adapter.")

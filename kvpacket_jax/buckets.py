@@ -51,7 +51,7 @@ def power_of_two(n: int, least: int) -> int:
 
 
 def near(length: int) -> int:
-    """`length` with less than 10 % of padding, on a ladder of 5 to 10 % steps (multiples of 8)."""
+    """`length` rounded up to a ladder with steps of 5 to 10 %; of 8 below 160, where 8 is more."""
     step = 8
     while step * 2 * 10 <= length:
         step *= 2

@@ -20,10 +20,9 @@ class Best(NamedTuple):
 
 
 class Checkpoints:
-    """One run's checkpoints. `metadata` is written with each: what the run is."""
+    """One run's checkpoints, each with a description of the run: its model and its config."""
 
-    def __init__(self, folder: pathlib.Path, metadata: dict):
-        self._metadata = metadata
+    def __init__(self, folder: pathlib.Path):
         self._checkpointer = ocp.training.Checkpointer(
             folder,
             preservation_policy=_policies.AnyPreservationPolicy(
@@ -39,7 +38,12 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, state: TrainState) -> TrainState:
+    def metadata(self) -> dict | None:
+        """The description saved with the newest state; None where there is none."""
+        latest = self._checkpointer.latest
+        return latest and self._checkpointer.metadata(latest.step).custom_metadata
+
+    def restore(self, state: TrainState, described: dict) -> TrainState:
         """The newest state, or `state` where there is none.
 
         Raises ValueError if the run in the folder trains another model.
@@ -47,11 +51,11 @@ class Checkpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return state
-        found = self._checkpointer.metadata(latest.step).custom_metadata or {}
-        if found.get("model") != self._metadata["model"]:
+        found = self.metadata()["model"]
+        if found != described["model"]:
             raise ValueError(
-                f"The checkpoints are of a run on the model {found.get('model')}, this one trains "
-                f"{self._metadata['model']}. Choose another --workdir."
+                f"The checkpoints are of a run on the model {found}, this one trains "
+                f"{described['model']}. Choose another --workdir."
             )
         return self._load(latest.step, state)
 
@@ -61,7 +65,7 @@ class Checkpoints:
         )
         return self._checkpointer.load(step, abstract)
 
-    def save(self, step: int, state: TrainState, scores: dict) -> None:
+    def save(self, step: int, state: TrainState, described: dict, scores: dict) -> None:
         """Saves in the background; `scores` (with "kl") make it a candidate for the best."""
         self._checkpointer.wait()
         # The state's buffers are donated to the next step: what is written must be a copy.
@@ -72,7 +76,7 @@ class Checkpoints:
             force=True,
             overwrite=True,
             metrics=scores or None,
-            custom_metadata=self._metadata,
+            custom_metadata=described,
         )
 
     def best(self, like: TrainState) -> Best:

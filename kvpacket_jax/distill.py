@@ -56,7 +56,7 @@ def teach(
     stored = store_preamble(model, example.preamble)
     context, start = read_documents(model, stored, example.documents)
     ready = prefill(model, context, example.questions, start, new_tokens)
-    answers = generate(model, context, ready, new_tokens, len(example.questions), stop_ids)
+    answers = generate(model, context, ready, new_tokens, stop_ids)
     return Lesson(example, answers, teacher_hidden(model, context, start, example, answers))
 
 
@@ -175,6 +175,14 @@ def work(lessons: Sequence[Lesson], adapter_tokens: int) -> dict[str, int]:
     return {"tokens": tokens, "computed": computed}
 
 
+def student_length(lesson: Lesson, adapter_tokens: int) -> int:
+    """Positions of the student's longest row: preamble, wrapped documents, question and answer."""
+    example = lesson.example
+    rows = [len(q) + len(a) for q, a in zip(example.questions, lesson.answers, strict=True)]
+    documents = sum(len(d) + adapter_tokens for d in example.documents)
+    return len(example.preamble) + documents + max(rows)
+
+
 def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array:
     """The student's states float32 `[A, D]` for one example (`lesson` without its axis E).
 
@@ -262,7 +270,7 @@ def train_step(module, optimizer, loss: str, params, state: TrainState, batch: B
         return loss_and_metrics(module, params, adapter, batch, loss)
 
     (value, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.adapter)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
     adapter = optax.apply_updates(state.adapter, updates)
     new = TrainState(adapter, optimizer_state, state.step + 1)

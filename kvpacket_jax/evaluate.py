@@ -212,7 +212,7 @@ def answer(
     ready = prefill(model, context, example.questions, start, new_tokens)
     log_probs = np.asarray(jax.nn.log_softmax(ready.logits[: len(questions)]))
     ids: list[list[int]] = [[] for _ in questions]
-    for fresh in stream(model, context, ready, new_tokens, len(questions)):
+    for fresh in stream(model, context, ready, new_tokens):
         ids = [old + new for old, new in zip(ids, fresh, strict=True)]
         texts = [model.tokenizer.decode(i) for i in ids]
         if all(

@@ -53,6 +53,8 @@ def chunks_needed(new_tokens: int) -> int:
 
 def stop_array(model: LanguageModel, stop_ids: Sequence[int] | None) -> np.ndarray:
     """The ids that end an answer, the tokenizer's if None; int32, never empty."""
+    if stop_ids is None and model.tokenizer is None:
+        raise ValueError(f"{model.name} came without a tokenizer: say which ids end an answer.")
     ids = model.tokenizer.stop_ids if stop_ids is None else stop_ids
     return np.array(list(ids) or [-1], np.int32)
 
@@ -62,7 +64,6 @@ def stream(
     context: Context,
     prefilled: Prefilled,
     new_tokens: int,
-    num_queries: int,
     stop_ids: Sequence[int] | None = None,
 ) -> Iterator[list[list[int]]]:
     """Yields the new tokens of each query, some at a time, a stop token included.
@@ -75,7 +76,7 @@ def stream(
             f"{new_tokens} new tokens need {needed} slots, the request's tail has "
             f"{prefilled.tail.num_slots}: tell `prefill` how many tokens are to come (new_tokens)."
         )
-    stops = stop_array(model, stop_ids)
+    stops, num_queries = stop_array(model, stop_ids), prefilled.num_queries
     token, done = _first(prefilled.logits, stops, np.arange(len(prefilled.logits)) < num_queries)
     tail, slot, positions = prefilled.tail, prefilled.slot, prefilled.positions
     finished, left = [False] * num_queries, new_tokens
@@ -112,12 +113,11 @@ def generate(
     context: Context,
     prefilled: Prefilled,
     new_tokens: int,
-    num_queries: int = 1,
     stop_ids: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """All new tokens of each query, at most `new_tokens`, a stop token included."""
-    answers = [[] for _ in range(num_queries)]
-    for fresh in stream(model, context, prefilled, new_tokens, num_queries, stop_ids):
+    answers = [[] for _ in range(prefilled.num_queries)]
+    for fresh in stream(model, context, prefilled, new_tokens, stop_ids):
         for answer, tokens in zip(answers, fresh, strict=True):
             answer.extend(tokens)
     return answers

@@ -19,7 +19,7 @@ BATCH_TOKENS = 2048  # rows computed at once; enough to fill a CPU and a small G
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What made a packet. Packets whose makers differ are never composed."""
+    """What made a packet. It is read only by the model that made it, in the same dtype."""
 
     model: str  # fingerprint
     adapter: str  # fingerprint, or "none"
@@ -97,7 +97,8 @@ def build_packets(
         groups.setdefault(buckets.build(len(ids) + extra), []).append(i)
     packets: list[Packet | None] = [None] * len(documents)
     for rows, members in sorted(groups.items()):
-        batch = max(1, BATCH_TOKENS // rows)
+        # A power of two, as batches are padded to.
+        batch = 1 << max(0, (BATCH_TOKENS // rows).bit_length() - 1)
         for at in range(0, len(members), batch):
             chosen = members[at : at + batch]
             ids = np.zeros((power_of_two(len(chosen), 1), rows - extra), np.int32)

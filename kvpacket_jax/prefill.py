@@ -17,8 +17,9 @@ Context = tuple[KVCache, ...]
 
 
 class Prefilled(NamedTuple):
-    """A request that is ready to decode; Q rows."""
+    """A request that is ready to decode; its queries are the first of Q rows."""
 
+    num_queries: int
     logits: jax.Array  # float32 [Q, V], of the first new token
     tail: KVCache  # the queries' keys and values, and room for the answers'
     slot: int  # the first free slot of `tail`
@@ -75,6 +76,8 @@ def prefill(
       ValueError: an empty query, ids outside the vocabulary, or a request longer than the model's
         context.
     """
+    if not queries:
+        raise ValueError("No query was given: there is nothing to answer.")
     for i, query in enumerate(queries):
         check_ids(model, query, f"Query {i}")
     lengths = np.array([len(q) for q in queries], np.int32)
@@ -94,7 +97,7 @@ def prefill(
         np.int32(start),
         slots=slots,
     )
-    return Prefilled(logits, tail, rows, start + lengths)
+    return Prefilled(len(queries), logits, tail, rows, start + lengths)
 
 
 def pad_rows(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:

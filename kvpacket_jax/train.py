@@ -24,13 +24,42 @@ from kvpacket_jax.validation import Validation
 DECAYS = ("cosine", "linear", "constant")
 
 
+# Settings that may change when a run is resumed; any other would make it a different run.
+FREE = ("checkpoint_every", "validate_every", "validation_sets", "second_copy", "remat", "model")
+
+
 class NotFinite(RuntimeError):
-    """The loss or a gradient became NaN or infinite; the state is the last good one."""
+    """The loss or a gradient became NaN or infinite; the checkpoints are of steps before it."""
+
+
+def _settled(config: ConfigDict, saved: dict | None) -> ConfigDict:
+    """The config with its dtype decided; ValueError if it is not that of the run it resumes.
+
+    "auto" is a measurement: a resumed run must not decide anew.
+    """
+    config = ConfigDict(config.to_dict())
+    if saved and config.dtype == "auto":
+        config.dtype = saved["config"]["dtype"]
+    elif config.dtype == "auto":
+        config.dtype = models.fastest_dtype()
+    if saved:
+        # As JSON has it: tuples are lists there.
+        old, new = saved["config"], json.loads(json.dumps(config.to_dict()))
+        differ = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE]
+        if differ:
+            raise ValueError(
+                f"The run in this workdir was started with other settings of {', '.join(differ)}: "
+                f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
+                "Give them again, or choose another --workdir."
+            )
+    return config
 
 
 def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
     """AdamW with warm-up, decay, optional clipping, and accumulation over steps."""
     o = config.optimizer
+    if config.loss not in distill.LOSSES:
+        raise ValueError(f"loss {config.loss!r} is not one of {', '.join(distill.LOSSES)}.")
     if o.decay not in DECAYS:
         raise ValueError(f"optimizer.decay {o.decay!r} is not one of {', '.join(DECAYS)}.")
     updates = max(num_steps // config.accumulate, 1)
@@ -47,20 +76,22 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
     adamw = optax.adamw(schedule, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
     chain = optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
     if config.accumulate > 1:
-        # The mean of the accumulated gradients times their number is the published sum.
-        chain = optax.MultiSteps(
-            optax.chain(optax.scale(config.accumulate), chain), config.accumulate
-        ).gradient_transformation()
+        # MultiSteps averages; the published sum is that times their number.
+        if config.reduction == "sum":
+            chain = optax.chain(optax.scale(config.accumulate), chain)
+        chain = optax.MultiSteps(chain, config.accumulate).gradient_transformation()
     return chain
 
 
 def initial_adapter(config: ConfigDict, model: models.LanguageModel) -> Adapter:
     """Soft tokens from the embedding table's moments, or from a text's embeddings; seeded."""
     embedding = model.params["embedding"]
-    if config.init == "embeddings":
+    if not config.init.startswith("text:"):
+        if config.init != "embeddings":
+            raise ValueError(f"init {config.init!r} is neither 'embeddings' nor 'text:…'.")
         key = jax.random.key(config.seed)
         return adapter_lib.init(key, embedding, config.header, config.trailer)
-    ids = model.tokenizer.encode(config.init)
+    ids = model.tokenizer.encode(config.init.removeprefix("text:"))
     need = config.header + config.trailer
     ids = (ids * need)[:need]
     tokens = jnp.asarray(embedding, jnp.float32)[jnp.array(ids)]
@@ -98,14 +129,17 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"Loading {config.model}")
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    config = _settled(config, checkpoints.metadata())
     model = models.load(config.model, config.dtype, cache_dir, scan_layers=True, remat=config.remat)
+    reader = models.load(config.model, config.dtype, cache_dir) if config.second_copy else model
     template = data.TEMPLATES[config.template]
     train_sets = sources(config, "train")
     weights = [entry.weight for _, entry in entries(config)]
     examples = data.mixture(list(train_sets.values()), weights, config.seed)
     encode = functools.partial(data.encode_example, model.tokenizer, template)
     teach = functools.partial(
-        lessons.lesson, model, new_tokens=config.new_tokens, folder=workdir / "teacher"
+        lessons.lesson, reader, new_tokens=config.new_tokens, folder=workdir / "teacher"
     )
     optimizer = make_optimizer(config, config.num_steps)
     step_fn = jax.jit(
@@ -113,14 +147,12 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
         donate_argnums=1,
     )
     state = distill.init_state(initial_adapter(config, model), optimizer)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", {"model": model.fingerprint, "config": config.to_dict()}
-    )
-    state = checkpoints.restore(state)
+    described = {"model": model.fingerprint, "config": config.to_dict()}
+    state = checkpoints.restore(state, described)
     start = int(state.step)
     log = Log(workdir / "metrics.jsonl", start)
     validate = Validation(
-        model, template, sources(config, "validation"), config.validation_sets, teach
+        model, reader, template, sources(config, "validation"), config.validation_sets, teach
     )
     adapter_tokens = config.header + config.trailer
     stop = _on_sigterm()
@@ -131,12 +163,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
         row = _row(step, jax.device_get(metrics), taught, adapter_tokens)
         row["seconds"], finished = time.perf_counter() - finished, time.perf_counter()
         if not np.isfinite([row["loss"], row["gradient_norm"]]).all():
-            checkpoints.save(step, state, {})
             checkpoints.close()
             raise NotFinite(
                 f"Step {step}: loss {row['loss']}, gradient norm {row['gradient_norm']}, on "
-                f"{', '.join(ids)}. The state before it is saved in {workdir}. Try a smaller "
-                "optimizer.learning_rate or optimizer.clip_norm=1."
+                f"{', '.join(ids)}. The checkpoints in {workdir} are of steps before it. Try a "
+                "smaller optimizer.learning_rate or optimizer.clip_norm=1, in another workdir."
             )
         log.write(row)
         progress.update(row)
@@ -148,14 +179,17 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
             indices = range(step * config.batch_size, (step + 1) * config.batch_size)
             chosen = [examples[i] for i in indices]
             taught = [teach(encode(example)) for example in chosen]
+            for lesson in taught:  # the wrapped documents are longer than what the teacher read
+                model.check_length(distill.student_length(lesson, adapter_tokens))
             batch = distill.pack(taught, adapter_tokens, config.reduction)
             state, metrics = step_fn(model.params, state, batch)
             if pending:
                 finish(*pending)
             pending = (step, metrics, taught, [e.id for e in chosen])
             done = step + 1
-            checked = done % config.validate_every == 0 or done == config.num_steps
             stopping = stop()
+            checked = done % config.validate_every == 0 or done == config.num_steps
+            checked = checked and not stopping  # SIGTERM leaves seconds, not minutes
             if not (checked or stopping or done % config.checkpoint_every == 0):
                 continue
             finish(*pending)  # a checkpoint must not be ahead of the log
@@ -165,14 +199,14 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
                 log.write({"step": step, **{f"validation/{k}": v for k, v in scores.items()}})
                 progress.validated(done, scores)
                 finished = time.perf_counter()
-            checkpoints.save(done, state, scores)
+            checkpoints.save(done, state, described, scores)
             if stopping:
                 checkpoints.close()
                 say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
                 return state.adapter
     best = checkpoints.best(state)
     checkpoints.close()
-    metadata = {"model": model.fingerprint, "config": config.to_dict(), **best.metadata}
+    metadata = {**described, "step": best.step, **best.metadata}
     adapter_lib.save_adapter(
         workdir / "adapter", best.state.adapter, json.loads(json.dumps(metadata))
     )

@@ -20,14 +20,21 @@ class Validation:
     """Calls score an adapter; the sets and the teacher's lessons are made once, when first needed.
 
     Args:
+      model: as it trains; `reader`: the same for answering.
       sets: name -> examples; the first `count` of each are used.
       teach: EncodedExample -> Lesson.
     """
 
     def __init__(
-        self, model: LanguageModel, template: Template, sets: dict, count: int, teach: Callable
+        self,
+        model: LanguageModel,
+        reader: LanguageModel,
+        template: Template,
+        sets: dict,
+        count: int,
+        teach: Callable,
     ):
-        self._model, self._template = model, template
+        self._model, self._reader, self._template = model, reader, template
         self._examples = [s[i] for s in sets.values() for i in range(min(count, len(s)))]
         self._teach = teach
         self._loss = jax.jit(functools.partial(distill.loss_and_metrics, model.module))
@@ -46,10 +53,10 @@ class Validation:
             batch = distill.pack([lesson], adapter.num_tokens, "sum")
             _, found = self._loss(self._model.params, adapter, batch)
             sums = {k: sums[k] + float(found[k]) for k in sums}
-            for question, teacher, student in zip(
-                example.questions, lesson.answers, self._answers(adapter, lesson), strict=True
-            ):
-                f1.append(metrics.f1(self._text(question, student), question.answers))
+            students = self._answers(adapter, lesson)
+            for question, *ids in zip(example.questions, lesson.answers, students, strict=True):
+                teacher, student = (self._text(question, i) for i in ids)
+                f1.append(metrics.f1(student, question.answers))
                 same.append(teacher == student)
         return {
             "kl": sums["kl"] / sums["tokens"],
@@ -59,12 +66,12 @@ class Validation:
         }
 
     def _answers(self, adapter: Adapter, lesson: distill.Lesson) -> list[list[int]]:
-        model, example = self._model, lesson.example
+        model, example = self._reader, lesson.example
         stored = METHODS["kv_packet"](adapter).store(model, example.preamble, example.documents)
         context, start = compose(model, stored)
         longest = max(map(len, lesson.answers))
         ready = prefill(model, (context,), example.questions, start, longest)
-        return generate(model, (context,), ready, longest, len(example.questions))
+        return generate(model, (context,), ready, longest)
 
     def _text(self, question, tokens: list[int]) -> str:
         return self._template.answer(question, self._model.tokenizer.decode(tokens))

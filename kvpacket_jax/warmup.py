@@ -39,8 +39,8 @@ def warmup(
     Raises:
       ValueError: limits beyond the model's context.
     """
-    model.check_length(max_context + max_query)
     new_tokens = buckets.new_tokens if new_tokens is None else new_tokens
+    model.check_length(max_context + max_query + new_tokens)
     packets = packet_sizes(min(max_packet or max_context, max_context), buckets)
     contexts = context_sizes(max_context, max_packet or max_context, buckets)
     queries = sorted({buckets.query(n) for n in range(1, max_query + 1)})

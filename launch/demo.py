@@ -17,6 +17,9 @@ MODEL = flags.DEFINE_string(
 )
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
 ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; default: the model's.")
+OTHER_MODEL = flags.DEFINE_bool(
+    "other_model", False, "Use the adapter though it was trained for another model of that width."
+)
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 32, "The longest answer.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file.")
@@ -45,7 +48,7 @@ def main(argv):
     try:
         with report.step(f"Loading {MODEL.value}"):
             model = models.load(MODEL.value, DTYPE.value, cache_dir)
-            soft_tokens = load_adapter(adapter, model) if adapter else None
+            soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     with report.step("Measuring this machine"):

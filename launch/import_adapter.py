@@ -3,6 +3,8 @@
 python -m launch.import_adapter --input=llama_3_1_8b__mixture.pt --output=adapters/llama-mixture
 """
 
+import os
+
 from absl import app, flags
 
 INPUT = flags.DEFINE_string("input", None, "The .pt file.", required=True)
@@ -17,7 +19,11 @@ def main(argv):
 
     adapter, rest = import_pt.read_pt(INPUT.value)
     # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
-    metadata = {"model": None, "imported_from": INPUT.value, "released_with": rest}
+    metadata = {
+        "model": None,
+        "imported_from": os.path.basename(INPUT.value),
+        "released_with": rest,
+    }
     adapter_lib.save_adapter(OUTPUT.value, adapter, metadata)
     header, trailer = (x.shape[0] for x in adapter)
     print(f"{OUTPUT.value}: {header} + {trailer} tokens of width {adapter.header.shape[1]}")

@@ -78,7 +78,11 @@ def load(
     hf = folder / "config.json"
     if not hf.exists():
         raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder.")
-    config = config_lib.from_hf(json.loads(hf.read_text()), str(hf))
+    try:
+        constants = json.loads(hf.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{hf} is not JSON ({error}): fetch it again.") from error
+    config = config_lib.from_hf(constants, str(hf))
     config = dataclasses.replace(config, **run_choices)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     return LanguageModel(
@@ -95,7 +99,9 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     """The Hugging Face folder of a source, fetched and converted where needed."""
     path = pathlib.Path(source).expanduser()
     if source in demo_models.DEMO_MODELS:
-        return _converted(demo_models.fetch(source, cache_dir), source, dtype, cache_dir)
+        gguf_path = demo_models.fetch(source, cache_dir)
+        name = f"{source}-{demo_models.DEMO_MODELS[source].sha256[:12]}"
+        return _converted(gguf_path, name, dtype, cache_dir)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")

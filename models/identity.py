@@ -3,6 +3,7 @@
 Not over the loaded arrays: those differ by dtype and by device, the model does not.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -43,7 +44,8 @@ def file_digest(path: pathlib.Path, cache_dir: pathlib.Path) -> str:
     if key not in known:
         with path.open("rb") as file:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        write_text(known_path, json.dumps(known, indent=1))
+        with contextlib.suppress(OSError):  # a read-only home: hash again next time
+            write_text(known_path, json.dumps(known, indent=1))
     return known[key]
 
 

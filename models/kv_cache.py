@@ -60,7 +60,7 @@ def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> 
     """Writes `new` into `old` along `axis`, counted from the right.
 
     `slots` is the first slot (a scalar: the rest follow), or one slot for each row of `new` `[T]`,
-    all different; one outside `old` drops its row. With a scalar, `new` must fit: XLA would
+    all different; one of S or more drops its row. With a scalar, `new` must fit: XLA would
     otherwise move the start and write over what stands before, silently. Callers check the sizes.
     """
     new = new.astype(old.dtype)
@@ -106,7 +106,12 @@ def write(cache: KVCache, part: KVCache, slots: jax.Array) -> KVCache:
         jax.tree.map(lambda old, new: write_slots(old, new, slots, SLOTS), old, new)
         for old, new in ((cache.k, part.k), (cache.v, part.v))
     )
-    return mark(cache._replace(k=k, v=v), part.positions, part.valid, slots)
+    bias = cache.bias
+    if part.bias is not None:
+        if bias is None:
+            raise ValueError("A cache with a bias cannot be written into one without.")
+        bias = jax.tree.map(lambda old, new: write_slots(old, new, slots, -1), bias, part.bias)
+    return mark(cache._replace(k=k, v=v, bias=bias), part.positions, part.valid, slots)
 
 
 def move(config, cache: KVCache, difference: jax.Array) -> KVCache:

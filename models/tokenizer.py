@@ -213,6 +213,11 @@ def _stop_ids(
     return tuple(sorted(ids - {None}))
 
 
+# Llama 3's templates write today's date into the system message, unless they are given one (theirs,
+# by default). A packet must not change at midnight.
+DATE = "26 Jul 2024"
+
+
 def _render(
     template: str, messages: list[dict[str, str]], config: dict[str, Any], thinking: bool
 ) -> str:
@@ -228,6 +233,7 @@ def _render(
         chat_template=template,
         add_generation_prompt=True,
         enable_thinking=thinking,
+        date_string=DATE,
         **special,
     )
     return chats[0]

@@ -148,6 +148,10 @@ class Transformer(nn.Module):
         """
         c = self.config
         layers = range(c.num_layers) if layers is None else layers
+        if tail.bias is not None:
+            raise ValueError("Rows cannot be written to a cache with a bias: they would have none.")
+        if layers.step != 1:
+            raise ValueError(f"Layers are walked one after the other; found {layers}.")
         tail = kv_cache.mark(tail, positions_BxT, valid_BxT, slots)
         params = self.get_variable("params", "layers")
         block = Block(c, parent=None)

@@ -36,7 +36,12 @@ def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if index.exists():
-        names = json.loads(index.read_text())["weight_map"]
+        try:
+            names = json.loads(index.read_text())["weight_map"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(
+                f"{index} is not an index of tensors ({error}): fetch it again."
+            ) from error
         missing = sorted({f for f in names.values() if not (folder / f).exists()})
         if missing:
             raise FileNotFoundError(
@@ -82,6 +87,11 @@ def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
 
         def read(name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
             view = opened[files[name]]
+            if name not in view.keys():  # noqa: SIM118 (a file, not a dict)
+                raise ValueError(
+                    f"{files[name]} lacks {name}, which the index says it holds. The files are of "
+                    "different downloads: fetch them again."
+                )
             found, expected = tuple(view.get_slice(name).get_shape()), _hf_shape(name, shape)
             if found != expected:
                 raise ValueError(

@@ -154,7 +154,7 @@ def test_a_shared_context_is_the_same_as_a_copy_for_each_row(model, adapter):
     for name, cache in (("shared", context), ("copied", copies)):
         ready = prefill(model, (cache,), queries, start, 20, SMALL)
         logits = np.asarray(ready.logits[:3])
-        answers[name] = logits, generate(model, (cache,), ready, 20, 3, stop_ids=())
+        answers[name] = logits, generate(model, (cache,), ready, 20, stop_ids=())
     np.testing.assert_allclose(answers["shared"][0], answers["copied"][0], atol=2e-4)
     assert answers["shared"][1] == answers["copied"][1]
     for query, answer in zip(queries, answers["shared"][1], strict=True):
@@ -214,7 +214,7 @@ def test_an_answer_ends_with_its_stop_token(model):
 
     def answers(stop_ids):
         ready = prefill(model, (context,), queries, start, 40, SMALL)
-        return generate(model, (context,), ready, 40, 2, stop_ids=stop_ids)
+        return generate(model, (context,), ready, 40, stop_ids=stop_ids)
 
     free = answers(())
     assert [len(a) for a in free] == [40, 40]

@@ -92,13 +92,33 @@ def test_batch_sums_examples_of_different_sizes(golden):
 
 
 def run_steps(model, adapter, optimizer, batches):
-    step = jax.jit(functools.partial(distill.train_step, model.module, optimizer, "kl"))
-    state, losses, states = distill.init_state(adapter, optimizer), [], []
+    """train_step's updates, with the gradients' program shared by all optimizers."""
+    optimizer_state, losses, states = optimizer.init(adapter), [], []
     for batch in batches:
-        state, metrics = step(model.params, state, batch)
-        losses.append(float(metrics["loss"]))
-        states.append(state.adapter)
+        loss, gradient = loss_and_gradient(model.module, model.params, adapter, batch, "kl")
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, adapter)
+        adapter = optax.apply_updates(adapter, updates)
+        losses.append(float(loss))
+        states.append(adapter)
     return losses, states
+
+
+def test_train_step_is_that_gradient_and_update(golden):
+    model, _, lessons, adapter = golden
+    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    optimizer = optax.adamw(0.01, weight_decay=0.0)
+    step = jax.jit(functools.partial(distill.train_step, model.module, optimizer, "kl"))
+    state = distill.init_state(adapter, optimizer)
+    after, metrics = step(model.params, state, batch)
+    losses, states = run_steps(model, adapter, optimizer, [batch])
+    np.testing.assert_allclose(metrics["loss"], losses[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after.adapter, states[0])
+    assert after.step == 1
+
+    batch.teacher[0, 0, 0] = np.nan  # a loss that is not finite leaves the state as it was
+    same, metrics = step(model.params, after, batch)
+    assert not np.isfinite(metrics["loss"])
+    jax.tree.map(np.testing.assert_array_equal, same, after)
 
 
 def test_five_adamw_steps(golden):
@@ -155,8 +175,10 @@ def test_reductions(golden):
     np.testing.assert_allclose(value["mean_questions"], value["sum"], rtol=1e-5)  # one question
 
 
-def test_absent_documents_and_their_order_of_padding_change_nothing(golden):
+def test_absent_documents_change_nothing(golden):
     model, _, lessons, adapter = golden
+    if model.config.family != "llama":
+        pytest.skip("nothing in it depends on the family")
     batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
     absent = np.zeros_like(batch.documents[:, :1])
     more = batch._replace(
@@ -167,15 +189,3 @@ def test_absent_documents_and_their_order_of_padding_change_nothing(golden):
     (value, gradient), (more_value, more_gradient) = run(batch), run(more)
     np.testing.assert_allclose(value, more_value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, more_gradient)
-
-
-def test_a_loss_that_is_not_finite_leaves_the_state(golden):
-    model, _, lessons, adapter = golden
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
-    batch.teacher[0, 0, 0] = np.nan
-    optimizer = optax.adamw(0.01)
-    step = jax.jit(functools.partial(distill.train_step, model.module, optimizer, "kl"))
-    state = distill.init_state(adapter, optimizer)
-    after, metrics = step(model.params, state, batch)
-    assert not np.isfinite(metrics["loss"])
-    jax.tree.map(np.testing.assert_array_equal, after, state)
