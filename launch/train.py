@@ -26,6 +26,7 @@ def main(argv):
 
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     train.train(CONFIG.value, WORKDIR.value, CACHE_DIR.value)
 
 
