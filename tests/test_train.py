@@ -145,6 +145,13 @@ def test_sigterm_saves_the_step_it_reached(folder, reference, tmp_path):
     assert max(saved) >= steps_done(workdir)
 
 
+def test_a_run_is_not_resumed_with_other_settings(folder, reference):
+    changed = [*command(folder, reference), "--config.seed=5", "--config.optimizer.b1=0.5"]
+    done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "other settings of optimizer, seed" in done.stderr
+
+
 def test_shipped_format_loads_and_checks_its_model(folder, reference):
     model = models.load(str(folder), "float32")
     adapter = adapter_lib.load_adapter(reference / "adapter", model)
