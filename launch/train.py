@@ -3,7 +3,7 @@
 python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
 """
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,6 +24,7 @@ def main(argv):
 
     from kvpacket_jax import train
 
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every step of every save
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
