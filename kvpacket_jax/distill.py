@@ -64,7 +64,7 @@ def teacher_hidden(
     model: LanguageModel, context: Context, start: int, example: EncodedExample, answers
 ) -> np.ndarray:
     """Hidden states float32 `[A, D]` that predict the answers' tokens, over a full context."""
-    rows = [q + a[:-1] for q, a in zip(example.questions, answers, strict=True)]
+    rows = answer_rows(example, answers)
     width = Buckets().query(max(map(len, rows)))
     ids, lengths = pad_rows(rows, width)
     x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
@@ -74,6 +74,11 @@ def teacher_hidden(
         for i, (q, a) in enumerate(zip(example.questions, answers, strict=True))
     ]
     return np.concatenate(parts)
+
+
+def answer_rows(example: EncodedExample, answers: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Token ids of each question and its answer, whose last token predicts nothing."""
+    return [q + a[:-1] for q, a in zip(example.questions, answers, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames=("module",))
@@ -114,10 +119,7 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
     E = len(lessons)
     preambles = [lesson.example.preamble for lesson in lessons]
     documents = [lesson.example.documents for lesson in lessons]
-    rows = [
-        [q + a[:-1] for q, a in zip(lesson.example.questions, lesson.answers, strict=True)]
-        for lesson in lessons
-    ]
+    rows = [answer_rows(lesson.example, lesson.answers) for lesson in lessons]
     tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
     longest = max(len(d) for ds in documents for d in ds)
     P, T = max(map(len, documents)), _up(longest + adapter_tokens, 32) - adapter_tokens
@@ -158,18 +160,13 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
     return batch._replace(weights=batch.weights / np.float32(counts[reduction]))
 
 
-def work(lessons: Sequence[Lesson], adapter_tokens: int) -> dict[str, int]:
-    """Tokens a step runs through the layers: real ones, and with their padding."""
+def work(lessons: Sequence[Lesson], batch: Batch, adapter_tokens: int) -> dict[str, int]:
+    """Tokens a step runs through the layers: real ones, and with the padding of their batch."""
     tokens = sum(
-        len(lesson.example.preamble)
-        + sum(len(d) + adapter_tokens for d in lesson.example.documents)
-        + sum(
-            len(q) + len(a) - 1
-            for q, a in zip(lesson.example.questions, lesson.answers, strict=True)
-        )
+        _context_length(lesson.example, adapter_tokens)
+        + sum(map(len, answer_rows(lesson.example, lesson.answers)))
         for lesson in lessons
     )
-    batch = pack(lessons, adapter_tokens, "sum")
     E, P, T = batch.documents.shape
     computed = batch.preamble.size + E * P * (T + adapter_tokens) + batch.rows.size
     return {"tokens": tokens, "computed": computed}
@@ -177,10 +174,12 @@ def work(lessons: Sequence[Lesson], adapter_tokens: int) -> dict[str, int]:
 
 def student_length(lesson: Lesson, adapter_tokens: int) -> int:
     """Positions of the student's longest row: preamble, wrapped documents, question and answer."""
-    example = lesson.example
-    rows = [len(q) + len(a) for q, a in zip(example.questions, lesson.answers, strict=True)]
-    documents = sum(len(d) + adapter_tokens for d in example.documents)
-    return len(example.preamble) + documents + max(rows)
+    longest = max(map(len, answer_rows(lesson.example, lesson.answers)))
+    return _context_length(lesson.example, adapter_tokens) + longest + 1
+
+
+def _context_length(example: EncodedExample, adapter_tokens: int) -> int:
+    return len(example.preamble) + sum(len(d) + adapter_tokens for d in example.documents)
 
 
 def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.buckets import Buckets, whole_chunks
+from kvpacket_jax.buckets import Buckets, power_of_two, whole_chunks
 from kvpacket_jax.packet import check_ids
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
@@ -102,7 +102,7 @@ def prefill(
 
 def pad_rows(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 ids `[Q', width]` and lengths `[Q']`, Q' a power of two; added rows have length 1."""
-    count = 1 << (len(sequences) - 1).bit_length()
+    count = power_of_two(len(sequences), 1)
     ids, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
     for i, sequence in enumerate(sequences):
         lengths[i] = len(sequence)

@@ -18,7 +18,6 @@ from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import data, distill, lessons, train_report
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.checkpoint import Checkpoints
-from kvpacket_jax.distill import Lesson
 from kvpacket_jax.validation import Validation
 
 DECAYS = ("cosine", "linear", "constant")
@@ -124,7 +123,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
       The best adapter by validation KL.
 
     Raises:
-      NotFinite: names the batch; the last good state is saved.
+      NotFinite: names the batch; the checkpoints are of steps before it.
     """
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
@@ -158,9 +157,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     stop = _on_sigterm()
     say(f"Step {start} of {config.num_steps}; example {start * config.batch_size} of the mixture")
 
-    def finish(step: int, metrics, taught: list[Lesson], ids: list[str]):
+    def finish(step: int, metrics, work: dict[str, int], ids: list[str]):
         nonlocal finished
-        row = _row(step, jax.device_get(metrics), taught, adapter_tokens)
+        row = _row(step, jax.device_get(metrics), work)
         row["seconds"], finished = time.perf_counter() - finished, time.perf_counter()
         if not np.isfinite([row["loss"], row["gradient_norm"]]).all():
             checkpoints.close()
@@ -185,7 +184,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
             state, metrics = step_fn(model.params, state, batch)
             if pending:
                 finish(*pending)
-            pending = (step, metrics, taught, [e.id for e in chosen])
+            work = distill.work(taught, batch, adapter_tokens)
+            pending = (step, metrics, work, [e.id for e in chosen])
             done = step + 1
             stopping = stop()
             checked = done % config.validate_every == 0 or done == config.num_steps
@@ -215,7 +215,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     return best.state.adapter
 
 
-def _row(step: int, metrics, taught: list[Lesson], adapter_tokens: int) -> dict:
+def _row(step: int, metrics, work: dict[str, int]) -> dict:
     tokens = float(metrics["tokens"])
     return {
         "step": step,
@@ -223,7 +223,7 @@ def _row(step: int, metrics, taught: list[Lesson], adapter_tokens: int) -> dict:
         "gradient_norm": float(metrics["gradient_norm"]),
         "kl": float(metrics["kl"]) / tokens,
         "agree": float(metrics["agree"]) / tokens,
-        **distill.work(taught, adapter_tokens),
+        **work,
     }
 
 

@@ -40,10 +40,6 @@ class KVCache(NamedTuple):
     def dtype(self):
         return jax.tree.leaves(self.k)[0].dtype
 
-    def layer(self, i: int):
-        """(k, v, bias) of one layer."""
-        return self.k[i], self.v[i], None if self.bias is None else self.bias[i]
-
 
 def init(config, batch: int, slots: int, dtype) -> KVCache:
     """An empty cache: no slot is valid."""
