@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.template = "chat"
     # Each entry has one number and length of documents, so that each is one compiled program.
     config.mixture = ConfigDict()
-    for documents, weight in ((2, 0.1), (3, 0.15), (5, 0.35), (7, 0.1)):
+    for documents, weight in ((2, 0.05), (3, 0.1), (5, 0.35), (7, 0.05)):
         config.mixture[f"biography_{documents}"] = _set(
             "biography", weight, num_documents=documents, num_questions=12
         )
@@ -35,16 +35,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config.mixture.needles = _set(
         "niah",
-        0.2,
+        0.15,
         num_tokens=640,
         num_chunks=6,
         num_needles=8,
         num_questions=8,
         kinds=("multi_key", "multi_value"),
     )
+    # Without prose that no pattern wrote, packets of other texts are worse than bare ones.
+    config.mixture.wikipedia = _set("wikipedia", 0.15, num_documents=5, document_words=(50, 90))
+    config.mixture.wikipedia_long = _set(
+        "wikipedia", 0.05, num_documents=5, document_words=(90, 160)
+    )
     config.new_tokens = 24
 
-    config.num_steps = 240
+    config.num_steps = 320
     config.batch_size = 1  # sets of documents a step
     config.accumulate = 1  # steps for one update
     config.loss = "kl"
@@ -68,7 +73,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.second_copy = True
 
     config.checkpoint_every = 20
-    config.validate_every = 60
+    config.validate_every = 80
     config.validation_sets = 2  # of each entry of the mixture
 
     if arg == "smoke":

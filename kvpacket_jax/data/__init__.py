@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import grain
 import platformdirs
 
-from kvpacket_jax.data import biography, niah
+from kvpacket_jax.data import biography, niah, wikipedia
 from kvpacket_jax.data.examples import FORMS, Example, Question
 from kvpacket_jax.data.templates import TEMPLATES, EncodedExample, Template, encode_example
 
@@ -30,6 +30,7 @@ __all__ = [
 DATASETS = {
     "biography": biography.source,
     "niah": niah.source,
+    "wikipedia": wikipedia.source,
 }
 
 

@@ -1,7 +1,7 @@
 """What every method is: two pure functions, and its settings as fields."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from kvpacket_jax.packet import Packet, build_packets
 from kvpacket_jax.prefill import Context, Prefilled
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
     info: dict[str, Any] = {}  # selected tokens and scores
 
 
-class Method(Protocol):
+class Method:
     """`store` is outside the clock, `prepare` inside. Neither times, tokenises or scores."""
 
     def store(
@@ -35,11 +35,22 @@ class Method(Protocol):
         documents: Sequence[Sequence[int]],
     ) -> Any:
         """What the method keeps: a pytree."""
+        raise NotImplementedError
 
     def prepare(
         self, model: LanguageModel, stored: Any, request: Request, new_tokens: int = 0
     ) -> Prepared:
         """Gets ready to answer `request`; `new_tokens` will be decoded afterwards."""
+        raise NotImplementedError
+
+    def shared_context(
+        self, model: LanguageModel, stored: Any, request: Request
+    ) -> tuple[Context, int] | None:
+        """The context that any question about these documents may share, and the position behind.
+
+        For answers only; what one request costs is `prepare`'s. None if it depends on the query.
+        """
+        return None
 
 
 def store_preamble(model: LanguageModel, preamble: Sequence[int]) -> list[Packet]:

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from kvpacket_jax.buckets import near
-from kvpacket_jax.methods.base import Prepared, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared, store_preamble
 from kvpacket_jax.packet import Packet
 from kvpacket_jax.prefill import Context, prefill
 from models import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)
-class FullRecompute:
+class FullRecompute(Method):
     def store(self, model, preamble, documents) -> list[Packet]:
         return store_preamble(model, preamble)
 
@@ -22,6 +22,9 @@ class FullRecompute:
         # Padded by under 10 %: a baseline is at its best.
         prefilled = prefill(model, context, [whole], start, new_tokens, rows=near(len(whole)))
         return Prepared(context, start + len(ids), prefilled)
+
+    def shared_context(self, model, stored, request):
+        return read_documents(model, stored, request.documents)
 
 
 def read_documents(

@@ -1,0 +1,123 @@
+"""Paragraphs of Wikipedia with questions: prose that no pattern wrote.
+
+wikipedia.jsonl.gz holds records of the training splits of HotpotQA (Yang et al. 2018, CC BY-SA
+4.0) and MuSiQue (Trivedi et al. 2022, CC BY 4.0), their text unchanged, no paragraph twice. To
+their own questions come, for each document, what its title is, and completions: a sentence, cut in
+its middle, to be gone on with. They cost nothing, and whoever answers them has found the place.
+"""
+
+import dataclasses
+import functools
+import gzip
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from kvpacket_jax.data import generated
+from kvpacket_jax.data.examples import Example, Question
+
+VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
+RECORDS = pathlib.Path(__file__).with_name("wikipedia.jsonl.gz")
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+SENTENCE_WORDS = (9, 40)  # of those that are cut
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WikipediaConfig(generated.GeneratorConfig):
+    """Ranges are a number or (least, most); paragraphs of other lengths are left out."""
+
+    num_documents: int | tuple[int, int] = 5
+    document_words: tuple[int, int] = (50, 90)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, limits in {"num_documents": (1, 20), "document_words": (20, 400)}.items():
+            pair = generated.as_range(name, getattr(self, name), *limits)
+            object.__setattr__(self, name, pair)
+
+
+@functools.cache
+def records(split: str) -> tuple[dict, ...]:
+    """Returns the records of `split`: id, questions, and paragraphs, each gold or not."""
+    with gzip.open(RECORDS, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    return tuple(json.loads(line) for line in generated.pool_of(lines, split))
+
+
+def generate(split: str, index: int, config: WikipediaConfig) -> Example:
+    """Returns example `index` of `split`. Raises ValueError for an unknown split."""
+    rng = generated.example_rng("wikipedia", VERSION, config, split, index)
+    record = rng.choice(records(split))
+    gold = [p for p in record["paragraphs"] if p["gold"]]
+    number = max(rng.randint(*config.num_documents), 1)
+    chosen, questions = [], []
+    if record["questions"] and len(gold) <= number and all(_fits(p, config) for p in gold):
+        chosen, questions = list(gold), [_asked(q) for q in record["questions"]]
+    others = [p for p in record["paragraphs"] if p not in chosen and _fits(p, config)]
+    rng.shuffle(others)
+    chosen += others[: number - len(chosen)]
+    while len(chosen) < number:
+        paragraph = rng.choice(rng.choice(records(split))["paragraphs"])
+        if _fits(paragraph, config) and paragraph not in chosen:
+            chosen.append(paragraph)
+    rng.shuffle(chosen)
+    questions = questions[: config.num_questions]
+    made = [q for i, p in enumerate(chosen) for q in (_about(i, p), *_cuts(rng, i, p["text"]))]
+    rng.shuffle(made)
+    questions += made[: config.num_questions - len(questions)]
+    documents = tuple(f"{p['title']}\n{p['text']}" for p in chosen)
+    return Example(f"wikipedia-{split}-{index}", documents, tuple(questions), config.preamble)
+
+
+def _fits(paragraph: dict, config: WikipediaConfig) -> bool:
+    least, most = config.document_words
+    return least <= len(paragraph["text"].split()) <= most
+
+
+def _asked(question: dict) -> Question:
+    info = {"kind": f"{question['hops']}_hop"}
+    return Question(question["text"], tuple(question["answers"]), "question", info)
+
+
+def _about(document: int, paragraph: dict) -> Question:
+    first = SENTENCE_END.split(paragraph["text"])[0]
+    info = {"kind": "about", "documents": [document]}
+    return Question(f"Who or what is {paragraph['title']}?", (first,), "question", info)
+
+
+def _cuts(rng, document: int, text: str) -> list[Question]:
+    questions = []
+    for sentence in SENTENCE_END.split(text):
+        words = sentence.split()
+        if SENTENCE_WORDS[0] <= len(words) <= SENTENCE_WORDS[1]:
+            at = rng.randint(max(5, len(words) // 3), max(5, 2 * len(words) // 3))
+            info = {"kind": "cut", "documents": [document]}
+            start, rest = " ".join(words[:at]), " ".join(words[at:])
+            questions.append(Question(start, (rest,), "completion", info))
+    return questions
+
+
+class Source(Sequence):
+    """The examples of a split, made when they are read."""
+
+    def __init__(self, split: str, config: WikipediaConfig):
+        generated.check_split(split)
+        self._split, self._config = split, config
+
+    def __len__(self) -> int:
+        return getattr(self._config, f"num_{self._split}")
+
+    def __getitem__(self, index: int) -> Example:
+        return generate(self._split, range(len(self))[index], self._config)
+
+
+def source(split: str, data_dir: str | os.PathLike, **options) -> Source:
+    """Returns the examples of `split`; `options` are WikipediaConfig's. Nothing is written."""
+    known = [f.name for f in dataclasses.fields(WikipediaConfig)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(f"wikipedia has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return Source(split, WikipediaConfig(**options))
