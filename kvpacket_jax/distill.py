@@ -57,28 +57,38 @@ def teach(
     context, start = read_documents(model, stored, example.documents)
     ready = prefill(model, context, example.questions, start, new_tokens)
     answers = generate(model, context, ready, new_tokens, stop_ids)
-    return Lesson(example, answers, teacher_hidden(model, context, start, example, answers))
+    hidden = hidden_states(model, context, start, example.questions, answers)
+    return Lesson(example, answers, hidden)
 
 
-def teacher_hidden(
-    model: LanguageModel, context: Context, start: int, example: EncodedExample, answers
+def hidden_states(
+    model: LanguageModel,
+    context: Context,
+    start: int,
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
 ) -> np.ndarray:
-    """Hidden states float32 `[A, D]` that predict the answers' tokens, over a full context."""
-    rows = answer_rows(example, answers)
+    """Hidden states float32 `[A, D]` that predict the tokens of `answers`, all questions' in order.
+
+    Each question and its answer is a row over the shared `context`, from position `start` on.
+    """
+    rows = answer_rows(questions, answers)
     width = Buckets().query(max(map(len, rows)))
     ids, lengths = pad_rows(rows, width)
     x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
     x = np.asarray(x)
     parts = [
         x[i, len(q) - 1 : len(q) - 1 + len(a)]
-        for i, (q, a) in enumerate(zip(example.questions, answers, strict=True))
+        for i, (q, a) in enumerate(zip(questions, answers, strict=True))
     ]
     return np.concatenate(parts)
 
 
-def answer_rows(example: EncodedExample, answers: Sequence[Sequence[int]]) -> list[list[int]]:
+def answer_rows(
+    questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[list[int]]:
     """Token ids of each question and its answer, whose last token predicts nothing."""
-    return [q + a[:-1] for q, a in zip(example.questions, answers, strict=True)]
+    return [[*q, *a[:-1]] for q, a in zip(questions, answers, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames=("module",))
@@ -119,7 +129,7 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
     E = len(lessons)
     preambles = [lesson.example.preamble for lesson in lessons]
     documents = [lesson.example.documents for lesson in lessons]
-    rows = [answer_rows(lesson.example, lesson.answers) for lesson in lessons]
+    rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
     tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
     longest = max(len(d) for ds in documents for d in ds)
     P, T = max(map(len, documents)), _up(longest + adapter_tokens, 32) - adapter_tokens
@@ -164,7 +174,7 @@ def work(lessons: Sequence[Lesson], batch: Batch, adapter_tokens: int) -> dict[s
     """Tokens a step runs through the layers: real ones, and with the padding of their batch."""
     tokens = sum(
         _context_length(lesson.example, adapter_tokens)
-        + sum(map(len, answer_rows(lesson.example, lesson.answers)))
+        + sum(map(len, answer_rows(lesson.example.questions, lesson.answers)))
         for lesson in lessons
     )
     E, P, T = batch.documents.shape
@@ -174,7 +184,7 @@ def work(lessons: Sequence[Lesson], batch: Batch, adapter_tokens: int) -> dict[s
 
 def student_length(lesson: Lesson, adapter_tokens: int) -> int:
     """Positions of the student's longest row: preamble, wrapped documents, question and answer."""
-    longest = max(map(len, answer_rows(lesson.example, lesson.answers)))
+    longest = max(map(len, answer_rows(lesson.example.questions, lesson.answers)))
     return _context_length(lesson.example, adapter_tokens) + longest + 1
 
 
@@ -227,6 +237,23 @@ def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str =
     sums = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
     sums = jax.tree.map(lambda x: x.sum(), sums)
     return sums[f"weighted_{loss}"], sums
+
+
+def token_kl(model: LanguageModel, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """KL(teacher || student) of the next token, float32 `[A]`, from hidden states `[A, D]`."""
+    A = len(teacher)
+    rows = _up(A, VOCAB_ROWS)
+    padded = (np.pad(x, ((0, rows - A), (0, 0))) for x in (teacher, student))
+    return np.asarray(_token_kl(model.module, model.params, *padded))[:A]
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _token_kl(module, params, teacher, student):
+    apply = functools.partial(module.apply, {"params": params})
+    tokens = jnp.zeros((VOCAB_ROWS,), jnp.int32)
+    one = lambda block: _rows(apply, *block, tokens, jnp.ones(VOCAB_ROWS))["kl"]  # noqa: E731
+    blocks = (x.reshape(-1, VOCAB_ROWS, x.shape[-1]) for x in (student, teacher))
+    return jax.lax.map(one, tuple(blocks)).reshape(-1)
 
 
 def _rows(apply, student, teacher, tokens, weights):

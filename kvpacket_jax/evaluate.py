@@ -1,66 +1,273 @@
-"""The one harness: what a method answers, what it costs and how long it takes; `compare` does all.
+"""The one harness: every method answers, is scored, counted and timed in the same way.
 
-Methods know nothing of it. Answers come from all questions about one set of documents as rows over
-one context, where the method lets them share one; `cost` and `time_methods` are of one request.
+Methods know nothing of it. `evaluate` is a run over a data set, resumed where it stopped; `compare`
+is the demo's, over one example.
 """
 
 import contextlib
+import dataclasses
+import json
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from kvpacket_jax import metrics
+import models
+from kvpacket_jax import adapter as adapter_lib
+from kvpacket_jax import data, distill, lessons, metrics, scores
+from kvpacket_jax.answers import Answer, answer, reference
 from kvpacket_jax.cost import Entry, cost, time_methods
-from kvpacket_jax.data import EncodedExample, Example, Question, Template, encode_example
-from kvpacket_jax.generate import stream
+from kvpacket_jax.data import Example, Template, encode_example
+from kvpacket_jax.machine import measure_machine
 from kvpacket_jax.methods import Method, Request
-from kvpacket_jax.prefill import prefill
+from kvpacket_jax.methods.settings import make
+from kvpacket_jax.profiling import tree_bytes
 from models import LanguageModel
+from models.identity import digest
+
+Step = Callable[[str], contextlib.AbstractContextManager]
 
 
-class Answers(NamedTuple):
-    """Of Q questions about one set of documents."""
+class Run(NamedTuple):
+    """What a run needs, loaded and checked."""
 
-    texts: list[str]
-    log_probs: np.ndarray  # float32 [Q, V], of the first token
+    model: LanguageModel
+    template: Template
+    methods: dict[str, Method]  # by "name" or "name:setting"
+    examples: list[Example]
+    identity: dict  # all that its answers depend on
 
 
-def answer(
-    model: LanguageModel,
-    entry: Entry,
-    example: EncodedExample,
-    questions: Sequence[Question],
-    template: Template,
-    new_tokens: int = 32,
-) -> Answers:
-    """Greedy answers to all questions of an example, as rows over one context.
+def evaluate(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    cache_dir: str | None = None,
+    step: Step = contextlib.nullcontext,
+    track: Callable = lambda items, text: items,
+) -> list[dict]:
+    """Runs every method of `config` on its data set; killed and called again, it goes on.
+
+    Answers are written to `workdir`/rows.jsonl as they come, times and FLOPs of
+    `config.num_timed` examples to timings.json, the summary of both to results.json.
 
     Args:
-      example: `questions` and their documents as `template` encodes them.
-      new_tokens: at most so many; fewer once every answer has met a stop of the template's.
+      config: configs/evaluate.py says what each field is.
+      step: called with what is about to be done, for progress; its context is entered around it.
+      track: wraps the examples, with a text, for progress.
+
+    Returns:
+      The summary: `scores.aggregate`'s dicts with `timings`' beside them.
+
+    Raises:
+      ValueError: unknown names, no adapter for kv_packet, or a workdir of other settings.
     """
-    request = Request(example.preamble, example.documents, example.questions[0])
-    context, start = entry.method.shared_context(model, entry.stored, request)
-    ready = prefill(model, context, example.questions, start, new_tokens)
-    log_probs = np.asarray(jax.nn.log_softmax(ready.logits[: len(questions)]))
-    ids: list[list[int]] = [[] for _ in questions]
-    for fresh in stream(model, context, ready, new_tokens):
-        ids = [old + new for old, new in zip(ids, fresh, strict=True)]
-        texts = [model.tokenizer.decode(i) for i in ids]
-        if all(
-            i[-1] in model.tokenizer.stop_ids or any(s in text for s in template.stop[q.form])
-            for q, i, text in zip(questions, ids, texts, strict=True)
-        ):
+    workdir = pathlib.Path(workdir)
+    with step(f"Loading {config.model} and {config.dataset.name}"):
+        run = prepare_run(config, cache_dir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _claim(workdir, run.identity)
+    rows = _Rows(workdir / "rows.jsonl")
+    for example in track(run.examples, "answering"):
+        _answer_example(run, example, config.new_tokens, workdir / "teacher", rows)
+    timed = _timings(run, config, workdir / "timings.json", step)
+    chosen = [r for r in rows.all if _label(r) in run.methods]
+    results = [
+        summary | timed["methods"][_label(summary)] | {"machine": timed["machine"]}
+        for summary in scores.aggregate(chosen, config.seed)
+    ]
+    (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def prepare_run(config: ConfigDict, cache_dir: str | None = None) -> Run:
+    """Loads and checks all that a run needs; nothing is computed yet."""
+    if config.template not in data.TEMPLATES:
+        known = ", ".join(data.TEMPLATES)
+        raise ValueError(f"template {config.template!r} is not one of {known}.")
+    examples = _first_questions(
+        data.load(config.dataset.name, config.dataset.split, **data.options(config.dataset)),
+        config.num_samples,
+    )
+    specs = list(dict.fromkeys([scores.REFERENCE, *config.methods]))
+    for spec in specs:  # before the model is loaded
+        make(spec)
+    model = models.load(config.model, config.dtype, cache_dir)
+    shipped = config.model if config.model in adapter_lib.shipped_adapters() else ""
+    name = config.adapter or shipped
+    wrapper = adapter_lib.load_adapter(name, model) if name else None
+    if wrapper is None and any(s.split(":")[0] == "kv_packet" for s in specs):
+        raise ValueError(
+            f"kv_packet needs an adapter, and none is shipped for {config.model}: give "
+            "--config.adapter=DIR of a trained one, or leave kv_packet out of --config.methods."
+        )
+    identity = {
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "adapter": adapter_lib.fingerprint(wrapper),
+        "template": digest(dataclasses.asdict(data.TEMPLATES[config.template])),
+        "dataset": config.dataset.to_dict(),
+        "num_samples": config.num_samples,
+        "new_tokens": config.new_tokens,
+        "seed": config.seed,
+    }
+    methods = dict(make(spec, wrapper) for spec in specs)
+    return Run(model, data.TEMPLATES[config.template], methods, examples, identity)
+
+
+def _first_questions(source: Sequence[Example], count: int) -> list[Example]:
+    if count == 0:
+        return list(source)
+    examples, left = [], count
+    for example in source:
+        if left <= 0:
             break
-    answers = [template.answer(q, text) for q, text in zip(questions, texts, strict=True)]
-    return Answers(answers, log_probs)
+        asked = example.questions[:left]
+        examples.append(dataclasses.replace(example, questions=asked))
+        left -= len(asked)
+    if left > 0:
+        raise ValueError(
+            f"The data set has {count - left} questions, num_samples asks for {count}: lower it, "
+            "or make the set larger (dataset.options.num_test for generated ones)."
+        )
+    return examples
 
 
-def kl(reference: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """KL divergence (reference || found) of log-probabilities float32 `[Q, V]`: float32 `[Q]`."""
-    return np.sum(np.exp(reference) * (reference - found), axis=-1)
+def _claim(workdir: pathlib.Path, identity: dict) -> None:
+    """Refuses a workdir whose rows came from other settings; methods may be added."""
+    path = workdir / "run.json"
+    identity = json.loads(json.dumps(identity))
+    if not path.exists():
+        path.write_text(json.dumps(identity, indent=1) + "\n")
+    elif (old := json.loads(path.read_text())) != identity:
+        differ = [k for k in identity if old.get(k) != identity[k]]
+        raise ValueError(
+            f"{workdir} holds answers of another run; {', '.join(differ)} differ: "
+            f"{ {k: old.get(k) for k in differ} }, not { {k: identity[k] for k in differ} }. "
+            "Choose another --workdir."
+        )
+
+
+class _Rows:
+    """rows.jsonl; a line cut short by a kill, and what it belonged to, is done again."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path, self.all, kept = path, [], ""
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with contextlib.suppress(json.JSONDecodeError):
+                self.all += json.loads(line)
+                kept += line + "\n"
+        path.write_text(kept)
+        self.done = {(r["example"], _label(r)) for r in self.all}
+
+    def write(self, rows: list[dict]) -> None:
+        # One line: all rows of a method and an example, or none.
+        with self._path.open("a") as file:
+            file.write(json.dumps(rows) + "\n")
+        self.all += rows
+
+
+def _label(row: dict) -> str:
+    return ":".join(filter(None, (row["method"], row["setting"])))
+
+
+def _answer_example(
+    run: Run, example: Example, new_tokens: int, teacher: pathlib.Path, rows: _Rows
+) -> None:
+    missing = [label for label in run.methods if (example.id, label) not in rows.done]
+    if not missing:
+        return
+    model, template = run.model, run.template
+    encoded = encode_example(model.tokenizer, template, example)
+    lesson = lessons.lesson(model, encoded, new_tokens, teacher)
+    for label in missing:
+        if label == scores.REFERENCE:
+            answers = reference(model, lesson, example.questions, template)
+        else:
+            entry = _stored(run, label, encoded, example.id)
+            answers = answer(model, entry, lesson, example.questions, template, new_tokens)
+        rows.write(_rows(label, example, answers))
+
+
+def _stored(run: Run, label: str, encoded: data.EncodedExample, example_id: str) -> Entry:
+    method = run.methods[label]
+    if hasattr(method, "seed"):  # what is drawn differs between examples
+        method = dataclasses.replace(method, seed=int(digest([method.seed, example_id])[:8], 16))
+    return Entry(method, method.store(run.model, encoded.preamble, encoded.documents))
+
+
+def _rows(label: str, example: Example, answers: list[Answer]) -> list[dict]:
+    method, _, setting = label.partition(":")
+    return [
+        {
+            "example": example.id,
+            "question": i,
+            "method": method,
+            "setting": setting,
+            "form": question.form,
+            "kind": question.info.get("kind", ""),
+            "asked": question.text,
+            "answer": found.text,
+            "expected": list(question.answers),
+            "f1": metrics.f1(found.text, question.answers),
+            "exact_match": metrics.exact_match(found.text, question.answers),
+            "same": found.same,
+            "kl": float(found.kl[0]),
+            "kl_answer": float(found.kl.sum()),
+            "answer_tokens": len(found.kl),
+        }
+        for i, (question, found) in enumerate(zip(example.questions, answers, strict=True))
+    ]
+
+
+def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> dict:
+    """FLOPs, bytes and seconds of requests alone, on the first question of each timed example."""
+    if path.exists():
+        timed = json.loads(path.read_text())
+        if set(run.methods) <= set(timed["methods"]):
+            return timed
+    with step("Measuring this machine"):
+        machine = measure_machine(run.model.dtype)
+    found: dict[str, list[dict]] = {label: [] for label in run.methods}
+    examples = run.examples[: config.num_timed]
+    for i, example in enumerate(examples):
+        encoded = encode_example(run.model.tokenizer, run.template, example)
+        with step(f"Timing and counting all methods, example {i + 1} of {len(examples)}"):
+            entries = {label: _stored(run, label, encoded, example.id) for label in run.methods}
+            request = Request(encoded.preamble, encoded.documents, encoded.questions[0])
+            times = time_methods(run.model, entries, request, config.runs)
+            for label, entry in entries.items():
+                found[label].append(_costs(run, entry, request) | times[label]._asdict())
+    timed = {
+        "machine": dataclasses.asdict(machine),
+        "methods": {label: _typical(measured) for label, measured in found.items()},
+    }
+    path.write_text(json.dumps(timed, indent=1) + "\n")
+    return timed
+
+
+def _costs(run: Run, entry: Entry, request: Request) -> dict:
+    found = cost(run.model, entry, request)._asdict()
+    return found | {"cache_bytes": tree_bytes(entry.stored)}
+
+
+def _typical(measured: list[dict]) -> dict:
+    """Medians of seconds, means of what is counted (None where one is unknown)."""
+    typical = {}
+    for key in measured[0]:
+        values = [m[key] for m in measured]
+        if key == "runs":
+            typical["ttft_runs"] = [list(v) for v in values]
+        elif None in values:
+            typical[key] = None
+        else:
+            typical[key] = float(np.median(values) if key.endswith("_s") else np.mean(values))
+    return typical
+
+
+# ---- one example, for the demo
 
 
 class Row(NamedTuple):
@@ -79,7 +286,7 @@ class Row(NamedTuple):
     flops_overhead: int
     flops_matmul: int
     xla_flops: float | None
-    kl: float  # of the first token's distribution, against the first method's
+    kl: float  # of the first token's distribution, against full_recompute's
 
 
 def compare(
@@ -89,38 +296,37 @@ def compare(
     template: Template,
     new_tokens: int = 32,
     runs: int = 3,
-    step: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    step: Step = contextlib.nullcontext,
 ) -> list[Row]:
     """Asks every method all questions of an example, and costs and times it on the first one.
 
     Args:
-      methods: by the label of their rows; the first is what the others' KL is taken against.
-      step: called with what is about to be done, for progress; its context is entered around it.
+      methods: by the label of their rows; full_recompute must be among them.
     """
     encoded = encode_example(model.tokenizer, template, example)
     request = Request(encoded.preamble, encoded.documents, encoded.questions[0])
-    entries, answers, costs = {}, {}, {}
+    with step(f"{scores.REFERENCE}: answering {len(encoded.questions)} questions"):
+        lesson = distill.teach(model, encoded, new_tokens)
+    entries, answers = {}, {}
     for name, method in methods.items():
         with step(f"{name}: caching {len(encoded.documents)} documents"):
             stored = method.store(model, encoded.preamble, encoded.documents)
             entries[name] = Entry(method, jax.block_until_ready(stored))
+        if name == scores.REFERENCE:
+            answers[name] = reference(model, lesson, example.questions, template)
+            continue
         with step(f"{name}: answering {len(encoded.questions)} questions"):
             answers[name] = answer(
-                model, entries[name], encoded, example.questions, template, new_tokens
+                model, entries[name], lesson, example.questions, template, new_tokens
             )
-    for name, entry in entries.items():
-        with step(f"{name}: counting FLOPs"):
-            costs[name] = cost(model, entry, request)
+    with step("counting FLOPs"):
+        costs = {name: cost(model, entry, request) for name, entry in entries.items()}
     with step(f"timing all methods, {runs} interleaved runs after a warm-up"):
         timings = time_methods(model, entries, request, runs)
-    reference = next(iter(answers.values())).log_probs
     rows = []
     for name in methods:
-        divergence = kl(reference, answers[name].log_probs)
-        for i, (question, text) in enumerate(
-            zip(example.questions, answers[name].texts, strict=True)
-        ):
-            right = metrics.exact_match(text, question.answers)
-            parts = (*timings[name][:4], *costs[name], float(divergence[i]))
-            rows.append(Row(name, question.text, text, question.answers[0], right, *parts))
+        for question, found in zip(example.questions, answers[name], strict=True):
+            right = metrics.exact_match(found.text, question.answers)
+            parts = (*timings[name][:4], *costs[name], float(found.kl[0]))
+            rows.append(Row(name, question.text, found.text, question.answers[0], right, *parts))
     return rows

@@ -1,22 +1,18 @@
-"""What a program costs: operations, bytes, seconds, and the floor of a machine.
+"""What a program costs: operations, bytes, seconds.
 
 Functions are wrapped from outside; nothing here knows models or methods. Operations are counted
 on the jaxpr, which needs no backend and sees into loops and kernels; `xla_flops` is XLA's count of
 the same program, to check against.
 """
 
-import dataclasses
 import math
 import operator
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 
@@ -305,97 +301,12 @@ def measure(fns: dict[str, Callable], runs: int = 3, warmup: int = 1) -> dict[st
     seconds = {name: [] for name in fns}
     for _ in range(warmup + runs):
         for name, fn in fns.items():
-            seconds[name].append(_seconds(fn))
+            seconds[name].append(call_seconds(fn))
     return {name: taken[warmup:] for name, taken in seconds.items()}
 
 
-def _seconds(fn: Callable[[], Any]) -> float:
+def call_seconds(fn: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call, until all arrays it returns are ready."""
     start = time.perf_counter()
     jax.block_until_ready(fn())
     return time.perf_counter() - start
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What figures were made on. Those of two machines are never compared.
-
-    device: model of CPU or accelerator. devices: how many jax sees. threads: of the host, that
-    this process may use. peak: FLOP/s of products of `dtype` operands with float32 results.
-    bandwidth: bytes/s to and from memory. Both are measured, on one device.
-    """
-
-    device: str
-    platform: str  # cpu, gpu, tpu
-    devices: int
-    threads: int
-    jax_version: str
-    dtype: str
-    peak: float
-    bandwidth: float
-
-
-def measure_machine(dtype: Any) -> Machine:
-    """Measures the default device, in a second or two, with products of `dtype` operands.
-
-    float32 products are at full precision, as the models' are: no TF32, no bf16 passes.
-    """
-    device = jax.devices()[0]
-    on_cpu = device.platform == "cpu"
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only, like /proc
-    cpuinfo = Path("/proc/cpuinfo").read_text() if on_cpu and affinity else ""
-    model = re.search(r"model name\s*:\s*(.+)", cpuinfo)
-    return Machine(
-        device=model[1] if model else device.device_kind,
-        platform=device.platform,
-        devices=jax.device_count(),
-        threads=len(affinity(0)) if affinity else os.cpu_count() or 1,
-        jax_version=jax.__version__,
-        dtype=jnp.dtype(dtype).name,
-        peak=_matrix_peak(jnp.dtype(dtype), on_cpu),
-        bandwidth=_bandwidth(2**28 if on_cpu else 2**30),
-    )
-
-
-def _matrix_peak(dtype: jnp.dtype, on_cpu: bool) -> float:
-    """FLOP/s of the fastest run of the fastest shape, so that no share of it exceeds 1 by much."""
-
-    @jax.jit
-    def product(a, b):
-        precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-        return jax.lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
-
-    shapes = ((512, 896, 4864), (1024,) * 3) if on_cpu else ((8192,) * 3, (16384, 8192, 8192))
-    rates = []
-    for m, k, n in shapes:
-        # Random operands: accelerators draw less power, and clock higher, on constant ones.
-        a = jax.random.uniform(jax.random.key(0), (m, k), jnp.float32, -1).astype(dtype)
-        b = jax.random.uniform(jax.random.key(1), (k, n), jnp.float32, -1).astype(dtype)
-        rates.append(2 * m * k * n / _fastest(lambda a=a, b=b: product(a, b)))
-    return max(rates)
-
-
-def _bandwidth(size: int) -> float:
-    """Bytes/s of reading and writing `size` bytes in place, many times what a cache holds."""
-    # In place: on a CPU a fresh result costs page faults, twenty times the copy itself.
-    step = jax.jit(lambda x: x + 1, donate_argnums=0)
-    buffer = [jnp.zeros(size // 4, jnp.float32)]
-
-    def stream():
-        buffer[0] = step(buffer[0])
-        return buffer[0]
-
-    return 2 * size / _fastest(stream)
-
-
-def _fastest(fn: Callable[[], Any], budget: float = 0.25) -> float:
-    """Seconds of the fastest call within about `budget` seconds: noise only ever slows one down."""
-    jax.block_until_ready(fn())  # compiles
-    times = [_seconds(fn)]
-    while sum(times) < budget:
-        times.append(_seconds(fn))
-    return min(times)
-
-
-def floor_seconds(flops: float, moved_bytes: float, machine: Machine) -> float:
-    """The least seconds one device of `machine` takes for `flops` and memory traffic."""
-    return max(flops / machine.peak, moved_bytes / machine.bandwidth)

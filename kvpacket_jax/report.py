@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import rich.box
 import rich.console
+import rich.progress
 import rich.table
 
 from kvpacket_jax.evaluate import Row
-from kvpacket_jax.profiling import Machine
+from kvpacket_jax.machine import Machine
 
 # A pipe has no width: wide enough for the tables.
 console = rich.console.Console(width=None if os.isatty(1) else 110)
@@ -72,6 +73,80 @@ def answer_table(rows: Sequence[Row]) -> rich.table.Table:
             verdict = "[green]right" if row.right else "[red]wrong"
             table.add_row("" if i else question, row.method, row.answer, verdict)
         table.add_section()
+    return table
+
+
+def track(items: Sequence, text: str) -> Iterator:
+    """The items one by one, behind a progress bar with the time left."""
+    return rich.progress.track(items, text, console=console)
+
+
+def _table(first: Sequence[str], *numbers: str) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for name in first:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _between(row: dict, key: str) -> str:
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    return "-" if low is None else f"{low:.2f} … {high:.2f}"
+
+
+def quality_table(results: Sequence[dict]) -> rich.table.Table:
+    """One line a method and setting: F1 with its interval, the paired difference, agreement, KL."""
+    table = _table(
+        ("method", "setting"),
+        *(
+            "n",
+            "F1",
+            "95 %",
+            "F1 of full",
+            "difference 95 %",
+            "agree",
+            "… if right",
+            "KL",
+            "KL answer",
+        ),
+    )
+    for r in results:
+        table.add_row(
+            r["method"],
+            r["setting"],
+            str(r["num_samples"]),
+            _number(r["f1"], 3),
+            _between(r, "f1"),
+            _number(r["f1_share"], 3),
+            _between(r, "f1_difference"),
+            _number(r["agree"]),
+            _number(r.get("agree_where_right")),
+            _number(r["kl"]),
+            _number(r["kl_answer"]),
+        )
+    return table
+
+
+def cost_table(results: Sequence[dict]) -> rich.table.Table:
+    """One line a method and setting: TTFT with its parts, FLOPs, bytes kept."""
+    table = _table(
+        ("method", "setting"),
+        *("TTFT ms", "compose", "prefill", "FLOPs", "overhead", "XLA", "cache bytes"),
+    )
+    for r in results:
+        table.add_row(
+            r["method"],
+            r["setting"],
+            *(f"{1e3 * r[k]:,.0f}" for k in ("ttft_s", "compose_s", "prefill_s")),
+            *(si(r[k]) for k in ("flops_total", "flops_overhead")),
+            "-" if r["xla_flops"] is None else si(r["xla_flops"]),
+            si(r["cache_bytes"]),
+        )
     return table
 
 

@@ -100,17 +100,13 @@ def initial_adapter(config: ConfigDict, model: models.LanguageModel) -> Adapter:
 def sources(config: ConfigDict, split: str) -> dict[str, list]:
     """The data sets of the mixture by the names of its entries."""
     return {
-        name: data.load(entry.name, split, **_options(entry)) for name, entry in entries(config)
+        name: data.load(entry.name, split, **data.options(entry)) for name, entry in entries(config)
     }
 
 
 def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
     """The mixture's entries with a positive weight, in a fixed order."""
     return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
-
-
-def _options(entry: ConfigDict) -> dict:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in entry.options.items()}
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=print) -> Adapter:
@@ -151,7 +147,12 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     start = int(state.step)
     log = Log(workdir / "metrics.jsonl", start)
     validate = Validation(
-        model, reader, template, sources(config, "validation"), config.validation_sets, teach
+        reader,
+        template,
+        sources(config, "validation"),
+        config.validation_sets,
+        teach,
+        config.new_tokens,
     )
     adapter_tokens = config.header + config.trailer
     stop = _on_sigterm()

@@ -35,9 +35,10 @@ def main(argv):
     import jax
 
     import models
-    from kvpacket_jax import evaluate, profiling, report
+    from kvpacket_jax import evaluate, report
     from kvpacket_jax.adapter import load_adapter, shipped_adapters
     from kvpacket_jax.data import TEMPLATES, demo
+    from kvpacket_jax.machine import measure_machine
     from kvpacket_jax.methods import METHODS
 
     logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
@@ -52,7 +53,7 @@ def main(argv):
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     with report.step("Measuring this machine"):
-        machine = profiling.measure_machine(model.dtype)
+        machine = measure_machine(model.dtype)
     label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
     settings = {"kv_packet": {"adapter": soft_tokens}}
     methods = {label.get(n, n): method(**settings.get(n, {})) for n, method in METHODS.items()}

@@ -42,7 +42,7 @@ def make_lesson(model, arrays, sample: str) -> distill.Lesson:
     )
     answers = [arrays[f"{sample}/teacher_tokens"].tolist()]
     context, start = read_documents(model, store_preamble(model, example.preamble), documents)
-    hidden = distill.teacher_hidden(model, context, start, example, answers)
+    hidden = distill.hidden_states(model, context, start, example.questions, answers)
     logits = model.module.apply({"params": model.params}, hidden[None], method="logits")[0]
     np.testing.assert_allclose(logits, arrays[f"{sample}/teacher_logits"], atol=1e-3)
     return distill.Lesson(example, answers, hidden)

@@ -1,16 +1,20 @@
-"""Answers and KL on a tiny model against identities."""
+"""The harness: answers and KL against identities, a run that is stopped and goes on."""
 
 import dataclasses
+import json
 import types
 
-import jax
 import numpy as np
 import pytest
+import scipy.special
 from conftest import load_case
 
+from configs import evaluate as configs
 from kvpacket_jax import evaluate
-from kvpacket_jax.cost import Entry
+from kvpacket_jax.answers import answer, reference
+from kvpacket_jax.cost import Entry, first_token
 from kvpacket_jax.data import EncodedExample, Example, Question, Template
+from kvpacket_jax.distill import teach
 from kvpacket_jax.generate import generate
 from kvpacket_jax.methods import METHODS, Request
 
@@ -31,57 +35,152 @@ def decode(ids) -> str:
 @pytest.fixture(scope="module")
 def case(tiny):
     model = tiny("tiny_qwen2")
-    words = types.SimpleNamespace(decode=decode, stop_ids=())
+    words = types.SimpleNamespace(decode=decode, stop_ids=(), fingerprint="words")
     return load_case("qwen2_A", dataclasses.replace(model, tokenizer=words))
 
 
-def entry(case, name: str, **settings) -> Entry:
-    method = METHODS[name](**settings)
+def entry(case, name: str) -> Entry:
+    method = METHODS[name]()
     return Entry(method, method.store(case.model, case.preamble, case.documents))
 
 
+QUESTIONS = (Question("first", ("1",)), Question("second", ("2",)))
+NEW = 8
+
+
 @pytest.fixture(scope="module")
-def example(case):
+def lesson(case):
     encoded = EncodedExample(case.preamble, case.documents, [case.query, case.query[2:]])
-    questions = (Question("first", ("1",)), Question("second", ("2",)))
-    return encoded, questions
+    return teach(case.model, encoded, NEW)
 
 
-def test_shared_answers_equal_those_of_single_requests(case, example):
-    encoded, questions = example
+def ask(case, lesson, entry: Entry):
+    return answer(case.model, entry, lesson, QUESTIONS, TEMPLATE, NEW)
+
+
+def test_shared_answers_equal_those_of_single_requests(case, lesson):
     full = entry(case, "full_recompute")
-    found = evaluate.answer(case.model, full, encoded, questions, TEMPLATE, new_tokens=8)
-    for query, text, log_probs in zip(encoded.questions, *found, strict=True):
+    expected = reference(case.model, lesson, QUESTIONS, TEMPLATE)
+    for query, found, known in zip(
+        lesson.example.questions, ask(case, lesson, full), expected, strict=True
+    ):
+        assert found.same and found.text == known.text
+        np.testing.assert_allclose(found.kl, 0, atol=1e-5)
         alone = Request(case.preamble, case.documents, query)
-        prepared = full.method.prepare(case.model, full.stored, alone, new_tokens=8)
-        first = np.asarray(jax.nn.log_softmax(prepared.prefilled.logits[0]))
-        np.testing.assert_allclose(log_probs, first, atol=1e-3)
-        ids = generate(case.model, prepared.context, prepared.prefilled, 8)[0]
-        assert text == decode(ids)
+        prepared = full.method.prepare(case.model, full.stored, alone, new_tokens=NEW)
+        ids = generate(case.model, prepared.context, prepared.prefilled, NEW)[0]
+        assert found.text == decode(ids)
 
 
-def test_kl_is_zero_against_itself_and_positive_otherwise(case, example):
-    full, bare = (
-        evaluate.answer(case.model, entry(case, name), *example, TEMPLATE, 4).log_probs
-        for name in ("full_recompute", "no_recompute")
-    )
-    assert (evaluate.kl(full, full) == 0).all() and (evaluate.kl(full, bare) > 0).all()
-    p, q = np.exp(full.astype(np.float64)), np.exp(bare.astype(np.float64))
-    np.testing.assert_allclose(
-        evaluate.kl(full, bare), (p * np.log(p / q)).sum(-1), rtol=1e-3, atol=1e-5
-    )
+class Alone(METHODS["no_recompute"]):
+    """Says that its context depends on the query."""
+
+    def shared_context(self, model, stored, request):
+        return None
 
 
-def test_compare_gives_a_row_for_every_method_and_question(case, example, monkeypatch):
-    encoded, questions = example
-    monkeypatch.setattr(evaluate, "encode_example", lambda *_: encoded)
-    texts = Example("tiny", ("",) * len(case.documents), questions)
+def test_questions_asked_alone_get_the_answers_they_get_together(case, lesson):
+    bare = entry(case, "no_recompute")
+    together, alone = (ask(case, lesson, e) for e in (bare, bare._replace(method=Alone())))
+    for a, b in zip(together, alone, strict=True):
+        assert a.text == b.text and a.same == b.same
+        np.testing.assert_allclose(a.kl, b.kl, rtol=1e-3, atol=1e-5)
+
+
+def test_kl_is_that_of_the_next_token_after_the_same_text(case, lesson):
+    bare, full = entry(case, "no_recompute"), entry(case, "full_recompute")
+    found = ask(case, lesson, bare)[0]
+    tokens = lesson.answers[0]
+    assert len(found.kl) == len(tokens)
+    for at in (0, 3):
+        query = [*case.query, *tokens[:at]]
+        alone = Request(case.preamble, case.documents, query)
+        logits = (np.asarray(first_token(case.model, e, alone).logits[0]) for e in (full, bare))
+        p, q = (scipy.special.log_softmax(x.astype(np.float64)) for x in logits)
+        assert found.kl[at] == pytest.approx(float((np.exp(p) * (p - q)).sum()), rel=1e-3)
+
+
+def test_compare_gives_a_row_for_every_method_and_question(case, lesson, monkeypatch):
+    monkeypatch.setattr(evaluate, "encode_example", lambda *_: lesson.example)
+    texts = Example("tiny", ("",) * len(case.documents), QUESTIONS)
     methods = {name: METHODS[name]() for name in METHODS}
     rows = evaluate.compare(case.model, methods, texts, TEMPLATE, new_tokens=4, runs=1)
     assert [(r.method, r.question) for r in rows] == [
-        (m, q.text) for m in methods for q in questions
+        (m, q.text) for m in methods for q in QUESTIONS
     ]
     for row in rows:
         assert row.ttft_s > 0 and row.load_s == 0 and row.prefill_s > 0
-        assert (row.compose_s == 0) == (row.method == "full_recompute")
         assert (row.kl == 0) == (row.method == "full_recompute")
+
+
+# ---- a run
+
+
+@pytest.fixture(scope="module")
+def config(byte_model):
+    config = configs.get_config("biography_64")
+    config.model, config.dtype, config.template = str(byte_model), "float32", "completion"
+    config.dataset.options.update(num_documents=2, num_questions=2, num_test=8)
+    config.methods, config.num_samples, config.new_tokens = ("no_recompute", "no_cache"), 7, 4
+    config.num_timed = config.runs = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluation")
+    return workdir, evaluate.evaluate(config, workdir)
+
+
+MEASURED = ("ttft_s", "compose_s", "prefill_s", "ttft_runs", "machine")
+
+
+def comparable(results: list[dict]) -> list[dict]:
+    return [{k: v for k, v in r.items() if k not in MEASURED} for r in results]
+
+
+def test_a_run_leaves_its_summary(finished):
+    workdir, results = finished
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert [r["method"] for r in results] == ["full_recompute", "no_recompute", "no_cache"]
+    for r in results:
+        assert r["num_samples"] == 7 and r["num_sets"] == 4
+        assert r["f1_low"] <= r["f1"] <= r["f1_high"] and r["ttft_s"] > 0
+        assert r["flops_total"] > 0 and r["xla_flops"] > 0 and r["exact_match"] is not None
+    assert results[0]["kl"] == 0 and results[0]["agree"] == 1
+    assert results[1]["kl"] > 0 and results[2]["flops_overhead"] == 0
+
+
+def test_a_run_cut_short_goes_on_to_the_same_summary(config, finished, tmp_path):
+    whole, results = finished
+    lines = (whole / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run.json").write_bytes((whole / "run.json").read_bytes())
+    (tmp_path / "rows.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
+    assert comparable(evaluate.evaluate(config, tmp_path)) == comparable(results)
+    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(
+        line.strip() for line in lines
+    )
+
+
+def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
+    workdir, _ = finished
+    before = (workdir / "rows.jsonl").read_bytes()
+    with config.unlocked():
+        other = config.copy_and_resolve_references()
+    other.seed = 1
+    with pytest.raises(ValueError, match="another run; seed differ"):
+        evaluate.evaluate(other, workdir)
+    assert (workdir / "rows.jsonl").read_bytes() == before
+
+
+def test_bad_settings_are_refused_before_the_model_is_loaded(config):
+    for field, value, message in (
+        ("methods", ("kv_paket",), "no method 'kv_paket'"),
+        ("template", "chatty", "not one of completion, chat"),
+        ("num_samples", 99, "16 questions, num_samples asks for 99"),
+        ("methods", ("kv_packet",), "needs an adapter"),
+    ):
+        other = config.copy_and_resolve_references()
+        setattr(other, field, value)
+        with pytest.raises(ValueError, match=message):
+            evaluate.prepare_run(other)

@@ -246,15 +246,6 @@ def test_measure_interleaves_and_waits(monkeypatch):
         profiling.measure({"a": lambda: call("a")}, warmup=0)
 
 
-def test_machine_and_floor():
-    machine = profiling.measure_machine(jnp.bfloat16)
-    assert machine.device and machine.threads >= 1 and machine.devices == jax.device_count()
-    assert machine.dtype == "bfloat16" and machine.jax_version == jax.__version__
-    assert 1e9 < machine.peak < 1e16 and 1e8 < machine.bandwidth < 1e14
-    assert profiling.floor_seconds(2 * machine.peak, 0, machine) == pytest.approx(2)
-    assert profiling.floor_seconds(machine.peak, 3 * machine.bandwidth, machine) == pytest.approx(3)
-
-
 def test_bytes_of_trees_and_programs():
     tree = {"a": jax.ShapeDtypeStruct((3, 5), jnp.bfloat16), "b": (jnp.zeros(7), None)}
     assert profiling.tree_bytes(tree) == 3 * 5 * 2 + 7 * 4

@@ -8,64 +8,21 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
-import tokenizers
-from safetensors.numpy import save_file
 
 import models
 from configs import train as config_lib
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import train as train_lib
-from models import config as model_config
-from models import transformer, weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> pathlib.Path:
-    """A random model of a few thousand parameters that reads bytes."""
-    folder = tmp_path_factory.mktemp("model")
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {c: i for i, c in enumerate(alphabet)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text("{}")
-    hf = {
-        "model_type": "llama",
-        "vocab_size": 256,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(hf))
-    config = model_config.from_hf(hf)
-    params = transformer.init_params(config, jax.random.key(1))
-    tensors = {}
-    for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
-        (name,), _ = weights._tensor_names(config, path)
-        shape = weights._hf_shape(name, value.shape)
-        kernel = name.endswith("_proj.weight")
-        array = np.asarray(value).reshape(shape[::-1]).T if kernel else np.asarray(value)
-        tensors[name] = np.ascontiguousarray(array.reshape(shape))
-    save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
-def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
     options = {
-        "model": folder,
+        "model": byte_model,
         "dtype": "float32",
         "template": "completion",
         "num_steps": STEPS,
@@ -86,8 +43,8 @@ def command(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
     ]
 
 
-def run(folder, workdir) -> None:
-    done = subprocess.run(command(folder, workdir), cwd=ROOT, capture_output=True, text=True)
+def run(byte_model, workdir) -> None:
+    done = subprocess.run(command(byte_model, workdir), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -101,10 +58,10 @@ def steps_done(workdir) -> int:
     return sum('"loss"' in row for row in path.read_text().splitlines()) if path.exists() else 0
 
 
-def interrupt(folder, workdir, steps: int, how: signal.Signals) -> int:
+def interrupt(byte_model, workdir, steps: int, how: signal.Signals) -> int:
     """Starts the run and sends it a signal when `steps` rows are written; its exit code."""
     process = subprocess.Popen(
-        command(folder, workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(byte_model, workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while process.poll() is None and steps_done(workdir) < steps:
         time.sleep(0.002)
@@ -113,47 +70,47 @@ def interrupt(folder, workdir, steps: int, how: signal.Signals) -> int:
 
 
 @pytest.fixture(scope="module")
-def reference(folder, tmp_path_factory) -> pathlib.Path:
+def reference(byte_model, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    run(folder, workdir)
+    run(byte_model, workdir)
     return workdir
 
 
-def killed_and_resumed(folder, workdir, reference, kills: int) -> None:
+def killed_and_resumed(byte_model, workdir, reference, kills: int) -> None:
     rng = random.Random(kills)
     for _ in range(kills):
-        interrupt(folder, workdir, rng.randint(1, STEPS - 2), signal.SIGKILL)
-    run(folder, workdir)
+        interrupt(byte_model, workdir, rng.randint(1, STEPS - 2), signal.SIGKILL)
+    run(byte_model, workdir)
     assert adapter_bytes(workdir) == adapter_bytes(reference)
     kept = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in kept if "loss" in row] == list(range(STEPS))
 
 
-def test_killed_twice_ends_with_the_same_adapter(folder, reference, tmp_path):
-    killed_and_resumed(folder, tmp_path / "run", reference, 2)
+def test_killed_twice_ends_with_the_same_adapter(byte_model, reference, tmp_path):
+    killed_and_resumed(byte_model, tmp_path / "run", reference, 2)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_ends_with_the_same_adapter(folder, reference, tmp_path):
-    killed_and_resumed(folder, tmp_path / "run", reference, 20)
+def test_killed_twenty_times_ends_with_the_same_adapter(byte_model, reference, tmp_path):
+    killed_and_resumed(byte_model, tmp_path / "run", reference, 20)
 
 
-def test_sigterm_saves_the_step_it_reached(folder, reference, tmp_path):
+def test_sigterm_saves_the_step_it_reached(byte_model, reference, tmp_path):
     workdir = tmp_path / "run"
-    assert interrupt(folder, workdir, 1, signal.SIGTERM) == 0
+    assert interrupt(byte_model, workdir, 1, signal.SIGTERM) == 0
     saved = {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
     assert max(saved) >= steps_done(workdir)
 
 
-def test_a_run_is_not_resumed_with_other_settings(folder, reference):
-    changed = [*command(folder, reference), "--config.seed=5", "--config.optimizer.b1=0.5"]
+def test_a_run_is_not_resumed_with_other_settings(byte_model, reference):
+    changed = [*command(byte_model, reference), "--config.seed=5", "--config.optimizer.b1=0.5"]
     done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "other settings of optimizer, seed" in done.stderr
 
 
-def test_shipped_format_loads_and_checks_its_model(folder, reference):
-    model = models.load(str(folder), "float32")
+def test_shipped_format_loads_and_checks_its_model(byte_model, reference):
+    model = models.load(str(byte_model), "float32")
     adapter = adapter_lib.load_adapter(reference / "adapter", model)
     assert adapter.header.dtype == np.float32
     assert any(np.abs(np.asarray(x)).max() > 0 for x in adapter)

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import grain
 import platformdirs
 
-from kvpacket_jax.data import biography, niah, wikipedia
+from kvpacket_jax.data import biography, jsonl, niah, wikipedia
 from kvpacket_jax.data.examples import FORMS, Example, Question
 from kvpacket_jax.data.templates import TEMPLATES, EncodedExample, Template, encode_example
 
@@ -22,6 +23,7 @@ __all__ = [
     "iterate",
     "load",
     "mixture",
+    "options",
     "pipeline",
 ]
 
@@ -31,6 +33,7 @@ DATASETS = {
     "biography": biography.source,
     "niah": niah.source,
     "wikipedia": wikipedia.source,
+    "jsonl": jsonl.source,
 }
 
 
@@ -47,6 +50,11 @@ def load(
         raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
     data_dir = data_dir or platformdirs.user_cache_path("kvpacket_jax") / "data"
     return DATASETS[name](split, data_dir, **options)
+
+
+def options(entry) -> dict[str, Any]:
+    """Returns `entry.options` of a config for `load`: ranges come back from JSON as lists."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in entry.options.items()}
 
 
 def pipeline(

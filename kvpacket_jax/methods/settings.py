@@ -1,0 +1,135 @@
+"""Methods from text: "cache_blend" or "cache_blend:ratio=0.3", for flags and sweeps."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.methods import METHODS, Method
+
+_WORDS = {"true": True, "false": False}
+
+
+def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
+    """A method with its settings, and a label for its rows.
+
+    Args:
+      spec: `name` or `name:field=value,field=value`, with the fields of the method's dataclass.
+      adapter: given to a method that has a field `adapter`.
+
+    Returns:
+      The label, which is the spec in one spelling: the settings named in it in the order of the
+      fields. And the method.
+
+    Raises:
+      ValueError: an unknown method, field or value, with those there are; or a combination of
+        settings that the method refuses.
+    """
+    name, _, text = (part.strip() for part in spec.partition(":"))
+    if name not in METHODS:
+        raise ValueError(f"There is no method {name!r}{_close(name, METHODS)}. {_listing()}")
+    kinds = settings(METHODS[name])
+    found: dict[str, Any] = {}
+    for pair in filter(None, (p.strip() for p in text.split(","))):
+        field, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or field not in kinds or field in found:
+            wrong = "is given twice" if field in found else "is not a setting"
+            wrong = wrong if equals else "is not field=value"
+            raise ValueError(
+                f"{spec!r}: {pair!r} {wrong}{_close(field, kinds)}. {name} has {_fields(name)}."
+            )
+        try:
+            found[field] = _parse(value, kinds[field])
+        except ValueError:
+            raise ValueError(
+                f"{spec!r}: {field} is {_describe(kinds[field])}, not {value!r}."
+            ) from None
+    given = {"adapter": adapter} if _takes_adapter(METHODS[name]) else {}
+    try:
+        method = METHODS[name](**found, **given)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{spec!r}: {error}") from error
+    chosen = ",".join(f"{f}={_show(found[f])}" for f in kinds if f in found)
+    return f"{name}:{chosen}" if chosen else name, method
+
+
+def settings(method: type[Method]) -> dict[str, Any]:
+    """The fields of a method that text can set, with their types."""
+    hints = typing.get_type_hints(method)
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    return {f.name: hints[f.name] for f in fields if f.init and _readable(hints[f.name])}
+
+
+def _takes_adapter(method: type[Method]) -> bool:
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    return any(f.name == "adapter" and f.init for f in fields)
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
+
+
+def _readable(kind: Any) -> bool:
+    return all(
+        option in (bool, int, float, str, types.NoneType)
+        or typing.get_origin(option) is typing.Literal
+        for option in _options(kind)
+    )
+
+
+def _parse(value: str, kind: Any) -> Any:
+    """The value as the first of the kinds that takes it; ValueError if none does."""
+    for option in _options(kind):
+        if option is types.NoneType:
+            if value.lower() == "none":
+                return None
+        elif option is bool:
+            if value.lower() in _WORDS:
+                return _WORDS[value.lower()]
+        elif typing.get_origin(option) is typing.Literal:
+            for choice in typing.get_args(option):
+                if value == str(choice):
+                    return choice
+        else:
+            try:
+                return option(value)
+            except ValueError:
+                continue
+    raise ValueError(value)
+
+
+def _show(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _describe(kind: Any) -> str:
+    names = []
+    for option in _options(kind):
+        if typing.get_origin(option) is typing.Literal:
+            names += map(str, typing.get_args(option))
+        elif option is bool:
+            names += ["true", "false"]
+        else:
+            names.append("none" if option is types.NoneType else option.__name__)
+    return " or ".join(names)
+
+
+def _fields(name: str) -> str:
+    """What a method can be set to, for messages."""
+    method = METHODS[name]
+    defaults = {f.name: f.default for f in dataclasses.fields(method)}
+    kinds = settings(method)
+    described = [f"{f} ({_describe(k)}; {_show(defaults[f])})" for f, k in kinds.items()]
+    return ", ".join(described) or "no settings"
+
+
+def _listing() -> str:
+    return "Methods: " + "; ".join(f"{name}: {_fields(name)}" for name in METHODS) + "."
+
+
+def _close(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,101 @@
+"""Data sets of text that others wrote: Wikipedia's paragraphs, a user's own file."""
+
+import json
+
+import pytest
+
+from kvpacket_jax import data
+from kvpacket_jax.data import wikipedia
+
+CONFIG = wikipedia.WikipediaConfig()
+
+
+def test_splits_of_wikipedia_share_no_paragraph():
+    texts = [
+        {p["text"] for record in wikipedia.records(split) for p in record["paragraphs"]}
+        for split in ("train", "validation", "test")
+    ]
+    assert min(map(len, texts)) > 300
+    assert len(set.union(*texts)) == sum(map(len, texts))
+
+
+def test_wikipedia_has_the_number_and_length_of_documents_asked_for():
+    for i in range(40):
+        example = wikipedia.generate("train", i, CONFIG)
+        texts = [d.split("\n", 1)[1] for d in example.documents]
+        assert len(texts) == 5 == len(set(texts)) and len(example.questions) <= 12
+        assert all(50 <= len(t.split()) <= 90 for t in texts)
+    assert example == wikipedia.generate("train", 39, CONFIG)
+    other = wikipedia.WikipediaConfig(seed=1)
+    assert example != wikipedia.generate("train", 39, other)
+
+
+def test_what_completes_a_cut_sentence_stands_in_its_document():
+    kinds = set()
+    for i in range(60):
+        example = wikipedia.generate("train", i, CONFIG)
+        for question in example.questions:
+            kinds.add(question.info["kind"])
+            if question.info["kind"] == "cut":
+                (at,) = question.info["documents"]
+                text = " ".join(example.documents[at].split())
+                assert f"{question.text} {question.answers[0]}" in text
+            if question.info["kind"] == "about":
+                (at,) = question.info["documents"]
+                assert example.documents[at].split("\n")[0] in question.text
+    assert {"cut", "about", "1_hop", "2_hop"} <= kinds
+
+
+def test_an_index_past_the_end_and_unknown_options_are_refused():
+    source = data.load("wikipedia", "test", num_test=3)
+    assert len(source) == 3 and source[-1] == source[2]
+    with pytest.raises(IndexError):
+        source[3]
+    with pytest.raises(TypeError, match="no option words; it has .*document_words"):
+        data.load("wikipedia", "test", words=3)
+    with pytest.raises(ValueError, match="validation"):
+        data.load("wikipedia", "dev")
+
+
+GOOD = {"documents": ["A ferry."], "question": "What?", "answers": ["A ferry", "ferry"]}
+
+
+def write(path, *lines) -> str:
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return str(path)
+
+
+def test_own_questions_are_read_one_a_line(tmp_path):
+    path = write(tmp_path / "mine.jsonl", GOOD, "", GOOD | {"id": "b", "question": "Which?"})
+    first, second = data.load("jsonl", "test", path=path)
+    assert (first.id, second.id) == ("line-1", "b")
+    assert first.documents == ("A ferry.",) and second.questions[0].text == "Which?"
+    assert first.questions[0].answers == ("A ferry", "ferry")
+
+
+def test_bad_lines_are_named_all_at_once(tmp_path):
+    path = write(
+        tmp_path / "mine.jsonl",
+        GOOD,
+        "{",
+        {"documents": ["x"]},
+        GOOD | {"answers": []},
+        GOOD | {"documents": ["x", 3]},
+        [1],
+    )
+    with pytest.raises(ValueError) as error:
+        data.load("jsonl", "test", path=path)
+    message = str(error.value)
+    for part in (
+        "line 2: Expecting",
+        "line 3: question, answers missing; found documents",
+        "line 4: answers must be a list",
+        "line 5: documents, answers and question must be texts",
+        "line 6: expected an object, found list",
+    ):
+        assert part in message
+    assert "\nline 1:" not in message
+    with pytest.raises(FileNotFoundError, match="no file"):
+        data.load("jsonl", "test", path=str(tmp_path / "none.jsonl"))
+    with pytest.raises(ValueError, match="empty"):
+        data.load("jsonl", "test", path=write(tmp_path / "empty.jsonl"))
