@@ -120,7 +120,7 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
     """Lessons to arrays; sizes are rounded up so that few programs are compiled.
 
     Args:
-      adapter_tokens: h + t. The wrapped length is what is rounded to a multiple of 32.
+      adapter_tokens: h + t. The wrapped length is what is rounded to a multiple of 16.
       reduction: "sum" over all tokens and examples (the published one), "mean_tokens", or
         "mean_questions" (a sum over an answer's tokens, averaged over questions).
     """
@@ -132,7 +132,7 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
     rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
     tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
     longest = max(len(d) for ds in documents for d in ds)
-    P, T = max(map(len, documents)), _up(longest + adapter_tokens, 32) - adapter_tokens
+    P, T = max(map(len, documents)), _up(longest + adapter_tokens, 16) - adapter_tokens
     Q, R = max(map(len, rows)), _up(max(len(r) for rs in rows for r in rs), 16)
     A, D = _up(max(map(len, tokens)), 2 * VOCAB_ROWS), lessons[0].hidden.shape[-1]
     Tp = _up(max(map(len, preambles)), 16)

@@ -20,6 +20,7 @@ from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.checkpoint import Checkpoints
 from kvpacket_jax.validation import Validation
 
+SAMPLE = 20  # examples that the forecast of a run's time looks at
 DECAYS = ("cosine", "linear", "constant")
 
 
@@ -171,6 +172,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
             )
         log.write(row)
         progress.update(row)
+
+    coming = range(start * config.batch_size, config.num_steps * config.batch_size)
+    if coming:
+        sample = [encode(examples[i]) for i in coming[:SAMPLE]]
+        say(train_report.forecast(model, sample, len(coming)))
 
     pending = None
     finished = time.perf_counter()

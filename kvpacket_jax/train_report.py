@@ -1,13 +1,43 @@
 """What a training run shows: a progress bar while it runs, a figure of its curves at the end."""
 
+import datetime
 import json
 import pathlib
+from collections.abc import Sequence
 
+import jax
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.machine import measure_machine
+from models import LanguageModel
+
+# Of the matrix peak, over a whole run: steps, the teacher, validation, compiling. Measured on two
+# CPU cores; a guess elsewhere.
+EFFICIENCY = 0.3
+PASSES = 4  # the teacher's, then the student's forward, forward again (remat) and backward
+
+
+def forecast(model: LanguageModel, examples: Sequence[EncodedExample], total: int) -> str:
+    """How long training on `total` examples will take here, as a sentence.
+
+    `examples` are the first of them. From the tokens in them, the size of the layers and
+    the machine's matrix peak, which is measured; it is meant to be right within a factor of two.
+    """
+    machine = measure_machine(model.dtype)
+    weights = sum(x.size for x in jax.tree.leaves(model.params["layers"]))
+    tokens = np.mean([sum(map(len, [e.preamble, *e.documents, *e.questions])) for e in examples])
+    seconds = total * PASSES * 2 * weights * tokens / (EFFICIENCY * machine.peak)
+    return (
+        f"{total} sets of documents of about {tokens:,.0f} tokens: about "
+        f"{datetime.timedelta(minutes=round(seconds / 60))} (h:m:s) on {machine.device}, "
+        f"{machine.threads} threads, {machine.dtype}, {machine.peak / 1e12:.2f} TFLOP/s."
+    )
 
 
 class TrainingProgress:
@@ -32,7 +62,11 @@ class TrainingProgress:
 
     def update(self, row: dict) -> None:
         """Shows one step's row of metrics."""
-        state = f"KL {row['kl']:.3f}  {row['tokens'] / row['seconds']:.0f} tokens/s"
+        padding = 1 - row["tokens"] / row["computed"]
+        state = (
+            f"KL {row['kl']:.3f}  {row['tokens'] / row['seconds']:.0f} tokens/s  "
+            f"{padding:.0%} padding"
+        )
         self._bar.update(self._task, completed=row["step"] + 1, state=state)
 
     def validated(self, step: int, scores: dict) -> None:

@@ -1,5 +1,6 @@
 """Distillation against the published trainer: loss, gradients, optimiser steps, all families."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,9 @@ from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
+from kvpacket_jax.profiling import memory_analysis
+from models import CONFIGS
+from models.transformer import Transformer, init_params
 
 # The goldens' own noise is 1e-4 of the largest gradient; a wrong mask is off by more than 1.
 RELATIVE = 2e-4
@@ -189,3 +193,34 @@ def test_absent_documents_change_nothing(golden):
     (value, gradient), (more_value, more_gradient) = run(batch), run(more)
     np.testing.assert_allclose(value, more_value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, more_gradient)
+
+
+def test_remat_saves_memory_where_layers_are_scanned():
+    """XLA for CPUs undoes it in unrolled layers; here the compiled step must show it."""
+    config = dataclasses.replace(CONFIGS["smollm2-135m"], num_layers=8, scan_layers=True)
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    batch = distill.Batch(
+        preamble=shape((1, 16)),
+        preamble_length=shape((1,)),
+        documents=shape((1, 4, 240)),
+        document_lengths=shape((1, 4)),
+        rows=shape((1, 4, 48)),
+        row_lengths=shape((1, 4)),
+        picks=shape((1, 64)),
+        tokens=shape((1, 64)),
+        teacher=jax.ShapeDtypeStruct((1, 64, config.dim), jnp.float32),
+        weights=jax.ShapeDtypeStruct((1, 64), jnp.float32),
+    )
+    adapter = Adapter(*(jax.ShapeDtypeStruct((8, config.dim), jnp.float32),) * 2)
+
+    def temporaries(remat: bool) -> int:
+        module = Transformer(dataclasses.replace(config, remat=remat))
+        params = jax.eval_shape(functools.partial(init_params, module.config), jax.random.key(0))
+
+        def step(params, adapter, batch):
+            objective = lambda a: distill.loss_and_metrics(module, params, a, batch)[0]  # noqa: E731
+            return jax.grad(objective)(adapter)
+
+        return memory_analysis(step, params, adapter, batch).temporaries
+
+    assert temporaries(True) < 0.5 * temporaries(False)
