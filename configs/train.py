@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config.new_tokens = 24
 
-    config.num_steps = 320
+    config.num_steps = 200
     config.batch_size = 1  # sets of documents a step
     config.accumulate = 1  # steps for one update
     config.loss = "kl"
@@ -73,8 +73,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.second_copy = True
 
     config.checkpoint_every = 20
-    config.validate_every = 80
-    config.validation_sets = 2  # of each entry of the mixture
+    config.validate_every = 100
+    config.validation_sets = 1  # of each entry of the mixture
 
     if arg == "smoke":
         config.model = "smollm2-135m"

@@ -75,7 +75,9 @@ def evaluate(
     timed = _timings(run, config, workdir / "timings.json", step)
     chosen = [r for r in rows.all if _label(r) in run.methods]
     results = [
-        summary | timed["methods"][_label(summary)] | {"machine": timed["machine"]}
+        summary
+        | timed["methods"][_label(summary)]
+        | {"machine": timed["machine"], "model": config.model}
         for summary in scores.aggregate(chosen, config.seed)
     ]
     (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")

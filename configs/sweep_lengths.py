@@ -1,0 +1,32 @@
+"""Header and trailer lengths: an adapter is trained for each pair, then evaluated.
+
+python -m launch.sweep --config=configs/sweep_lengths.py --workdir=runs/lengths
+
+A member trains as long as configs/train.py says, about an hour on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import evaluate, train
+
+PAIRS = ((8, 8), (0, 8), (8, 0), (1, 1), (2, 2), (4, 4), (16, 16))
+METHODS = ("kv_packet", "no_recompute")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg == "train":
+        return train.get_config()
+    if arg not in (None, "evaluate"):
+        raise ValueError(f"configs/sweep_lengths.py knows train and evaluate, not {arg!r}.")
+    config = evaluate.get_config("biography")
+    config.methods = METHODS
+    return config
+
+
+def sweep(add):
+    for header, trailer in PAIRS:
+        add(
+            f"header_{header}_trailer_{trailer}",
+            "train+evaluate",
+            **{"train.header": header, "train.trailer": trailer},
+        )

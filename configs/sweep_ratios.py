@@ -1,0 +1,44 @@
+"""F1 against FLOPs and TTFT at several recompute ratios of every method: one evaluation.
+
+    python -m launch.sweep --config=configs/sweep_ratios.py --workdir=runs/ratios
+
+All settings answer the same questions and are timed in turn, so there is one member;
+`configs/sweep_ratios.py:NAME` takes another data set of configs/evaluate.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import evaluate
+
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+DOCUMENT = {"niah": 250}  # tokens of a document; about 100 in all other sets
+
+
+def methods(tokens: int) -> tuple[str, ...]:
+    """All methods, each that recomputes a share of the documents at every ratio."""
+    return (
+        "kv_packet",
+        "no_recompute",
+        *(f"cache_blend:ratio={r}" for r in RATIOS),
+        *(f"epic:tokens={round(r * tokens)}" for r in RATIOS),
+        *(f"a3:ratio={r}" for r in RATIOS),
+        *(f"rand_recompute:ratio={r}" for r in RATIOS),
+        *(f"infoflow:ratio={r}" for r in RATIOS),
+        "infoflow:ratio=0.3,reorder=true",
+        "sam_kv",
+        "sam_kv:initial=16,local=32,block=16",
+        "single_cache",
+        "sink",
+        "no_cache",
+    )
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    _, _, name = (arg or "evaluate").partition(":")
+    config = evaluate.get_config(name or None)
+    config.methods = methods(DOCUMENT.get(name, 100))
+    return config
+
+
+def sweep(add):
+    add("ratios", "evaluate")

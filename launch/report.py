@@ -1,0 +1,35 @@
+"""Turns finished evaluations into tables, figures and one HTML page.
+
+python -m launch.report --workdir=runs/ratios,runs/documents --output=runs/report
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+WORKDIR = flags.DEFINE_list(
+    "workdir", None, "Of evaluations or sweeps, with commas; folders below are looked into."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "report.html, report.md and figures go here; default: the first workdir/report."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}; several workdirs go with commas.")
+    # Imported here: --help needs no jax.
+    from kvpacket_jax import report_page
+
+    output = OUTPUT.value or pathlib.Path(WORKDIR.value[0]) / "report"
+    try:
+        page, text = report_page.write_report(WORKDIR.value, output)
+    except (ValueError, OSError) as error:
+        sys.exit(f"\n{error}")
+    print(f"{page}\n{text}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main)

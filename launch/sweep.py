@@ -1,0 +1,52 @@
+"""Runs the members of a sweep one after another; run again, it skips those that are done.
+
+python -m launch.sweep --config=configs/sweep_documents.py --workdir=runs/documents --dry_run
+python -m launch.sweep --config=configs/sweep_ratios.py:niah --workdir=runs/ratios_niah \
+    --override=evaluate.adapter=runs/mine/adapter
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+CONFIG = flags.DEFINE_string("config", None, "The sweep's file, configs/sweep_….py or FILE:NAME.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Each member has a folder of its name in it.")
+OVERRIDE = flags.DEFINE_multi_string(
+    "override", [], "PROGRAM.field=value for all members, as evaluate.num_samples=20; repeatable."
+)
+SHARD = flags.DEFINE_string("shard", "0/1", "i/n: every n-th member from the i-th, i from 0.")
+SLURM = flags.DEFINE_bool("slurm", False, "Submits a job array through submitit, and returns.")
+SLURM_OPTIONS = flags.DEFINE_string(
+    "slurm_options", "", "name=value,… for submitit, as timeout_min=600,gpus_per_node=1."
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints each member's commands and runs nothing.")
+CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept.")
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache_dir", None, "Keeps compiled programs for the next run."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    from kvpacket_jax import sweep
+
+    other = [f"--{f.name}={f.value}" for f in (CACHE_DIR, COMPILATION_CACHE) if f.value]
+    try:
+        found = sweep.members(CONFIG.value, WORKDIR.value, OVERRIDE.value, other)
+        found = sweep.shard(found, SHARD.value)
+        if DRY_RUN.value:
+            print("\n".join(sweep.described(member) for member in found))
+        elif SLURM.value:
+            folder = pathlib.Path(WORKDIR.value) / "slurm"
+            print("\n".join(sweep.submit(found, folder, SLURM_OPTIONS.value)))
+        elif sweep.run_members(found):
+            sys.exit(1)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
