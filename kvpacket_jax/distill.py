@@ -133,7 +133,7 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
     tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
     longest = max(len(d) for ds in documents for d in ds)
     P, T = max(map(len, documents)), _up(longest + adapter_tokens, 16) - adapter_tokens
-    Q, R = max(map(len, rows)), _up(max(len(r) for rs in rows for r in rs), 16)
+    Q, R = max(map(len, rows)), _up(max(len(r) for rs in rows for r in rs), 8)
     A, D = _up(max(map(len, tokens)), 2 * VOCAB_ROWS), lessons[0].hidden.shape[-1]
     Tp = _up(max(map(len, preambles)), 16)
     batch = Batch(

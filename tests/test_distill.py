@@ -10,13 +10,14 @@ import optax
 import pytest
 from conftest import FAMILIES, GOLDEN
 
-from kvpacket_jax import distill
+from configs import train as train_config
+from kvpacket_jax import data, distill, train
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.profiling import memory_analysis
-from models import CONFIGS
+from models import CONFIGS, tokenizer
 from models.transformer import Transformer, init_params
 
 # The goldens' own noise is 1e-4 of the largest gradient; a wrong mask is off by more than 1.
@@ -224,3 +225,21 @@ def test_remat_saves_memory_where_layers_are_scanned():
         return memory_analysis(step, params, adapter, batch).temporaries
 
     assert temporaries(True) < 0.5 * temporaries(False)
+
+
+@pytest.mark.model
+def test_padding_of_the_shipped_mixture_stays_under_a_quarter(demo_folder):
+    config = train_config.get_config()
+    read = tokenizer.load(demo_folder(config.model))
+    entries = train.entries(config)
+    examples = data.mixture(
+        list(train.sources(config, "train").values()), [e.weight for _, e in entries], config.seed
+    )
+    adapter_tokens, found = config.header + config.trailer, []
+    for i in range(60):
+        example = data.encode_example(read, data.TEMPLATES[config.template], examples[i])
+        answers = [[0] * 7 for _ in example.questions]  # about what the teacher gives
+        lesson = distill.Lesson(example, answers, np.zeros((7 * len(answers), 1), np.float32))
+        batch = distill.pack([lesson], adapter_tokens, config.reduction)
+        found.append(distill.work([lesson], batch, adapter_tokens))
+    assert sum(f["tokens"] for f in found) > 0.75 * sum(f["computed"] for f in found)
