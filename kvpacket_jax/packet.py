@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +14,27 @@ from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.buckets import Buckets, power_of_two
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
+from models.rope import Rope
 
 BATCH_TOKENS = 2048  # rows computed at once; enough to fill a CPU and a small GPU
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What made a packet. It is read only by the model that made it, in the same dtype."""
+class Maker:
+    """What all packets of one build are made by; they are read under the same only."""
 
     model: str  # fingerprint
+    tokenizer: str  # fingerprint, or "none"
+    template: str  # what the texts were put into, a digest; "none" for ids from elsewhere
     adapter: str  # fingerprint, or "none"
     dtype: str
+    rope: Rope
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest(Maker):
+    """What made a packet."""
+
     tokens: tuple[int, ...]
 
 
@@ -70,6 +81,75 @@ def _build(module, params, adapter, ids_BxT, lengths_B, slots: int) -> list[KVCa
     return [kv_cache.row(caches, i) for i in range(ids_BxT.shape[0])]
 
 
+def maker(model: LanguageModel, adapter: Adapter | None, template: str = "none") -> Maker:
+    """The maker of packets that `model` builds with `adapter` now."""
+    return Maker(
+        model=model.fingerprint,
+        tokenizer=model.tokenizer.fingerprint if model.tokenizer else "none",
+        template=template,
+        adapter=adapter_lib.fingerprint(adapter),
+        dtype=str(jnp.dtype(model.dtype)),
+        rope=model.config.rope,
+    )
+
+
+class Batch(NamedTuple):
+    """Documents that are run together."""
+
+    rows: int  # a build bucket, soft tokens included
+    members: tuple[int, ...]  # which documents
+
+
+def plan_batches(
+    lengths: Sequence[int], buckets: Buckets = Buckets(), batch_tokens: int = BATCH_TOKENS
+) -> list[Batch]:
+    """Documents by build bucket, in their order. A function of its arguments alone.
+
+    Args:
+      lengths: positions of each, soft tokens included.
+      batch_tokens: rows computed at once, at most, unless a single document has more.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(buckets.build(length), []).append(i)
+    batches = []
+    for rows, members in sorted(groups.items()):
+        # A power of two, as batches are padded to.
+        size = 1 << max(0, (batch_tokens // rows).bit_length() - 1)
+        batches += [
+            Batch(rows, tuple(members[at : at + size])) for at in range(0, len(members), size)
+        ]
+    return batches
+
+
+def build_batch(
+    model: LanguageModel,
+    adapter: Adapter | None,
+    rows: int,
+    documents: Sequence[Sequence[int]],
+    made_by: Maker,
+    buckets: Buckets = Buckets(),
+) -> list[Packet]:
+    """The packets of one planned batch; does not wait for the device.
+
+    Args:
+      rows: the batch's, which every document fits with the adapter's soft tokens.
+    """
+    wrapper = _wrapper(model, adapter)
+    extra = wrapper.num_tokens
+    ids = np.zeros((power_of_two(len(documents), 1), rows - extra), np.int32)
+    lengths = np.ones(len(ids), np.int32)
+    for r, document in enumerate(documents):
+        lengths[r] = len(document)
+        ids[r, : lengths[r]] = document
+    caches = _build(model.module, model.params, wrapper, ids, lengths, buckets.packet(rows))
+    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
+    return [
+        Packet(cache, len(document) + extra, Manifest(**fields, tokens=tuple(document)))
+        for document, cache in zip(documents, caches, strict=False)
+    ]
+
+
 def build_packets(
     model: LanguageModel,
     adapter: Adapter | None,
@@ -88,34 +168,23 @@ def build_packets(
       ValueError: an empty document, ids outside the vocabulary, a document longer than the
         model's context, an adapter of another width; before anything is computed.
     """
-    wrapper = adapter if adapter is not None else adapter_lib.empty(model.config.dim)
-    _check(model, wrapper, documents)
-    maker = adapter_lib.fingerprint(adapter)
-    extra = wrapper.num_tokens
-    groups: dict[int, list[int]] = {}
+    check_adapter(model, adapter)
     for i, ids in enumerate(documents):
-        groups.setdefault(buckets.build(len(ids) + extra), []).append(i)
+        check_document(model, adapter, ids, f"Document {i}")
+    made_by, extra = maker(model, adapter), _wrapper(model, adapter).num_tokens
     packets: list[Packet | None] = [None] * len(documents)
-    for rows, members in sorted(groups.items()):
-        # A power of two, as batches are padded to.
-        batch = 1 << max(0, (BATCH_TOKENS // rows).bit_length() - 1)
-        for at in range(0, len(members), batch):
-            chosen = members[at : at + batch]
-            ids = np.zeros((power_of_two(len(chosen), 1), rows - extra), np.int32)
-            lengths = np.ones(len(ids), np.int32)
-            for r, i in enumerate(chosen):
-                lengths[r] = len(documents[i])
-                ids[r, : lengths[r]] = documents[i]
-            slots = buckets.packet(rows)
-            caches = _build(model.module, model.params, wrapper, ids, lengths, slots)
-            for i, cache in zip(chosen, caches, strict=False):
-                manifest = Manifest(
-                    model.fingerprint, maker, str(jnp.dtype(model.dtype)), tuple(documents[i])
-                )
-                packets[i] = Packet(cache, len(documents[i]) + extra, manifest)
-            jax.block_until_ready(caches)
-            on_packet(len(chosen))
+    for batch in plan_batches([len(ids) + extra for ids in documents], buckets):
+        chosen = [documents[i] for i in batch.members]
+        made = build_batch(model, adapter, batch.rows, chosen, made_by, buckets)
+        for i, packet in zip(batch.members, made, strict=True):
+            packets[i] = packet
+        jax.block_until_ready([packet.cache for packet in made])
+        on_packet(len(made))
     return packets
+
+
+def _wrapper(model: LanguageModel, adapter: Adapter | None) -> Adapter:
+    return adapter_lib.empty(model.config.dim) if adapter is None else adapter
 
 
 def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
@@ -130,13 +199,19 @@ def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
         )
 
 
-def _check(model: LanguageModel, adapter: Adapter, documents) -> None:
-    widths = {part.shape[-1] for part in adapter}
+def check_document(
+    model: LanguageModel, adapter: Adapter | None, ids: Sequence[int], what: str
+) -> None:
+    """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
+    check_ids(model, ids, what)
+    model.check_length(len(ids) + _wrapper(model, adapter).num_tokens)
+
+
+def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:
+    """Raises ValueError for soft tokens of another width than the model's embeddings."""
+    widths = {part.shape[-1] for part in _wrapper(model, adapter)}
     if widths != {model.config.dim}:
         raise ValueError(
             f"The adapter's tokens have {', '.join(map(str, sorted(widths)))} numbers, embeddings "
             f"of {model.name} have {model.config.dim}: it was trained for another model."
         )
-    for i, ids in enumerate(documents):
-        check_ids(model, ids, f"Document {i}")
-        model.check_length(len(ids) + adapter.num_tokens)

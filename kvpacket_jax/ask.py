@@ -1,0 +1,175 @@
+"""Answers from a store: packets of named documents become a context for any number of questions."""
+
+import contextlib
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from kvpacket_jax import corpus, profiling, report, store
+from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.corpus import Wording
+from kvpacket_jax.cost import Cost, Entry, Timing, cost, first_token, time_methods
+from kvpacket_jax.data import Question, Template
+from kvpacket_jax.generate import stream
+from kvpacket_jax.methods import METHODS, Method, Request, settings
+from kvpacket_jax.packet import Maker, Packet
+from kvpacket_jax.prefill import Context, prefill
+from models import LanguageModel
+
+READ_PACKETS = ("kv_packet", "no_recompute")
+WHY_NOT = {
+    "no_cache": "it reads no documents at all",
+    "single_cache": "its one cache is of these documents in this order, no packet of each",
+}
+
+
+class Session(NamedTuple):
+    """Documents that questions can be asked about."""
+
+    model: LanguageModel
+    wording: Wording
+    method: Method
+    folder: pathlib.Path
+    wanted: list[tuple[str, Maker]]  # as `store.load` takes it, the preamble first
+    packets: list[Packet]
+    load_s: float  # seconds it took to read them
+    context: Context
+    start: int  # position of a question's first token
+
+
+def check_method(name: str) -> None:
+    """Raises ValueError for a method that does not answer from packets, saying why."""
+    if name not in METHODS:
+        raise ValueError(f"There is no method {name!r}; {' and '.join(READ_PACKETS)} read packets.")
+    if name not in READ_PACKETS:
+        why = WHY_NOT.get(name, "it runs tokens of the documents through the model every time")
+        raise ValueError(
+            f"{name} does not answer from a store's packets: {why}. {' and '.join(READ_PACKETS)} "
+            "do; launch.evaluate compares them all."
+        )
+
+
+def open_session(
+    model: LanguageModel,
+    folder: pathlib.Path,
+    ids: Sequence[str],
+    wording: Wording,
+    method: str = "kv_packet",
+    adapter: Adapter | None = None,
+) -> Session:
+    """Reads the packets of documents, in their order, and composes them.
+
+    Raises:
+      ValueError: a method that reads no packets, documents that are not there or were made by
+        another model, tokenizer, template or adapter; a context longer than the model's.
+      FileNotFoundError, Damaged: naming the packet's file.
+    """
+    check_method(method)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
+    made = settings.make(method, adapter)[1]
+    made_by = corpus.document_maker(model, made.adapter, wording)
+    wanted = [(name, made_by) for name in store.find(folder, made_by, ids)]
+    preamble_by, preamble = corpus.preamble_item(model, wording)
+    if preamble:
+        if not store.packet_path(folder, preamble.name).exists():
+            raise FileNotFoundError(
+                f"{folder} has no packet of the preamble {wording.instruction!r}. Give --preamble "
+                "and --template as they were given to launch.build_packets, or run it with these: "
+                "it keeps the documents that are there."
+            )
+        wanted.insert(0, (preamble.name, preamble_by))
+    start = time.perf_counter()
+    packets = store.load(folder, wanted, model)
+    load_s = time.perf_counter() - start
+    context = made.shared_context(model, packets, Request([], [], []))
+    return Session(model, wording, made, folder, wanted, packets, load_s, *context)
+
+
+def answer(session: Session, question: str, new_tokens: int = 32) -> Iterator[str]:
+    """The answer to a question, piece by piece as it is decoded.
+
+    Raises ValueError where question and answer do not fit behind the documents.
+    """
+    model, asked = session.model, Question(question, ())
+    ids = corpus.encode(model, session.wording, asked).questions
+    ready = prefill(model, session.context, ids, session.start, new_tokens)
+    blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
+    yield from pieces(blocks, model.tokenizer.decode, session.wording.template, asked)
+
+
+def pieces(
+    blocks: Iterable[list[int]],
+    decode: Callable[[list[int]], str],
+    template: Template,
+    question: Question,
+) -> Iterator[str]:
+    """New token ids, block by block, as pieces of text that join to the template's answer.
+
+    Blocks are not asked for beyond the first stop.
+    """
+    tokens: list[int] = []
+    text = shown = ""
+    for fresh in blocks:
+        tokens += fresh
+        text = decode(tokens)
+        # An incomplete character is decoded as U+FFFD until the rest of it comes.
+        so_far = template.answer(question, text).rstrip("\ufffd").rstrip()
+        if len(so_far) > len(shown):
+            yield so_far[len(shown) :]
+            shown = so_far
+        if any(stop in text for stop in template.stop[question.form]):
+            break
+    if rest := template.answer(question, text)[len(shown) :]:
+        yield rest
+
+
+def questions() -> Iterator[str]:
+    """Lines of standard input until it ends or is interrupted; asked for at a terminal."""
+    prompt = "\nquestion> " if sys.stdin.isatty() else ""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            if line := input(prompt).strip():
+                yield line
+
+
+def measure(session: Session, question: str, runs: int = 3) -> tuple[Timing, Cost]:
+    """What an answer to this question costs, warmed up and timed anew, with packets on disk.
+
+    TTFT is one chain from the files, which the system may hold in memory, to logits on the host.
+    """
+    model = session.model
+    query = corpus.encode(model, session.wording, Question(question, ())).questions[0]
+    request = Request([], [p.manifest.tokens for p in session.packets], query)
+    entry = Entry(session.method, jax.device_put(session.packets))
+
+    def load() -> list[Packet]:
+        return store.load(session.folder, session.wanted, model)
+
+    def first() -> np.ndarray:
+        return np.asarray(first_token(model, entry._replace(stored=load()), request).logits)
+
+    seconds = profiling.measure({"load": load, "ttft": first}, runs)
+    load_s, ttft_s = (statistics.median(seconds[name]) for name in ("load", "ttft"))
+    timing = time_methods(model, {"it": entry}, request, runs)["it"]
+    timing = timing._replace(load_s=load_s, ttft_s=ttft_s, runs=tuple(seconds["ttft"]))
+    return timing, cost(model, entry, request)
+
+
+def cost_text(session: Session, timing: Timing, cost: Cost) -> str:
+    """The figures of `measure`, in words."""
+    parts = {"load": timing.load_s, "compose": timing.compose_s, "prefill": timing.prefill_s}
+    files = {store.packet_path(session.folder, name) for name, _ in session.wanted}
+    size = sum(path.stat().st_size for path in files)
+    return (
+        ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in parts.items())
+        + f"; TTFT {1e3 * timing.ttft_s:.3g} ms with {len(files)} packets on disk "
+        f"({report.si(size)}B; {1e3 * session.load_s:.3g} ms to read them the first time)\n"
+        f"FLOPs {report.si(cost.flops_total)}, overhead {report.si(cost.flops_overhead)}"
+    )

@@ -1,0 +1,72 @@
+"""Answers questions from the packets of documents on disk (launch.build_packets makes them).
+
+python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,id2 --query="…"
+
+Without --query it answers line after line of standard input.
+"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+
+MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: that of the store's packets."
+)
+STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
+DOCUMENTS = flags.DEFINE_list(
+    "documents", None, "Ids, in the order to be read in; one with a comma in quotes.", required=True
+)
+QUERY = flags.DEFINE_string("query", None, "The question.")
+METHOD = flags.DEFINE_string("method", "kv_packet", "kv_packet, or no_recompute: bare packets.")
+ADAPTER = flags.DEFINE_string("adapter", None, "As it was given to launch.build_packets.")
+OTHER_MODEL = flags.DEFINE_bool("other_model", False, "As in launch.build_packets.")
+TEMPLATE = flags.DEFINE_string("template", "chat", "As in launch.build_packets.")
+PREAMBLE = flags.DEFINE_string("preamble", None, "As in launch.build_packets.")
+NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "The longest answer.", lower_bound=1)
+SHOW_COST = flags.DEFINE_bool("show_cost", False, "Measures TTFT, its parts and FLOPs.")
+CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs no jax.
+    import jax
+
+    import models
+    from kvpacket_jax import ask, corpus
+
+    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
+    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
+    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    folder = pathlib.Path(STORE.value).expanduser()
+    try:
+        ask.check_method(METHOD.value)
+        wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
+        made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
+        model, adapter = corpus.load_model(MODEL.value, *made_with)
+        session = ask.open_session(model, folder, DOCUMENTS.value, wording, METHOD.value, adapter)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
+    for question in ask.questions() if QUERY.value is None else [QUERY.value]:
+        try:
+            for piece in ask.answer(session, question, NEW_TOKENS.value):
+                print(piece, end="", flush=True)
+            print()
+            if SHOW_COST.value:
+                print(ask.cost_text(session, *ask.measure(session, question)))
+        except ValueError as error:  # it does not fit; the next one may
+            print(error, file=sys.stderr)
+            if QUERY.value is not None:
+                sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,73 @@
+"""Caches a corpus of documents as packets on disk; run again after a stop, it goes on.
+
+python -m launch.build_packets --model=qwen2.5-coder-0.5b --input=docs.jsonl --store=DIR
+
+A line of the input is {"id": "…", "text": "…"}. Independent processes can build one folder, each
+its part of the corpus: --shard=0/4, 1/4, 2/4 and 3/4.
+"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+
+MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: that of the store, or the faster one."
+)
+INPUT = flags.DEFINE_string("input", None, "JSON lines of documents.", required=True)
+STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
+ADAPTER = flags.DEFINE_string(
+    "adapter", None, "A folder, or a shipped name; default: the model's. none: bare documents."
+)
+OTHER_MODEL = flags.DEFINE_bool(
+    "other_model", False, "Use the adapter though it was trained for another model of that width."
+)
+TEMPLATE = flags.DEFINE_string("template", "chat", "What the texts are put into.")
+PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
+SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, counted from 0.")
+ON_ERROR = flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "At a line that is no document.")
+BATCH_TOKENS = flags.DEFINE_integer(
+    "batch_tokens", 2048, "Computed at once; a large accelerator takes more.", lower_bound=1
+)
+CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs no jax.
+    import jax
+
+    import models
+    from kvpacket_jax import build_report, corpus, report
+
+    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
+    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
+    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
+    try:
+        wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
+        shard = corpus.parse_shard(SHARD.value)
+        with report.step(f"Loading {MODEL.value}"):
+            made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
+            model, adapter = corpus.load_model(MODEL.value, *made_with)
+        with report.step(f"Reading {path}"):
+            on_bad = print if ON_ERROR.value == "skip" else None
+            parts = corpus.plan(
+                model, adapter, wording, path, shard, batch_tokens=BATCH_TOKENS.value, on_bad=on_bad
+            )
+        with build_report.BuildProgress(parts) as progress:
+            corpus.build(model, parts, folder, on_batch=progress.update, on_damaged=progress.say)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
+    print(progress.summary())
+
+
+if __name__ == "__main__":
+    app.run(main)
