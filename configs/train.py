@@ -26,12 +26,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.template = "chat"
     # Each entry has one number and length of documents, so that each is one compiled program.
     config.mixture = ConfigDict()
-    for documents, weight in ((2, 0.05), (3, 0.1), (5, 0.35), (7, 0.05)):
+    for documents, weight in ((2, 0.05), (3, 0.1), (5, 0.35), (7, 0.1)):
         config.mixture[f"biography_{documents}"] = _set(
-            "biography", weight, num_documents=documents, num_questions=12
+            "biography", weight, num_documents=documents, num_questions=20
         )
     config.mixture.biography_short = _set(
-        "biography", 0.1, num_documents=5, num_questions=12, document_words=40
+        "biography", 0.1, num_documents=5, num_questions=20, document_words=40
     )
     config.mixture.needles = _set(
         "niah",
@@ -43,13 +43,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         kinds=("multi_key", "multi_value"),
     )
     # Without prose that no pattern wrote, packets of other texts are worse than bare ones.
-    config.mixture.wikipedia = _set("wikipedia", 0.15, num_documents=5, document_words=(50, 90))
+    config.mixture.wikipedia = _set("wikipedia", 0.1, num_documents=5, document_words=(50, 90))
     config.mixture.wikipedia_long = _set(
         "wikipedia", 0.05, num_documents=5, document_words=(90, 160)
     )
     config.new_tokens = 24
 
-    config.num_steps = 200
+    config.num_steps = 480
     config.batch_size = 1  # sets of documents a step
     config.accumulate = 1  # steps for one update
     config.loss = "kl"
@@ -73,7 +73,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.second_copy = True
 
     config.checkpoint_every = 20
-    config.validate_every = 100
+    config.validate_every = 120
     config.validation_sets = 1  # of each entry of the mixture
 
     if arg == "smoke":

@@ -34,20 +34,31 @@ _place = functools.partial(jax.jit, static_argnames=("config",), donate_argnames
 
 def context_slots(packets: Sequence[Packet], buckets: Buckets = Buckets()) -> int:
     """Slots of the buffer that holds these packets, the last one's padding included."""
+    return buckets.context(slots_needed(packets))
+
+
+def slots_needed(packets: Sequence[Packet]) -> int:
+    """The fewest slots that hold these packets and their padding."""
     offset, need = 0, 1
     for packet in packets:
         need = max(need, offset + packet.cache.num_slots)
         offset += packet.length
-    return buckets.context(need)
+    return need
 
 
 def compose(
-    model: LanguageModel, packets: Sequence[Packet], buckets: Buckets = Buckets()
+    model: LanguageModel,
+    packets: Sequence[Packet],
+    buckets: Buckets = Buckets(),
+    slots: int | None = None,
 ) -> tuple[KVCache, int]:
     """Lays packets side by side; a preamble is simply the first.
 
+    Args:
+      slots: of the buffer, `slots_needed` or more; a bucket if None.
+
     Returns:
-      The context (batch 1, a bucket of slots) and its length: the position of what comes next.
+      The context (batch 1) and its length: the position of what comes next.
 
     Raises:
       ValueError: packets of another model or dtype, or a context longer than the model's.
@@ -55,7 +66,7 @@ def compose(
     for i, packet in enumerate(packets):
         _check(model, packet, i)
     model.check_length(sum(p.length for p in packets))
-    slots = context_slots(packets, buckets)
+    slots = context_slots(packets, buckets) if slots is None else slots
     context = _empty(model.config, slots, model.dtype)
     offset = 0
     for packet in packets:

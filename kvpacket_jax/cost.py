@@ -5,6 +5,7 @@ what is timed.
 """
 
 import dataclasses
+import operator
 import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from kvpacket_jax import profiling
 from kvpacket_jax.buckets import Buckets
-from kvpacket_jax.methods import Method, Request
+from kvpacket_jax.methods import Method, Prepared, Request
 from kvpacket_jax.prefill import Context, Prefilled, prefill
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
@@ -30,10 +31,12 @@ class Entry(NamedTuple):
 
 def first_token(model: LanguageModel, entry: Entry, request: Request) -> Prefilled:
     """All a method does from stored caches to the first token's logits; no host synchronisation."""
-    prepared = entry.method.prepare(model, entry.stored, request)
+    with jax.profiler.TraceAnnotation("prepare"):
+        prepared = entry.method.prepare(model, entry.stored, request)
     if prepared.prefilled is not None:  # the method's own pass ran the query
         return prepared.prefilled
-    return prefill(model, prepared.context, [request.query], prepared.query_start)
+    with jax.profiler.TraceAnnotation("prefill"):
+        return prefill(model, prepared.context, [request.query], prepared.query_start)
 
 
 # ---- what it costs
@@ -51,8 +54,10 @@ class Cost(NamedTuple):
 def cost(model: LanguageModel, entry: Entry, request: Request) -> Cost:
     """Counts what `first_token` runs. Only shapes are looked at: nothing runs or compiles.
 
-    `model.params` and the entry's arrays may be ShapeDtypeStructs.
+    `model.params` and the entry's arrays may be ShapeDtypeStructs. (Where they are arrays, a method
+    that reads a number back does so first: `Method.settled`.)
     """
+    entry = entry._replace(method=entry.method.settled(model, entry.stored, request))
     arrays = _abstract((model.params, entry.stored))
     total = profiling.count_flops(_chain(model, entry.method, request), *arrays)
     context, _ = _outline(model, entry, request)
@@ -64,6 +69,71 @@ def cost(model: LanguageModel, entry: Entry, request: Request) -> Cost:
     plain, *arrays = _unrolled(model, *arrays)
     xla = profiling.xla_flops(_chain(plain, entry.method, request), *arrays)
     return Cost(total.total, total.total - alone.total, total.matmul, xla)
+
+
+def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
+    """Bytes that must go between memory and processor, whoever writes the programs.
+
+    The parameters, once for each program that needs them (an embedding table that is not the output
+    too is not read, but for a few rows); what the method stored and uses, once; keys and values
+    that are made, written once and read once: those of the context, unless the stored ones stay
+    where they are, and those of the rows that run. Activations and logits could stay inside.
+    Found by tracing alone, as in `cost`.
+    """
+    arrays = _abstract((model.params, entry.stored))
+    read, stored_read = profiling.reads(_chain(model, entry.method, request), *arrays)
+    if not model.config.tie_embeddings:
+        read = read | {"embedding": 0}
+    params, stored = (jax.tree.map(profiling.tree_bytes, tree) for tree in arrays)
+    needed = jax.tree.map(lambda n, times: n * min(times, 1), stored, stored_read)
+    total = sum(jax.tree.leaves((jax.tree.map(operator.mul, params, read), needed)))
+
+    def context(params, stored):
+        return entry.method.prepare(_with(model, params), stored, request).context
+
+    rows = _outline(model, entry, request)[1] or Buckets().query(len(request.query))
+    row = profiling.tree_bytes(
+        jax.eval_shape(lambda: kv_cache.init(model.config, 1, 1, model.dtype))
+    )
+    return total + 2 * (profiling.made_bytes(context, *arrays) + rows * row)
+
+
+def context_slots(model: LanguageModel, entry: Entry, request: Request) -> int:
+    """Slots that stand before the query's own pass, or before the method's; by tracing alone."""
+
+    def context(params, stored):
+        return entry.method.prepare(_with(model, params), stored, request).context
+
+    shapes = jax.eval_shape(context, *_abstract((model.params, entry.stored)))
+    return sum(cache.num_slots for cache in shapes)
+
+
+def peak_bytes(model: LanguageModel, entry: Entry, request: Request) -> int | None:
+    """Device memory at the most while `first_token` runs, with parameters and what is stored.
+
+    Compiles the chain's programs and runs nothing. None where the backend does not say.
+    """
+    arrays = _abstract((model.params, entry.stored))
+    return profiling.peak_bytes(_chain(model, entry.method, request), *arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready(Method):
+    """Reads the query over the context that is stored."""
+
+    start: int
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        return Prepared(stored, self.start)
+
+
+def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
+    """The query's own pass over the context that a method composes, made beforehand.
+
+    What no method that leaves the query to `prefill` can be faster than.
+    """
+    prepared = entry.method.prepare(model, entry.stored, request)
+    return Entry(Ready(prepared.query_start), jax.block_until_ready(prepared.context))
 
 
 def _chain(model: LanguageModel, method: Method, request: Request) -> Callable:
@@ -166,6 +236,14 @@ def time_methods(
         )
         for name, seconds in ttft.items()
     }
+
+
+def trace(model: LanguageModel, entries: dict[str, Entry], request: Request, folder: str) -> None:
+    """Writes a jax profiler trace of one request by each method, under its name, to `folder`."""
+    with jax.profiler.trace(folder):
+        for name, entry in entries.items():
+            with jax.profiler.TraceAnnotation(name):
+                np.asarray(first_token(model, entry, request).logits)
 
 
 def _parts(model: LanguageModel, name: str, entry: Entry, request: Request):

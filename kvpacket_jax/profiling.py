@@ -5,6 +5,7 @@ on the jaxpr, which needs no backend and sees into loops and kernels; `xla_flops
 the same program, to check against.
 """
 
+import collections
 import math
 import operator
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 
 class Flops(NamedTuple):
@@ -266,6 +267,43 @@ def tree_bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def _programs(jaxpr: Jaxpr) -> list[tuple[JaxprEqn, list[bool]]]:
+    """The programs that a traced function starts one after the other, with the inputs each needs.
+
+    They are its outermost equations: a call of a jitted function, or an operation by itself.
+    """
+    live = {v for v in jaxpr.outvars if _is_var(v)}
+    programs = []
+    for eqn in reversed(jaxpr.eqns):
+        used = [v in live for v in eqn.outvars]
+        if not any(used) and not eqn.effects:
+            continue
+        name = eqn.primitive.name
+        needed = _INNER[name](eqn, used)[1] if name in _INNER else [True] * len(eqn.invars)
+        live |= {v for v, n in zip(eqn.invars, needed, strict=True) if n and _is_var(v)}
+        programs.append((eqn, needed))
+    return programs[::-1]
+
+
+def reads(fn: Callable, *args: Any) -> Any:
+    """How many of the programs that `fn(*args)` starts need each array: a tree of ints like `args`.
+
+    `args` are pytrees of arrays or ShapeDtypeStructs; nothing runs or compiles.
+    """
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    counts = collections.Counter()
+    for eqn, needed in _programs(jaxpr):
+        counts.update({v for v, n in zip(eqn.invars, needed, strict=True) if n and _is_var(v)})
+    return jax.tree.unflatten(jax.tree.structure(args), [counts[v] for v in jaxpr.invars])
+
+
+def made_bytes(fn: Callable, *args: Any) -> int:
+    """Bytes of what `fn(*args)` returns, without the arguments that it only passes on."""
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    made = {v for v in jaxpr.outvars if _is_var(v)} - set(jaxpr.invars)
+    return tree_bytes([v.aval for v in made])
+
+
 class Memory(NamedTuple):
     """Bytes on each device. `aliased` is in both arguments and outputs: donated buffers."""
 
@@ -286,6 +324,42 @@ def memory_analysis(fn: Callable, *args: Any, donate: Sequence[int] = ()) -> Mem
         return None
     parts = ("argument", "output", "alias", "temp")
     return Memory(*(getattr(sizes, f"{part}_size_in_bytes") for part in parts))
+
+
+def peak_bytes(fn: Callable, *args: Any) -> int | None:
+    """The most memory that arrays take while `fn(*args)` runs, the arguments included; not run.
+
+    Of its programs one after the other, compiled for the default device: what is alive before
+    each, what it makes and its temporaries. None where the backend does not say.
+    """
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    programs, compiled = _programs(jaxpr), {}
+    last = {v: i for i, (eqn, _) in enumerate(programs) for v in eqn.invars if _is_var(v)}
+    last |= {v: len(programs) for v in jaxpr.outvars if _is_var(v)}
+    alive, peak = {}, 0
+    for i, (eqn, _) in enumerate(programs):
+        if (inner := eqn.params.get("jaxpr")) is None or eqn.primitive.name != "jit":
+            extra = tree_bytes([v.aval for v in eqn.outvars])
+        else:
+            if id(inner) not in compiled:  # calls of one program share its jaxpr
+                compiled[id(inner)] = _compiled_memory(eqn)
+            if (memory := compiled[id(inner)]) is None:
+                return None
+            extra = memory.outputs - memory.aliased + memory.temporaries
+        peak = max(peak, sum(alive.values()) + extra)
+        alive |= {v: tree_bytes(v.aval) for v in eqn.outvars}
+        alive = {v: n for v, n in alive.items() if last.get(v, -1) > i}
+    return tree_bytes(args) + peak
+
+
+def _compiled_memory(eqn: JaxprEqn) -> Memory | None:
+    def program(*arrays):
+        return jaxpr_as_fun(eqn.params["jaxpr"])(*arrays)
+
+    program.__name__ = eqn.params["name"]  # as it runs, so that a cache of programs knows it
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    donated = [i for i, d in enumerate(eqn.params["donated_invars"]) if d]
+    return memory_analysis(program, *shapes, donate=donated)
 
 
 def measure(fns: dict[str, Callable], runs: int = 3, warmup: int = 1) -> dict[str, list[float]]:

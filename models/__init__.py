@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import platformdirs
 
 from models import config as config_lib
-from models import demo_models, gguf, hub, identity, llama, qwen, weights
+from models import demo_models, gguf, hub, identity, llama, qwen, random_models, weights
 from models.config import ModelConfig
 from models.tokenizer import Tokenizer
 from models.tokenizer import load as load_tokenizer
@@ -62,7 +62,8 @@ def load(
 
     Args:
       source: a demo model's name (`demo_models.DEMO_MODELS`), a local Hugging Face folder, a
-        `.gguf` file, or a Hugging Face hub id ("owner/name").
+        `.gguf` file, a Hugging Face hub id ("owner/name"), or "random:" and a name of `CONFIGS`:
+        that shape with random weights and no tokenizer, to measure costs (random_models.py).
       dtype: "float32", "bfloat16", or "auto" (bfloat16, but on a CPU the faster of the two).
       cache_dir: where demo models and conversions of GGUF are kept.
       **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block).
@@ -73,6 +74,12 @@ def load(
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is not one of auto, float32, bfloat16.")
     dtype = fastest_dtype() if dtype == "auto" else dtype
+    if str(source).startswith(random_models.PREFIX):
+        shape = random_models.find(source, CONFIGS)
+        config = dataclasses.replace(shape, **run_choices)
+        params = random_models.params(config, jnp.dtype(dtype))
+        name = random_models.fingerprint(config)
+        return LanguageModel(source, config, Transformer(config), params, None, name)
     cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
     folder = find(source, dtype, cache_dir)
     hf = folder / "config.json"
@@ -116,7 +123,7 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
         f"There is no model {source!r}"
         + (f" (did you mean {' or '.join(close)}?)" if close else "")
         + f". Demo models: {', '.join(demo_models.DEMO_MODELS)}. Otherwise give a folder, a .gguf "
-        "file or a Hugging Face hub id (owner/name)."
+        "file, a Hugging Face hub id (owner/name) or random:NAME for random weights."
     )
 
 

@@ -33,18 +33,36 @@ def attend(
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """
     B, T, N, H = q_BxTxNxH.shape
-    K = segments[0].k.shape[2]
-    # Key/value heads first: XLA for CPUs takes such products as they are and copies others.
-    q_KxBxGxTxH = jnp.transpose(q_BxTxNxH.reshape(B, T, K, N // K, H), (2, 0, 3, 1, 4)) * H**-0.5
-    segments = [
-        s._replace(k=jnp.transpose(s.k, (2, 0, 1, 3)), v=jnp.transpose(s.v, (2, 0, 1, 3)))
-        for s in segments
-    ]
+    q_KxBxGxTxH, segments = _heads_first(q_BxTxNxH, segments)
     if T <= block:
         out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
     else:
         out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block)
     return jnp.transpose(out, (1, 3, 0, 2, 4)).reshape(B, T, N, H)
+
+
+def weights(q_BxTxNxH: jax.Array, positions_BxT: jax.Array, segments: list[Segment]) -> jax.Array:
+    """What each row's attention gives each slot, the segments laid end to end.
+
+    The mask is `attend`'s. Returns float32 `[B, T, N, S]`, S the slots of all segments: for a few
+    rows only.
+    """
+    B, T, N, _ = q_BxTxNxH.shape
+    q_KxBxGxTxH, segments = _heads_first(q_BxTxNxH, segments)
+    scores = [_scores(q_KxBxGxTxH, positions_BxT, s) for s in segments]
+    shares = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+    return jnp.transpose(shares, (1, 3, 0, 2, 4)).reshape(B, T, N, -1)
+
+
+def _heads_first(q_BxTxNxH, segments):
+    # Key/value heads first: XLA for CPUs takes such products as they are and copies others.
+    B, T, N, H = q_BxTxNxH.shape
+    K = segments[0].k.shape[2]
+    q_KxBxGxTxH = jnp.transpose(q_BxTxNxH.reshape(B, T, K, N // K, H), (2, 0, 3, 1, 4)) * H**-0.5
+    return q_KxBxGxTxH, [
+        s._replace(k=jnp.transpose(s.k, (2, 0, 1, 3)), v=jnp.transpose(s.v, (2, 0, 1, 3)))
+        for s in segments
+    ]
 
 
 def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):

@@ -30,9 +30,13 @@ def model_fingerprint(config: ModelConfig, folder: pathlib.Path, cache_dir: path
     else:
         files = sorted(folder.glob("*.safetensors"))
         sources = [file_digest(f, cache_dir) for f in files]
-    constants = {k: v for k, v in dataclasses.asdict(config).items() if k not in RUN_CHOICES}
-    constants["rope_type"] = type(config.rope).__name__
-    return digest({"config": constants, "sources": sources})
+    return digest({"config": constants(config), "sources": sources})
+
+
+def constants(config: ModelConfig) -> dict:
+    """What a config says of the model, without the choices of how to run it; JSON-able."""
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in RUN_CHOICES}
+    return found | {"rope_type": type(config.rope).__name__}
 
 
 def file_digest(path: pathlib.Path, cache_dir: pathlib.Path) -> str:

@@ -88,6 +88,33 @@ def _update_bfloat16_jvp(axis, primals, tangents):
     return _update_bfloat16(axis, old, new, slots), _update(axis, *tangents[:2], slots)
 
 
+def mix(old: jax.Array, new: jax.Array, slots: jax.Array, share: jax.Array) -> jax.Array:
+    """Rows `new` `[B, T, K, H]` with what stands in their slots of `old`: `share` `[T]` of the new.
+
+    `slots` as in `write_slots`.
+    """
+    if jnp.ndim(slots) == 0:
+        there = jax.lax.dynamic_slice_in_dim(old, slots, new.shape[SLOTS], SLOTS + old.ndim)
+    else:
+        there = jnp.take(old, slots, axis=SLOTS, mode="clip")
+    share = share[:, None, None]
+    return share * new + (1 - share) * there.astype(new.dtype)
+
+
+def write_layer(
+    cache: KVCache, layer: int, k: jax.Array, v: jax.Array, slots: jax.Array
+) -> KVCache:
+    """Writes rows `[B, T, K, H]` into one layer; who may see them is `mark`'s."""
+
+    def put(all_layers, new):
+        written = write_slots(all_layers[layer], new, slots, SLOTS)
+        if isinstance(all_layers, tuple):
+            return (*all_layers[:layer], written, *all_layers[layer + 1 :])
+        return all_layers.at[layer].set(written)
+
+    return cache._replace(k=put(cache.k, k), v=put(cache.v, v))
+
+
 def mark(cache: KVCache, positions: jax.Array, valid: jax.Array, slots: jax.Array) -> KVCache:
     """Says which positions rows `[B, T]` written to `slots` have, and which of them count."""
     return cache._replace(

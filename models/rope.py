@@ -174,8 +174,11 @@ def cos_sin(rope: Rope, head_dim: int, positions: jax.Array, limit: int):
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates heads `[..., H]` by angles whose cos and sin broadcast against `[..., H/2]`."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    x = x.astype(jnp.float32)
+    first, second = jnp.split(x, 2, axis=-1)
+    join = lambda *halves: jnp.concatenate(halves, axis=-1)  # noqa: E731
+    # Joined first: XLA for CPUs computes results that are joined afterwards 20 times slower.
+    return x * join(cos, cos) + join(second, first) * join(-sin, sin)
 
 
 def rotate_heads(config, x_BxTxNxH: jax.Array, positions_BxT: jax.Array) -> jax.Array:
@@ -186,8 +189,9 @@ def rotate_heads(config, x_BxTxNxH: jax.Array, positions_BxT: jax.Array) -> jax.
 
 
 def move(config, k: jax.Array, difference: jax.Array) -> jax.Array:
-    """Keys `[..., K, H]` moved by `difference` positions (an int32 scalar), in their own dtype.
+    """Keys `[..., K, H]` moved by `difference` positions, in their own dtype.
 
+    `difference` is an int32 scalar, or one that broadcasts against `[..., K]`: `[S, 1]` for slots.
     Scores depend on differences of positions only, so one rotation moves a key, whatever its place.
     """
     cos, sin = cos_sin(config.rope, config.head_dim, difference, config.max_positions)

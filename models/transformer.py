@@ -81,13 +81,15 @@ class Block(nn.Module):
         x = x_BxTxD + project("BTNH,NHD->BTD", attended_BxTxNxH, self.o)
         return x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
 
-    def __call__(self, x, positions, segments, tail, slots):
+    def __call__(self, x, positions, segments, tail, slots, share=None):
         """One layer's pass: writes the rows' keys and values into `tail`, attends, finishes.
 
         `segments` are the layer's read-only context, `tail` the Segment the rows are written to at
-        `slots`. Returns (x, (k, v)) with the tail's new k and v.
+        `slots`, with `share` as run_layers has it. Returns (x, (k, v)) with the tail's new k and v.
         """
         q, k, v = self.qkv(x, positions)
+        if share is not None:
+            k, v = (kv_cache.mix(old, new, slots, share) for old, new in ((tail.k, k), (tail.v, v)))
         k = kv_cache.write_slots(tail.k, k, slots, kv_cache.SLOTS)
         v = kv_cache.write_slots(tail.v, v, slots, kv_cache.SLOTS)
         attended = attend(
@@ -122,6 +124,14 @@ class Transformer(nn.Module):
         output = self.embedding if self.config.tie_embeddings else self.output
         return project("BTD,VD->BTV", h, output)
 
+    def qkv(self, x_BxTxD: jax.Array, positions_BxT: jax.Array, layer: int):
+        """What rows ask and answer at one layer, and nothing else of it: `Block.qkv`."""
+        weights = self.get_variable("params", "layers")
+        scanned = self.config.scan_layers
+        weights = jax.tree.map(lambda a: a[layer], weights) if scanned else weights[layer]
+        block = Block(self.config, parent=None)
+        return block.apply({"params": weights}, x_BxTxD, positions_BxT, method="qkv")
+
     def run_layers(
         self,
         x_BxTxD: jax.Array,
@@ -131,6 +141,7 @@ class Transformer(nn.Module):
         tail: KVCache,
         slots: jax.Array,
         layers: range | None = None,
+        share: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Rows through the layers: the only place that walks them.
 
@@ -142,6 +153,8 @@ class Transformer(nn.Module):
           tail: the cache the rows' keys and values are written to.
           slots: int32; the first slot in `tail`, or one for each row `[T]` (`write_slots`).
           layers: which, all if None.
+          share: float32 `[T]`; what a row's new keys and values count for where they are written
+            over old ones, the old for the rest. None: for all.
 
         Returns:
           Hidden states float32 `[B, T, D]` before the final norm, and the tail.
@@ -163,7 +176,7 @@ class Transformer(nn.Module):
                 for cache, (k, v, bias) in zip(context, contexts, strict=True)
             ]
             own = Segment(tail_k, tail_v, tail.positions, tail.valid)
-            return block.apply({"params": weights}, x, positions_BxT, segments, own, slots)
+            return block.apply({"params": weights}, x, positions_BxT, segments, own, slots, share)
 
         if c.remat:
             body = jax.checkpoint(body)

@@ -260,3 +260,39 @@ def test_bytes_of_trees_and_programs():
     )  # fmt: skip
     donated = profiling.memory_analysis(write, cache, x, donate=(0,))
     assert donated.aliased == profiling.tree_bytes(cache)
+
+
+def test_programs_read_what_they_need():
+    multiply = jax.jit(lambda w, x: x @ w)
+    split = jax.jit(lambda a, b: (a * 2, b * 3))
+
+    def chain(tree, x):
+        y = multiply(tree["twice"], multiply(tree["twice"], x))
+        return split(y, tree["unused"])[0] + tree["added"], tree["passed on"]
+
+    square = f32(16, 16)
+    tree = dict.fromkeys(("twice", "unused", "added", "passed on"), square)
+    counts, x = profiling.reads(chain, tree, square)
+    assert counts == {"twice": 2, "unused": 0, "added": 1, "passed on": 0} and x == 1
+    assert profiling.made_bytes(chain, tree, square) == profiling.tree_bytes(square)
+
+
+def test_peak_memory_follows_what_is_alive():
+    cache, x = f32(1024, 64), f32(64, 64)
+    empty = jax.jit(lambda: jnp.zeros(cache.shape))
+    write = lambda cache, x, at: lax.dynamic_update_slice(cache, x, (at, 0))  # noqa: E731
+    donated, copied = jax.jit(write, donate_argnums=0), jax.jit(write)
+
+    def chain(put, keep):
+        def run(x):
+            first = cache = empty()
+            for at in (0, 64, 128):
+                cache = put(cache, x, at)
+            return (cache, first) if keep else cache
+
+        return run
+
+    size, small = profiling.tree_bytes(cache), profiling.tree_bytes(x)
+    for put, keep, arrays in ((donated, False, 1), (copied, False, 2), (copied, True, 3)):
+        peak = profiling.peak_bytes(chain(put, keep), x)
+        assert small + arrays * size <= peak < 2 * small + arrays * size, (arrays, peak)

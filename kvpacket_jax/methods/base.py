@@ -43,6 +43,12 @@ class Method:
         """Gets ready to answer `request`; `new_tokens` will be decoded afterwards."""
         raise NotImplementedError
 
+    def settled(self, model: LanguageModel, stored: Any, request: Request) -> "Method":
+        """The method with what `prepare` reads back for this request fixed, so that it is traced
+        as it runs. Itself where nothing is read back, or `stored` holds shapes only.
+        """
+        return self
+
     def shared_context(
         self, model: LanguageModel, stored: Any, request: Request
     ) -> tuple[Context, int] | None:

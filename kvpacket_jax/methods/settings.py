@@ -1,5 +1,6 @@
 """Methods from text: "cache_blend" or "cache_blend:ratio=0.3", for flags and sweeps."""
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -10,6 +11,7 @@ from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.methods import METHODS, Method
 
 _WORDS = {"true": True, "false": False}
+_KINDS = {int: "a whole number", float: "a number", str: "text", types.NoneType: "none"}
 
 
 def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
@@ -55,6 +57,18 @@ def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
     return f"{name}:{chosen}" if chosen else name, method
 
 
+def split(text: str) -> list[str]:
+    """The specs in a list with commas: "epic,cache_blend:ratio=0.3,layer=1" are two."""
+    specs: list[str] = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        # A further setting of the method before it: it names no method of its own.
+        if specs and "=" in part and ":" not in part:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return specs
+
+
 def settings(method: type[Method]) -> dict[str, Any]:
     """The fields of a method that text can set, with their types."""
     hints = typing.get_type_hints(method)
@@ -74,30 +88,27 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 def _readable(kind: Any) -> bool:
     return all(
-        option in (bool, int, float, str, types.NoneType)
-        or typing.get_origin(option) is typing.Literal
+        option is bool or option in _KINDS or typing.get_origin(option) is typing.Literal
         for option in _options(kind)
     )
 
 
 def _parse(value: str, kind: Any) -> Any:
     """The value as the first of the kinds that takes it; ValueError if none does."""
-    for option in _options(kind):
-        if option is types.NoneType:
-            if value.lower() == "none":
-                return None
-        elif option is bool:
+    options = _options(kind)
+    if types.NoneType in options and value.lower() == "none":
+        return None
+    for option in options:
+        if option is bool:
             if value.lower() in _WORDS:
                 return _WORDS[value.lower()]
         elif typing.get_origin(option) is typing.Literal:
             for choice in typing.get_args(option):
                 if value == str(choice):
                     return choice
-        else:
-            try:
+        elif option is not types.NoneType:
+            with contextlib.suppress(ValueError):
                 return option(value)
-            except ValueError:
-                continue
     raise ValueError(value)
 
 
@@ -113,7 +124,7 @@ def _describe(kind: Any) -> str:
         elif option is bool:
             names += ["true", "false"]
         else:
-            names.append("none" if option is types.NoneType else option.__name__)
+            names.append(_KINDS[option])
     return " or ".join(names)
 
 

@@ -1,0 +1,91 @@
+"""A3 (arXiv 2511.17560): tokens that the query attends to at the first layer are recomputed."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvpacket_jax.methods.base import Prepared
+from kvpacket_jax.methods.recompute import (
+    Recomputing,
+    check_ratio,
+    choose,
+    compose_with_room,
+    finish,
+    lay_out,
+    prepared,
+    row_bucket,
+    run_rows,
+)
+from models import attention
+from models.attention import Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class A3(Recomputing):
+    """`ratio` of the tokens behind the first chunk.
+
+    The published code runs all of them through the first layer. That gives the same: keys and
+    values there do not depend on the context, so the cached ones are what the query is scored
+    against, and only the chosen rows go through the layer.
+    """
+
+    ratio: float = 0.15
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        layout = lay_out(model, request, new_tokens)
+        cache = compose_with_room(model, stored, layout)
+        selected, queries = layout.share(self.ratio), len(layout.query)
+        chosen, scores, *results = _select_and_run(
+            model.module,
+            model.params,
+            cache,
+            layout.padded_ids(0, cache.num_slots),
+            np.int32(layout.first),
+            np.int32(layout.length),
+            np.int32(selected),
+            np.int32(queries),
+            rows=row_bucket(selected + queries),
+            query_rows=layout.query_rows,
+            tail_slots=layout.tail_slots,
+        )
+        return prepared(layout, *results, {"selected": chosen, "scores": scores})
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("module", "rows", "query_rows", "tail_slots"),
+    donate_argnames=("cache",),
+)
+def _select_and_run(
+    module,
+    params,
+    cache,
+    ids_S,
+    first,
+    length,
+    num_selected,
+    num_query,
+    rows: int,
+    query_rows: int,
+    tail_slots: int,
+):
+    apply = functools.partial(module.apply, {"params": params})
+    query = length + jnp.arange(query_rows)
+    x = apply(ids_S[query][None], method="embed")
+    q, _, _ = apply(x, query[None], 0, method="qkv")
+    candidates = cache.valid & (jnp.arange(cache.num_slots) >= first)
+    segment = Segment(cache.k[0], cache.v[0], cache.positions, candidates)
+    weights_TxNxS = attention.weights(q, query[None], [segment])[0]
+    asked = jnp.arange(query_rows) < num_query
+    scores = jnp.sum(weights_TxNxS * asked[:, None, None], axis=(0, 1))
+    slots = choose(scores, first, length, num_selected, num_query, rows)
+    x = apply(jnp.take(ids_S, slots, mode="clip")[None], method="embed")
+    x, cache = run_rows(module, params, cache, x, slots)
+    last = num_selected + num_query - 1
+    return slots, scores, *finish(module, params, cache, x, last, length, query_rows, tail_slots)

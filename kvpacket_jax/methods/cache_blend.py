@@ -1,0 +1,95 @@
+"""CacheBlend (arXiv 2405.16444): tokens whose keys and values deviate most are recomputed."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvpacket_jax.methods.base import Prepared
+from kvpacket_jax.methods.recompute import (
+    Recomputing,
+    check_ratio,
+    choose,
+    compose_with_room,
+    finish,
+    lay_out,
+    prepared,
+    row_bucket,
+    run_rows,
+)
+from models import kv_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheBlend(Recomputing):
+    """`ratio` of the tokens behind the first chunk, one set for all layers.
+
+    All tokens go through the first layer, which gives their keys and values of the second in full
+    context. Those replace the cached ones, and how far they are from them chooses the tokens that
+    go on. (As published; there all tokens go through the rest of the second layer too, in vain.)
+    """
+
+    ratio: float = 0.15
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        layout = lay_out(model, request, new_tokens)
+        all_rows = row_bucket(len(layout.ids) - layout.first)
+        selected, queries = layout.share(self.ratio), len(layout.query)
+        chosen, scores, *results = _select_and_run(
+            model.module,
+            model.params,
+            compose_with_room(model, stored, layout, all_rows),
+            layout.padded_ids(layout.first, all_rows),
+            np.int32(layout.first),
+            np.int32(layout.length),
+            np.int32(selected),
+            np.int32(queries),
+            rows=row_bucket(selected + queries),
+            query_rows=layout.query_rows,
+            tail_slots=layout.tail_slots,
+        )
+        return prepared(layout, *results, {"selected": chosen, "scores": scores})
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("module", "rows", "query_rows", "tail_slots"),
+    donate_argnames=("cache",),
+)
+def _select_and_run(
+    module,
+    params,
+    cache,
+    ids_A,
+    first,
+    length,
+    num_selected,
+    num_query,
+    rows: int,
+    query_rows: int,
+    tail_slots: int,
+):
+    apply = functools.partial(module.apply, {"params": params})
+    positions = (first + jnp.arange(len(ids_A)))[None]
+    valid = positions < length + num_query
+    x = apply(ids_A[None], method="embed")
+    x, cache = apply(x, positions, valid, (), cache, first, range(1), method="run_layers")
+    old_k, old_v = cache.k[1], cache.v[1]
+    _, k, v = apply(x, positions, 1, method="qkv")
+    cache = kv_cache.write_layer(cache, 1, k, v, first)
+    scores = _distance(old_k, cache.k[1]) + _distance(old_v, cache.v[1])
+    slots = choose(scores, first, length, num_selected, num_query, rows)
+    x = jnp.take(x, slots - first, axis=1, mode="clip")
+    x, cache = run_rows(module, params, cache, x, slots, range(1, module.config.num_layers))
+    last = num_selected + num_query - 1
+    return slots, scores, *finish(module, params, cache, x, last, length, query_rows, tail_slots)
+
+
+def _distance(old_1xSxKxH, new_1xSxKxH):
+    difference = new_1xSxKxH[0].astype(jnp.float32) - old_1xSxKxH[0].astype(jnp.float32)
+    return jnp.sum(jnp.square(difference), axis=(1, 2))

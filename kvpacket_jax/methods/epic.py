@@ -1,0 +1,22 @@
+"""EPIC (arXiv 2410.15332): the first tokens of every document are recomputed in full context."""
+
+import dataclasses
+
+from kvpacket_jax.methods.base import Prepared
+from kvpacket_jax.methods.recompute import Recomputing, lay_out, recompute
+
+
+@dataclasses.dataclass(frozen=True)
+class Epic(Recomputing):
+    """`tokens` of each document; none of the first chunk."""
+
+    tokens: int = 16
+
+    def __post_init__(self):
+        if self.tokens < 0:
+            raise ValueError(f"tokens is how many of each document; found {self.tokens}.")
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        layout = lay_out(model, request, new_tokens)
+        selected = [t for chunk in layout.chunks[1:] for t in chunk[: self.tokens]]
+        return recompute(model, stored, layout, selected)

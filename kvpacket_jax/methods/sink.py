@@ -1,0 +1,65 @@
+"""sink: documents are read at request time, each behind the preamble and blind to the others."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from kvpacket_jax.buckets import near
+from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.recompute import lay_out, side_by_side
+from kvpacket_jax.packet import BATCH_TOKENS, Packet, check_ids
+from kvpacket_jax.prefill import prefill_rows
+from models import kv_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Sink(Method):
+    """Documents are computed inside the clock, at the positions they take in the context."""
+
+    def store(self, model, preamble, documents) -> list[Packet]:
+        return store_preamble(model, preamble)
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        for i, document in enumerate(request.documents):
+            check_ids(model, document, f"Document {i}")
+        layout = lay_out(model, request, new_tokens)
+        preamble = tuple(p.cache for p in stored)
+        parts = dict(enumerate(preamble))
+        for rows, batch in _batches(layout.chunks, len(stored)):
+            chunks = [layout.chunks[i] for i in batch]
+            ids = np.stack([layout.padded_ids(c.start, rows) for c in chunks])
+            lengths = np.array([len(c) for c in chunks], np.int32)
+            starts = np.array([c.start for c in chunks], np.int32)
+            read = _read(model.module, model.params, preamble, ids, lengths, starts)
+            parts |= zip(batch, read, strict=True)
+        caches = [parts[i] for i in range(len(layout.chunks))]
+        starts = [c.start for c in layout.chunks]
+        return Prepared((side_by_side(model, caches, starts, layout.length),), layout.length)
+
+    def shared_context(self, model, stored, request):
+        return self.prepare(model, stored, request)[:2]
+
+
+def _batches(chunks, first: int):
+    """(rows, some of the chunks from `first` on): of one size, a power of two of them."""
+    groups: dict[int, list[int]] = {}
+    for i in range(first, len(chunks)):
+        groups.setdefault(near(len(chunks[i])), []).append(i)
+    for rows, members in sorted(groups.items()):
+        most = 1 << max(0, (BATCH_TOKENS // rows).bit_length() - 1)
+        while members:
+            size = min(most, 1 << (len(members).bit_length() - 1))
+            yield rows, members[:size]
+            members = members[size:]
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _read(module, params, context, ids_BxT, lengths_B, starts_B):
+    B, T = ids_BxT.shape
+    tail = kv_cache.init(module.config, B, T, params["embedding"].dtype)
+    _, tail = prefill_rows(
+        module, params, context, tail, ids_BxT, lengths_B, start=starts_B[:, None]
+    )
+    return [kv_cache.row(tail, i) for i in range(B)]

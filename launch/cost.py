@@ -1,0 +1,82 @@
+"""What one request costs with each method: time to first token, FLOPs, bytes, memory, the floor.
+
+python -m launch.cost --model=qwen2.5-coder-0.5b --documents=8x1024 --query=50
+python -m launch.cost --model=random:llama-3.1-8b --methods=kv_packet,cache_blend:ratio=0.3
+"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+
+MODEL = flags.DEFINE_string(
+    "model",
+    "qwen2.5-coder-0.5b",
+    "A demo model, a Hugging Face hub id, a folder, a .gguf file, or a named shape with random "
+    "weights (random:llama-3.1-8b).",
+)
+DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
+METHODS = flags.DEFINE_string("methods", "all", "name or name:field=value, with commas; or all.")
+DOCUMENTS = flags.DEFINE_string("documents", "8x1024", "Number x tokens; several with commas.")
+PREAMBLE = flags.DEFINE_integer("preamble", 16, "Tokens before the documents.", lower_bound=0)
+QUERY = flags.DEFINE_integer("query", 50, "Tokens of the query.", lower_bound=1)
+ADAPTER = flags.DEFINE_string("adapter", None, "A folder or shipped name; default: random tokens.")
+HEADER = flags.DEFINE_integer("header", 8, "Random tokens before a document.", lower_bound=0)
+TRAILER = flags.DEFINE_integer("trailer", 8, "Random tokens behind a document.", lower_bound=0)
+RUNS = flags.DEFINE_integer("runs", 5, "Timed runs, interleaved.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the token ids and random soft tokens.")
+JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file, every run in them.")
+PROFILE_DIR = flags.DEFINE_string("profile_dir", None, "Writes a jax profiler trace here.")
+CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs no jax.
+    import jax
+
+    import models
+    from kvpacket_jax import cost_report, report
+    from kvpacket_jax.machine import measure_machine
+    from kvpacket_jax.methods import METHODS as NAMES
+    from kvpacket_jax.methods import settings
+
+    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
+    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
+    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    specs = list(NAMES) if METHODS.value == "all" else settings.split(METHODS.value)
+    try:
+        lengths = cost_report.document_lengths(DOCUMENTS.value)
+        for spec in specs:  # before the model is loaded
+            settings.make(spec)
+        with report.step(f"Loading {MODEL.value}"):
+            model = models.load(MODEL.value, DTYPE.value, cache_dir)
+            soft = cost_report.soft_tokens(
+                model, ADAPTER.value, HEADER.value, TRAILER.value, SEED.value
+            )
+        methods = dict(settings.make(spec, soft) for spec in specs)
+        request = cost_report.random_request(
+            model, PREAMBLE.value, lengths, QUERY.value, SEED.value
+        )
+        with report.step("Measuring this machine"):
+            machine = measure_machine(model.dtype)
+        rows = cost_report.measure(
+            model, methods, request, machine, RUNS.value, PROFILE_DIR.value, report.step
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
+    report.console.print(*cost_report.tables(rows))
+    report.console.print(cost_report.summary(rows, request, model), highlight=False)
+    report.console.print(cost_report.machine_line(machine), highlight=False)
+    if JSON.value:
+        report.write_json(JSON.value, rows, machine)
+
+
+if __name__ == "__main__":
+    app.run(main)
