@@ -9,6 +9,8 @@ import sys
 
 from absl import app, flags
 
+SHOWN = ("full_recompute", "kv_packet", "no_recompute", "no_cache")
+
 MODEL = flags.DEFINE_string(
     "model",
     "qwen2.5-coder-0.5b",
@@ -17,7 +19,9 @@ MODEL = flags.DEFINE_string(
 )
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
 ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; default: the model's.")
-OTHER_MODEL = flags.DEFINE_bool(
+OTHER_SHOWN = ("full_recompute", "kv_packet", "no_recompute", "no_cache")
+
+MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
@@ -56,7 +60,7 @@ def main(argv):
         machine = measure_machine(model.dtype)
     label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
     settings = {"kv_packet": {"adapter": soft_tokens}}
-    methods = {label.get(n, n): method(**settings.get(n, {})) for n, method in METHODS.items()}
+    methods = {label.get(n, n): METHODS[n](**settings.get(n, {})) for n in SHOWN}
     rows = evaluate.compare(
         model, methods, demo.example(), TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
     )
