@@ -19,9 +19,7 @@ MODEL = flags.DEFINE_string(
 )
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
 ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; default: the model's.")
-OTHER_SHOWN = ("full_recompute", "kv_packet", "no_recompute", "no_cache")
-
-MODEL = flags.DEFINE_bool(
+OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
