@@ -334,7 +334,10 @@ def writing(folder: pathlib.Path) -> Iterator[Writer]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError), (left / "lock").open("a") as lock:
+        with contextlib.suppress(OSError):
+            left.rmdir()  # one without its lock yet; a live owner makes another
+        # Opened, not made: a second lock file would let two processes think they hold it.
+        with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
     with contextlib.ExitStack() as stack:

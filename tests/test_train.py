@@ -39,7 +39,7 @@ def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
         *(sys.executable, "-m", "launch.train", "--config=configs/train.py"),
         *(f"--config.{k}={v}" for k, v in options.items()),
         f"--workdir={workdir}",
-        f"--compilation_cache_dir={workdir.parent / 'programs'}",
+        f"--compilation_cache_dir={byte_model.parent / 'programs'}",  # one for all runs
     ]
 
 
