@@ -139,37 +139,61 @@ def questions() -> Iterator[str]:
                 yield line
 
 
-def measure(session: Session, question: str, runs: int = 3) -> tuple[Timing, Cost]:
-    """What an answer to this question costs, warmed up and timed anew, with packets on disk.
+class Measured(NamedTuple):
+    """What an answer costs. Seconds are to the first token's logits on the host, medians."""
 
-    TTFT is one chain from the files, which the system may hold in memory, to logits on the host.
-    """
+    cost: Cost
+    timing: Timing  # TTFT is one chain from the files, which the system may hold in memory
+    cold_s: float  # the same with files that the system was told to forget
+    full_s: float  # full_recompute's, over the same documents
+
+
+def measure(session: Session, question: str, runs: int = 3) -> Measured:
+    """What an answer to this question costs, warmed up and timed anew, with packets on disk."""
     model = session.model
     query = corpus.encode(model, session.wording, Question(question, ())).questions[0]
-    request = Request([], [p.manifest.tokens for p in session.packets], query)
+    documents_by = session.wanted[-1][1]
+    documents, preamble = [], []
+    for packet, (_, made_by) in zip(session.packets, session.wanted, strict=True):
+        (documents if made_by == documents_by else preamble).append(packet)
+    request = Request([], [p.manifest.tokens for p in documents], query)
     entry = Entry(session.method, jax.device_put(session.packets))
+    full = Entry(METHODS["full_recompute"](), jax.device_put(preamble))
 
     def load() -> list[Packet]:
         return store.load(session.folder, session.wanted, model)
 
-    def first() -> np.ndarray:
-        return np.asarray(first_token(model, entry._replace(stored=load()), request).logits)
+    def first(entry: Entry) -> np.ndarray:
+        return np.asarray(first_token(model, entry, request).logits)
 
-    seconds = profiling.measure({"load": load, "ttft": first}, runs)
-    load_s, ttft_s = (statistics.median(seconds[name]) for name in ("load", "ttft"))
+    def cold() -> np.ndarray:
+        store.forget(session.folder, session.wanted)
+        return first(entry._replace(stored=load()))
+
+    sides = {
+        "load": load,
+        "ttft": lambda: first(entry._replace(stored=load())),
+        "cold": cold,
+        "full": lambda: first(full),
+    }
+    seconds = profiling.measure(sides, runs)
+    load_s, ttft_s, cold_s, full_s = (statistics.median(seconds[name]) for name in sides)
     timing = time_methods(model, {"it": entry}, request, runs)["it"]
     timing = timing._replace(load_s=load_s, ttft_s=ttft_s, runs=tuple(seconds["ttft"]))
-    return timing, cost(model, entry, request)
+    return Measured(cost(model, entry, request), timing, cold_s, full_s)
 
 
-def cost_text(session: Session, timing: Timing, cost: Cost) -> str:
+def cost_text(session: Session, measured: Measured) -> str:
     """The figures of `measure`, in words."""
+    cost, timing, cold_s, full_s = measured
     parts = {"load": timing.load_s, "compose": timing.compose_s, "prefill": timing.prefill_s}
     files = {store.packet_path(session.folder, name) for name, _ in session.wanted}
     size = sum(path.stat().st_size for path in files)
+    tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
     return (
-        ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in parts.items())
-        + f"; TTFT {1e3 * timing.ttft_s:.3g} ms with {len(files)} packets on disk "
-        f"({report.si(size)}B; {1e3 * session.load_s:.3g} ms to read them the first time)\n"
+        f"{len(files)} packets on disk ({report.si(size)}B), {tokens:,} tokens: "
+        + ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in parts.items())
+        + f"\nTTFT {1e3 * timing.ttft_s:,.0f} ms, {1e3 * cold_s:,.0f} ms with files the system has "
+        f"not in memory; full_recompute {1e3 * full_s:,.0f} ms, {full_s / cold_s:.1f} times that\n"
         f"FLOPs {report.si(cost.flops_total)}, overhead {report.si(cost.flops_overhead)}"
     )

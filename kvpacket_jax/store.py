@@ -95,6 +95,14 @@ def load(
     return [packets[w] for w in wanted]
 
 
+def forget(folder: pathlib.Path, wanted: Sequence[tuple[str, Maker]]) -> None:
+    """Asks the system to drop packets' files from memory, so that the next read is the disk's."""
+    for name in dict.fromkeys(name for name, _ in wanted):
+        with packet_path(folder, name).open("rb") as file:
+            os.fsync(file.fileno())  # what is not written yet cannot be dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def verify(folder: pathlib.Path, name: str) -> None:
     """Reads a packet and compares every byte's digest; FileNotFoundError or Damaged if it fails."""
     path = packet_path(folder, name)

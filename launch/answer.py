@@ -61,7 +61,7 @@ def main(argv):
                 print(piece, end="", flush=True)
             print()
             if SHOW_COST.value:
-                print(ask.cost_text(session, *ask.measure(session, question)))
+                print(ask.cost_text(session, ask.measure(session, question)))
         except ValueError as error:  # it does not fit; the next one may
             print(error, file=sys.stderr)
             if QUERY.value is not None:

@@ -94,15 +94,17 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     loads = []
     load = store.load
     monkeypatch.setattr(store, "load", lambda *a: loads.append(a) or load(*a))
-    timing, found = ask.measure(session, "Where?", runs=1)
+    measured = ask.measure(session, "Where?", runs=1)
+    found, timing = measured.cost, measured.timing
     query = corpus.encode(model, WORDING, Question("Where?", ())).questions[0]
     entry = Entry(METHODS["kv_packet"](), session.packets)
     assert found == cost(model, entry, Request([], [], query))
     assert 0 < found.flops_overhead < found.flops_total
     assert min(timing.load_s, timing.compose_s, timing.prefill_s) > 0
-    assert len(loads) == 4  # by itself and in the chain, each warmed up first
+    assert len(loads) == 6  # by itself, in the chain, and cold, each warmed up first
+    assert measured.cold_s > 0 and measured.full_s > 0
     size = sum(store.packet_path(folder, n).stat().st_size for n in {n for n, _ in session.wanted})
-    assert f"4 packets on disk ({size / 1e3:.3g} kB" in ask.cost_text(session, timing, found)
+    assert f"4 packets on disk ({size / 1e3:.3g} kB" in ask.cost_text(session, measured)
 
 
 @pytest.mark.parametrize(
