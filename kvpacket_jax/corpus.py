@@ -114,8 +114,7 @@ def load_model(
       other_model: accepts an adapter that was trained for another model.
     """
     model = models.load(source, store.settled_dtype(folder, dtype), cache_dir)
-    if model.tokenizer is None:
-        raise ValueError(f"{source} came without a tokenizer: it cannot read texts.")
+    model.check_tokenizer()
     name = adapter or (source if source in shipped_adapters() else "none")
     return model, None if name == "none" else load_adapter(name, model, other_model)
 

@@ -111,11 +111,12 @@ def measure(
     counted = {}
     for name, entry in entries.items():
         with step(f"{name}: counting operations and bytes, compiling for its peak memory"):
+            fixed = entry._replace(method=entry.method.settled(model, entry.stored, request))
             counted[name] = (
-                cost_lib.cost(model, entry, request),
-                cost_lib.least_bytes(model, entry, request),
-                cost_lib.peak_bytes(model, entry, request),
-                cost_lib.context_slots(model, entry, request),
+                cost_lib.cost(model, fixed, request),
+                cost_lib.least_bytes(model, fixed, request),
+                cost_lib.peak_bytes(model, fixed, request),
+                cost_lib.context_slots(model, fixed, request),
             )
     with step(f"Timing {len(entries)} sides, {runs} interleaved runs after a warm-up"):
         timings = cost_lib.time_methods(model, entries, request, runs)

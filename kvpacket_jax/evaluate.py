@@ -97,6 +97,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None) -> Run:
     for spec in specs:  # before the model is loaded
         make(spec)
     model = models.load(config.model, config.dtype, cache_dir)
+    model.check_tokenizer()
     shipped = config.model if config.model in adapter_lib.shipped_adapters() else ""
     name = config.adapter or shipped
     wrapper = adapter_lib.load_adapter(name, model) if name else None

@@ -128,6 +128,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     checkpoints = Checkpoints(workdir / "checkpoints")
     config = _settled(config, checkpoints.metadata())
     model = models.load(config.model, config.dtype, cache_dir, scan_layers=True, remat=config.remat)
+    model.check_tokenizer()
     reader = models.load(config.model, config.dtype, cache_dir) if config.second_copy else model
     template = data.TEMPLATES[config.template]
     train_sets = sources(config, "train")

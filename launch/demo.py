@@ -51,6 +51,7 @@ def main(argv):
     try:
         with report.step(f"Loading {MODEL.value}"):
             model = models.load(MODEL.value, DTYPE.value, cache_dir)
+            model.check_tokenizer()
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")

@@ -3,6 +3,8 @@
 python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
 """
 
+import sys
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -28,7 +30,10 @@ def main(argv):
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    train.train(CONFIG.value, WORKDIR.value, CACHE_DIR.value)
+    try:
+        train.train(CONFIG.value, WORKDIR.value, CACHE_DIR.value)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
 
 
 if __name__ == "__main__":

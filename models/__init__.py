@@ -37,6 +37,14 @@ class LanguageModel:
     def dtype(self):
         return self.params["embedding"].dtype
 
+    def check_tokenizer(self) -> None:
+        """Raises ValueError for a model that came without a tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{self.name} came without a tokenizer: it cannot read texts. What it costs to run "
+                "launch.cost measures."
+            )
+
     def check_length(self, positions: int) -> None:
         """Raises ValueError for a sequence that is longer than the model's context."""
         if positions > self.config.max_positions:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import models
+from kvpacket_jax import corpus
 from kvpacket_jax.prefill import prefill
 from kvpacket_jax.profiling import memory_analysis, tree_bytes
 from models import random_models
@@ -62,3 +63,11 @@ def test_an_array_is_never_held_in_another_dtype():
 def test_unknown_names_are_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"named shape 'lama-3.1-8b'.*mean llama-3.1-8b.*qwen3-4b"):
         models.load("random:lama-3.1-8b")
+
+
+def test_programs_that_need_text_say_that_it_cannot_read(tmp_path):
+    model = models.load("random:small", "float32")
+    with pytest.raises(ValueError, match="random:small came without a tokenizer"):
+        model.check_tokenizer()
+    with pytest.raises(ValueError, match="without a tokenizer"):
+        corpus.load_model("random:small", "float32", tmp_path)
