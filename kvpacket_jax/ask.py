@@ -71,6 +71,8 @@ def open_session(
       FileNotFoundError, Damaged: naming the packet's file.
     """
     check_method(method)
+    if not ids:
+        raise ValueError("No document was named: give --documents=id1,id2.")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
     made = settings.make(method, adapter)[1]

@@ -113,6 +113,7 @@ def load_model(
       adapter: as `load_adapter` takes it; None: the one shipped for the model, if any; "none".
       other_model: accepts an adapter that was trained for another model.
     """
+    models.check_reads_text(source)
     model = models.load(source, store.settled_dtype(folder, dtype), cache_dir)
     model.check_tokenizer()
     name = adapter or (source if source in shipped_adapters() else "none")

@@ -77,7 +77,8 @@ def soft_tokens(
 ) -> Adapter:
     """The trained adapter that `source` names (a folder or a shipped name), or a random one."""
     if source:
-        return adapter_lib.load_adapter(source, model)
+        # Whom it was trained for changes no cost: released ones and random models go together.
+        return adapter_lib.load_adapter(source, model, other_model=True)
     return adapter_lib.init(jax.random.key(seed), model.params["embedding"], header, trailer)
 
 

@@ -96,6 +96,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None) -> Run:
     specs = list(dict.fromkeys([scores.REFERENCE, *config.methods]))
     for spec in specs:  # before the model is loaded
         make(spec)
+    models.check_reads_text(config.model)
     model = models.load(config.model, config.dtype, cache_dir)
     model.check_tokenizer()
     shipped = config.model if config.model in adapter_lib.shipped_adapters() else ""

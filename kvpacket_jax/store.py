@@ -215,9 +215,22 @@ def find(folder: pathlib.Path, made_by: Maker, ids: Sequence[str]) -> list[str]:
 
 
 def makers(folder: pathlib.Path) -> list[dict]:
-    """The fields of every maker whose documents are there."""
-    found = sorted(folder.glob("documents/*/made_by.json"))
-    return [json.loads(path.read_text("utf-8")) for path in found]
+    """The fields of every maker whose documents are there; a damaged file is passed over.
+
+    The next build by that maker writes it anew.
+    """
+    found = []
+    for path in sorted(folder.glob("documents/*/made_by.json")):
+        with contextlib.suppress(Damaged):
+            found.append(_maker_of(path))
+    return found
+
+
+def _maker_of(path: pathlib.Path) -> dict:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def settled_dtype(folder: pathlib.Path, dtype: str) -> str:
@@ -225,8 +238,10 @@ def settled_dtype(folder: pathlib.Path, dtype: str) -> str:
 
     "auto" is a measurement, and packets of another dtype would not be found.
     """
+    if dtype != "auto":
+        return dtype
     there = {fields["dtype"] for fields in makers(folder)}
-    return there.pop() if dtype == "auto" and len(there) == 1 else dtype
+    return there.pop() if len(there) == 1 else dtype
 
 
 def _documents(folder: pathlib.Path, made_by: Maker) -> pathlib.Path:
@@ -253,10 +268,13 @@ def _entry(path: pathlib.Path, id: str | None = None) -> str | None:
 
 def _why_unknown(folder: pathlib.Path, made_by: Maker, id: str) -> str:
     for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}")):
-        other = json.loads((entry.parent / "made_by.json").read_text("utf-8"))
+        other = _maker_of(entry.parent / "made_by.json")
         wrong = _differences(other, made_by)
         return f"{folder} has document {id!r}, but made with {wrong}."
-    known = [_entry(p) for p in _documents(folder, made_by).glob("*.json") if len(p.stem) == 64]
+    known = []
+    for path in _documents(folder, made_by).glob("*.json"):
+        with contextlib.suppress(Damaged):  # another's damage is not what was asked about
+            known += [_entry(path)] if path.name != "made_by.json" else []
     close = difflib.get_close_matches(id, known, n=20, cutoff=0.0)
     more = f" and {len(known) - len(close)} more" if len(known) > len(close) else ""
     listed = f"It has {', '.join(close)}{more}." if known else "It has none of this maker."
@@ -275,7 +293,12 @@ class Writer:
         (folder / "packets").mkdir(exist_ok=True)
 
     def packet(self, packet: Packet) -> str:
-        """Writes a packet, over one that is there; its name."""
+        """Writes a packet, over one that is there; its name.
+
+        Raises ValueError for a compressed packet, which the format does not hold yet, and OSError.
+        """
+        if packet.cache.bias is not None or packet.length > packet.cache.num_slots:
+            raise ValueError("A compressed packet cannot be stored: it would come back as another.")
         identity = _identity(packet.manifest, packet.manifest.tokens, packet.length)
         name = digest(identity)
         arrays = {}
@@ -289,7 +312,10 @@ class Writer:
         temporary = self._partial / name
         arrays[SEAL] = np.zeros(32, np.uint8)
         # One key: safetensors writes several in any order.
-        safetensors_numpy.save_file(arrays, temporary, metadata={"manifest": text})
+        try:
+            safetensors_numpy.save_file(arrays, temporary, metadata={"manifest": text})
+        except safetensors.SafetensorError as error:  # which is what it makes of a full disk
+            raise OSError(f"{temporary} could not be written: {error}") from error
         with temporary.open("r+b") as file:
             _seal(file)
             self._publish(file, packet_path(self.folder, name))

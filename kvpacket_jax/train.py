@@ -122,6 +122,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     Raises:
       NotFinite: names the batch; the checkpoints are of steps before it.
     """
+    models.check_reads_text(config.model)
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"Loading {config.model}")

@@ -62,7 +62,9 @@ def main(argv):
             print()
             if SHOW_COST.value:
                 print(ask.cost_text(session, ask.measure(session, question)))
-        except ValueError as error:  # it does not fit; the next one may
+        except KeyboardInterrupt:
+            break
+        except (ValueError, OSError, RuntimeError) as error:  # the next question may fit
             print(error, file=sys.stderr)
             if QUERY.value is not None:
                 sys.exit(1)

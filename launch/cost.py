@@ -69,13 +69,13 @@ def main(argv):
         rows = cost_report.measure(
             model, methods, request, machine, RUNS.value, PROFILE_DIR.value, report.step
         )
+        if JSON.value:
+            report.write_json(JSON.value, rows, machine)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     report.console.print(*cost_report.tables(rows))
     report.console.print(cost_report.summary(rows, request, model), highlight=False)
     report.console.print(cost_report.machine_line(machine), highlight=False)
-    if JSON.value:
-        report.write_json(JSON.value, rows, machine)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def main(argv):
     adapter = ADAPTER.value or (MODEL.value if MODEL.value in shipped_adapters() else None)
     try:
         with report.step(f"Loading {MODEL.value}"):
+            models.check_reads_text(MODEL.value)
             model = models.load(MODEL.value, DTYPE.value, cache_dir)
             model.check_tokenizer()
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None

@@ -60,6 +60,15 @@ def default_cache_dir() -> pathlib.Path:
     return platformdirs.user_cache_path("kvpacket_jax") / "models"
 
 
+def check_reads_text(source: str) -> None:
+    """Raises ValueError for a source that has no tokenizer, before its weights are made."""
+    if str(source).startswith(random_models.PREFIX):
+        raise ValueError(
+            f"{source} is a shape with random weights and no tokenizer: it cannot read texts. What "
+            "it costs to run launch.cost measures."
+        )
+
+
 def load(
     source: str,
     dtype: str = "auto",

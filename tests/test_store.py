@@ -5,6 +5,8 @@ import hashlib
 import json
 import pathlib
 import random
+import resource
+import signal
 
 import jax
 import numpy as np
@@ -304,6 +306,39 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["packets"]
     for name in names:
         store.verify(tmp_path, name)
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            put(tmp_path, load(), None, ids(0, 9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert tree(tmp_path) == {}
+
+
+def test_a_compressed_packet_is_refused(load, tmp_path):
+    model = load()
+    (packet,) = build_packets(model, None, [ids(0, 9)])
+    longer = dataclasses.replace(packet, length=packet.cache.num_slots + 1)
+    with store.writing(tmp_path) as writer, pytest.raises(ValueError, match="compressed"):
+        writer.packet(longer)
+
+
+def test_a_damaged_maker_is_passed_over_and_written_anew(load, tmp_path):
+    put(tmp_path, load(), None, ids(0, 9))
+    with store.writing(tmp_path) as writer:
+        writer.maker(maker(load(), None))
+    (path,) = tmp_path.glob("documents/*/made_by.json")
+    path.write_text("{")
+    assert store.settled_dtype(tmp_path, "auto") == "auto"
+    with store.writing(tmp_path) as writer:
+        writer.maker(maker(load(), None))
+    assert store.settled_dtype(tmp_path, "auto") == "float32"
 
 
 def test_a_failed_write_leaves_nothing_under_its_name(load, tmp_path, monkeypatch):
