@@ -24,7 +24,7 @@ demo: $(STAMP)  ## Answers questions from cached documents with a real model. MO
 test: lint  ## Lint, format and the tests; fetches the demo models it needs.
 	$(RUN) pytest --durations=20 $(ARGS)
 
-test-fast: $(STAMP)  ## The tests that need no download, in under a minute.
+test-fast: $(STAMP)  ## The tests that need no download.
 	$(RUN) pytest -m "not slow and not model" $(ARGS)
 
 test-all: lint  ## All tests, the long versions too.
