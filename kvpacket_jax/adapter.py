@@ -87,6 +87,11 @@ def shipped_adapters() -> dict[str, pathlib.Path]:
     return {p.name: p for p in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
+def name_for(model: str, named: str | None) -> str | None:
+    """What to load for a model's name: the adapter that is named, else the one shipped, if any."""
+    return named or (model if model in shipped_adapters() else None)
+
+
 def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = False) -> Adapter:
     """Loads an adapter from a checkpoint's folder, or one that is shipped, by its name.
 

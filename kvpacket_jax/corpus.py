@@ -8,14 +8,13 @@ import array
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import models
 from kvpacket_jax import store
-from kvpacket_jax.adapter import Adapter, load_adapter, shipped_adapters
+from kvpacket_jax.adapter import Adapter, load_adapter, name_for
 from kvpacket_jax.buckets import Buckets
 from kvpacket_jax.data import (
     TEMPLATES,
@@ -80,17 +79,6 @@ class Progress(NamedTuple):
     made: int  # packets of them that were written; the others were there
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "2/8" is the third of eight: (2, 8). ValueError for anything else."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    shard = (int(found[1]), int(found[2])) if found else (0, 0)
-    if shard[0] >= shard[1]:
-        raise ValueError(
-            f"--shard={text} is not i/n with i from 0 to n - 1: 0/4, 1/4, 2/4 and 3/4 make a whole."
-        )
-    return shard
-
-
 def wording(template: str, instruction: str | None = None) -> Wording:
     """The wording of a template's name, with the usual instruction if None."""
     if template not in TEMPLATES:
@@ -113,11 +101,9 @@ def load_model(
       adapter: as `load_adapter` takes it; None: the one shipped for the model, if any; "none".
       other_model: accepts an adapter that was trained for another model.
     """
-    models.check_reads_text(source)
-    model = models.load(source, store.settled_dtype(folder, dtype), cache_dir)
-    model.check_tokenizer()
-    name = adapter or (source if source in shipped_adapters() else "none")
-    return model, None if name == "none" else load_adapter(name, model, other_model)
+    model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir)
+    name = name_for(source, adapter)
+    return model, load_adapter(name, model, other_model) if name not in (None, "none") else None
 
 
 def document_maker(model: LanguageModel, adapter: Adapter | None, wording: Wording) -> Maker:

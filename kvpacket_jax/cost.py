@@ -88,22 +88,17 @@ def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
     needed = jax.tree.map(lambda n, times: n * min(times, 1), stored, stored_read)
     total = sum(jax.tree.leaves((jax.tree.map(operator.mul, params, read), needed)))
 
-    def context(params, stored):
-        return entry.method.prepare(_with(model, params), stored, request).context
-
     rows = _outline(model, entry, request)[1] or Buckets().query(len(request.query))
     row = profiling.tree_bytes(
         jax.eval_shape(lambda: kv_cache.init(model.config, 1, 1, model.dtype))
     )
-    return total + 2 * (profiling.made_bytes(context, *arrays) + rows * row)
+    return total + 2 * (profiling.made_bytes(_context(model, entry, request), *arrays) + rows * row)
 
 
 def context_slots(model: LanguageModel, entry: Entry, request: Request) -> int:
     """Slots that stand before the query's own pass, or before the method's; by tracing alone."""
 
-    def context(params, stored):
-        return entry.method.prepare(_with(model, params), stored, request).context
-
+    context = _context(model, entry, request)
     shapes = jax.eval_shape(context, *_abstract((model.params, entry.stored)))
     return sum(cache.num_slots for cache in shapes)
 
@@ -141,6 +136,13 @@ def _chain(model: LanguageModel, method: Method, request: Request) -> Callable:
         return _outputs(first_token(_with(model, params), Entry(method, stored), request))
 
     return chain
+
+
+def _context(model: LanguageModel, entry: Entry, request: Request) -> Callable:
+    def context(params, stored):
+        return entry.method.prepare(_with(model, params), stored, request).context
+
+    return context
 
 
 def _outputs(prefilled: Prefilled):

@@ -1,6 +1,7 @@
 """What a request costs with each method, measured and shown: the work of launch/cost.py."""
 
 import contextlib
+import operator
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -8,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import rich.box
 import rich.table
 
 from kvpacket_jax import adapter as adapter_lib
@@ -18,7 +18,7 @@ from kvpacket_jax.cost import Entry
 from kvpacket_jax.machine import Machine, floor_seconds
 from kvpacket_jax.methods import Method, Request
 from kvpacket_jax.methods.kv_packet import KVPacket
-from kvpacket_jax.report import si
+from kvpacket_jax.report import milliseconds, si, table
 from models import LanguageModel
 
 ALONE = "query alone"
@@ -132,7 +132,7 @@ def measure(
             method=name,
             ttft_s=timing.ttft_s,
             ttft_quartiles_s=quartiles(timing.runs),
-            to_alone=statistics.median(map(_ratio, timing.runs, timings[ALONE].runs)),
+            to_alone=statistics.median(map(operator.truediv, timing.runs, timings[ALONE].runs)),
             load_s=timing.load_s,
             compose_s=timing.compose_s,
             prefill_s=timing.prefill_s,
@@ -154,47 +154,35 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _ratio(a: float, b: float) -> float:
-    return a / b
-
-
 def tables(rows: Sequence[CostRow]) -> tuple[rich.table.Table, rich.table.Table]:
     """Times and work, one line a method each."""
-    times = _table("TTFT ms", "quartiles", "÷ alone", "load", "compose", "prefill", "÷ floor")
-    work = _table("FLOPs", "overhead", "products", "XLA's", "bytes", "floor ms", "peak memory")
+    times = table(
+        ("method",), "TTFT ms", "quartiles", "÷ alone", "load", "compose", "prefill", "÷ floor"
+    )
+    work = table(
+        ("method",), "FLOPs", "overhead", "products", "XLA's", "bytes", "floor ms", "peak memory"
+    )
     for row in rows:
         times.add_row(
             row.method,
-            _ms(row.ttft_s),
-            " to ".join(map(_ms, row.ttft_quartiles_s)),
+            milliseconds(row.ttft_s),
+            " to ".join(map(milliseconds, row.ttft_quartiles_s)),
             f"{row.to_alone:.2f}",
-            *map(_ms, (row.load_s, row.compose_s, row.prefill_s)),
+            *map(milliseconds, (row.load_s, row.compose_s, row.prefill_s)),
             f"{row.to_floor:.2f}",
         )
         work.add_row(
             row.method,
             *map(_count, (row.flops_total, row.flops_overhead, row.flops_matmul, row.xla_flops)),
             f"{_count(row.least_bytes)}B",
-            _ms(row.floor_s),
+            milliseconds(row.floor_s),
             f"{_count(row.peak_bytes)}B",
         )
     return times, work
 
 
-def _table(*columns: str) -> rich.table.Table:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _count(value: float | None) -> str:
     return "unknown " if value is None else si(value)
-
-
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:,.0f}" if seconds >= 0.0995 else f"{1e3 * seconds:.2g}"
 
 
 def summary(rows: Sequence[CostRow], request: Request, model: LanguageModel) -> str:

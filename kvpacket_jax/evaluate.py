@@ -96,11 +96,8 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None) -> Run:
     specs = list(dict.fromkeys([scores.REFERENCE, *config.methods]))
     for spec in specs:  # before the model is loaded
         make(spec)
-    models.check_reads_text(config.model)
-    model = models.load(config.model, config.dtype, cache_dir)
-    model.check_tokenizer()
-    shipped = config.model if config.model in adapter_lib.shipped_adapters() else ""
-    name = config.adapter or shipped
+    model = models.load_reader(config.model, config.dtype, cache_dir)
+    name = adapter_lib.name_for(config.model, config.adapter)
     wrapper = adapter_lib.load_adapter(name, model) if name else None
     if wrapper is None and any(s.split(":")[0] == "kv_packet" for s in specs):
         raise ValueError(

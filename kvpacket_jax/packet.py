@@ -38,6 +38,12 @@ class Manifest(Maker):
     tokens: tuple[int, ...]
 
 
+def manifest(made_by: Maker, tokens: Sequence[int]) -> Manifest:
+    """The manifest of one packet of a build."""
+    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
+    return Manifest(**fields, tokens=tuple(tokens))
+
+
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["cache"], meta_fields=["length", "manifest"]
 )
@@ -143,9 +149,8 @@ def build_batch(
         lengths[r] = len(document)
         ids[r, : lengths[r]] = document
     caches = _build(model.module, model.params, wrapper, ids, lengths, buckets.packet(rows))
-    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
     return [
-        Packet(cache, len(document) + extra, Manifest(**fields, tokens=tuple(document)))
+        Packet(cache, len(document) + extra, manifest(made_by, document))
         for document, cache in zip(documents, caches, strict=False)
     ]
 

@@ -41,25 +41,40 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Whole milliseconds, two digits of a short time, "-" for one that is not known."""
+    if seconds is None:
+        return "-"
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.0995 else f"{1e3 * seconds:.2g}"
+
+
+def table(first: Sequence[str], *numbers: str) -> rich.table.Table:
+    """An empty table: columns of text, then columns of numbers."""
+    made = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for name in first:
+        made.add_column(name, no_wrap=True)
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
 def method_table(rows: Sequence[Row]) -> rich.table.Table:
     """One line a method: what is right, TTFT and its parts, FLOPs, mean KL."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for name in ("right", "TTFT ms", "load", "compose", "prefill", "FLOPs", "overhead", "KL"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("right", "TTFT ms", "load", "compose", "prefill", "FLOPs", "overhead", "KL")
+    found = table(("method",), *columns)
     for name, group in itertools.groupby(rows, key=lambda row: row.method):
         group = list(group)
         row = group[0]
         seconds = (row.ttft_s, row.load_s, row.compose_s, row.prefill_s)
-        table.add_row(
+        found.add_row(
             name,
             f"{sum(r.right for r in group)}/{len(group)}",
-            *(f"{1e3 * s:,.0f}" if s >= 0.0995 else f"{1e3 * s:.2g}" for s in seconds),
+            *map(milliseconds, seconds),
             si(row.flops_total),
             si(row.flops_overhead),
             f"{sum(r.kl for r in group) / len(group):.2f}",
         )
-    return table
+    return found
 
 
 def answer_table(rows: Sequence[Row]) -> rich.table.Table:
@@ -81,15 +96,6 @@ def track(items: Sequence, text: str) -> Iterator:
     return rich.progress.track(items, text, console=console)
 
 
-def _table(first: Sequence[str], *numbers: str) -> rich.table.Table:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for name in first:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -101,22 +107,13 @@ def _between(row: dict, key: str) -> str:
 
 def quality_table(results: Sequence[dict]) -> rich.table.Table:
     """One line a method and setting: F1 with its interval, the paired difference, agreement, KL."""
-    table = _table(
+    found = table(
         ("method", "setting"),
-        *(
-            "n",
-            "F1",
-            "95 %",
-            "F1 of full",
-            "difference 95 %",
-            "agree",
-            "… if right",
-            "KL",
-            "KL answer",
-        ),
+        *("n", "F1", "95 %", "F1 of full", "difference 95 %"),
+        *("agree", "… if right", "KL", "KL answer"),
     )
     for r in results:
-        table.add_row(
+        found.add_row(
             r["method"],
             r["setting"],
             str(r["num_samples"]),
@@ -129,17 +126,17 @@ def quality_table(results: Sequence[dict]) -> rich.table.Table:
             _number(r["kl"]),
             _number(r["kl_answer"]),
         )
-    return table
+    return found
 
 
 def cost_table(results: Sequence[dict]) -> rich.table.Table:
     """One line a method and setting: TTFT with its parts, FLOPs, bytes kept."""
-    table = _table(
+    found = table(
         ("method", "setting"),
         *("TTFT ms", "compose", "prefill", "FLOPs", "overhead", "XLA", "cache bytes"),
     )
     for r in results:
-        table.add_row(
+        found.add_row(
             r["method"],
             r["setting"],
             *(f"{1e3 * r[k]:,.0f}" for k in ("ttft_s", "compose_s", "prefill_s")),
@@ -147,7 +144,7 @@ def cost_table(results: Sequence[dict]) -> rich.table.Table:
             "-" if r["xla_flops"] is None else si(r["xla_flops"]),
             si(r["cache_bytes"]),
         )
-    return table
+    return found
 
 
 def peak_share(row: Row, machine: Machine) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kvpacket_jax.report import si
+from kvpacket_jax.report import milliseconds, si
 from kvpacket_jax.scores import REFERENCE
 
 PUBLISHED = pathlib.Path(__file__).parent / "published_results.json"
@@ -270,12 +270,6 @@ def published(datasets: Iterable[str]) -> tuple[str, dict[tuple[str, str], list[
 
 def count(value: float | None) -> str:
     return "-" if value is None else si(value)
-
-
-def milliseconds(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{1e3 * value:,.0f}" if value >= 0.0995 else f"{1e3 * value:.2g}"
 
 
 def _score(r: Mapping, key: str) -> str:

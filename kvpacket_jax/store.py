@@ -30,7 +30,8 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from kvpacket_jax.buckets import Buckets
-from kvpacket_jax.packet import Maker, Manifest, Packet
+from kvpacket_jax.packet import Maker, Packet
+from kvpacket_jax.packet import manifest as packet_manifest
 from models import LanguageModel
 from models.identity import digest
 from models.kv_cache import KVCache
@@ -131,8 +132,7 @@ def _read(
         k, v = (part(x) if c.scan_layers else tuple(part(x)) for x in "kv")
         place = np.arange(slots, dtype=np.int32)[None]
         cache = KVCache(k, v, place, place < length)
-    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
-    return Packet(cache, length, Manifest(**fields, tokens=tuple(manifest["tokens"])))
+    return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]))
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from kvpacket_jax import shards
+
 
 class Program(NamedTuple):
     module: str
@@ -192,13 +194,8 @@ def parse(argv: Sequence[str]) -> ConfigDict:
 
 def shard(items: Sequence[Member], text: str) -> list[Member]:
     """Every n-th member from the i-th, for "i/n" with i from 0. Raises ValueError for others."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise ValueError(
-            f"--shard={text}: expected i/n with i from 0 to n - 1, as in 0/4, 1/4, 2/4 and 3/4 on "
-            "four machines."
-        )
-    return list(items[int(match[1]) :: int(match[2])])
+    first, step = shards.parse(text)
+    return list(items[first::step])
 
 
 def described(member: Member) -> str:

@@ -5,11 +5,14 @@ python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,i
 Without --query it answers line after line of standard input.
 """
 
-import logging
 import pathlib
 import sys
 
 from absl import app, flags
+
+from launch import caches
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
 DTYPE = flags.DEFINE_enum(
@@ -27,25 +30,15 @@ TEMPLATE = flags.DEFINE_string("template", "chat", "As in launch.build_packets."
 PREAMBLE = flags.DEFINE_string("preamble", None, "As in launch.build_packets.")
 NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "The longest answer.", lower_bound=1)
 SHOW_COST = flags.DEFINE_bool("show_cost", False, "Measures TTFT, its parts and FLOPs.")
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
-)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import jax
-
-    import models
     from kvpacket_jax import ask, corpus
 
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
-    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
-    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
-    jax.config.update("jax_compilation_cache_dir", compiled)
+    cache_dir = caches.use()
     folder = pathlib.Path(STORE.value).expanduser()
     try:
         ask.check_method(METHOD.value)

@@ -6,11 +6,14 @@ A line of the input is {"id": "…", "text": "…"}. Independent processes can b
 its part of the corpus: --shard=0/4, 1/4, 2/4 and 3/4.
 """
 
-import logging
 import pathlib
 import sys
 
 from absl import app, flags
+
+from launch import caches
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
 DTYPE = flags.DEFINE_enum(
@@ -31,29 +34,19 @@ ON_ERROR = flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "At a line th
 BATCH_TOKENS = flags.DEFINE_integer(
     "batch_tokens", 2048, "Computed at once; a large accelerator takes more.", lower_bound=1
 )
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
-)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import jax
+    from kvpacket_jax import build_report, corpus, report, shards
 
-    import models
-    from kvpacket_jax import build_report, corpus, report
-
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
-    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
-    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
-    jax.config.update("jax_compilation_cache_dir", compiled)
+    cache_dir = caches.use()
     folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
     try:
         wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
-        shard = corpus.parse_shard(SHARD.value)
+        shard = shards.parse(SHARD.value)
         with report.step(f"Loading {MODEL.value}"):
             made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
             model, adapter = corpus.load_model(MODEL.value, *made_with)

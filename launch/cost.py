@@ -4,11 +4,13 @@ python -m launch.cost --model=qwen2.5-coder-0.5b --documents=8x1024 --query=50
 python -m launch.cost --model=random:llama-3.1-8b --methods=kv_packet,cache_blend:ratio=0.3
 """
 
-import logging
-import pathlib
 import sys
 
 from absl import app, flags
+
+from launch import caches
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -28,28 +30,19 @@ RUNS = flags.DEFINE_integer("runs", 5, "Timed runs, interleaved.", lower_bound=1
 SEED = flags.DEFINE_integer("seed", 0, "Of the token ids and random soft tokens.")
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file, every run in them.")
 PROFILE_DIR = flags.DEFINE_string("profile_dir", None, "Writes a jax profiler trace here.")
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
-)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import jax
-
     import models
     from kvpacket_jax import cost_report, report
     from kvpacket_jax.machine import measure_machine
     from kvpacket_jax.methods import METHODS as NAMES
     from kvpacket_jax.methods import settings
 
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
-    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
-    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
-    jax.config.update("jax_compilation_cache_dir", compiled)
+    cache_dir = caches.use()
     specs = list(NAMES) if METHODS.value == "all" else settings.split(METHODS.value)
     try:
         lengths = cost_report.document_lengths(DOCUMENTS.value)

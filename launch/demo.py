@@ -3,11 +3,13 @@
 python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
 """
 
-import logging
-import pathlib
 import sys
 
 from absl import app, flags
+
+from launch import caches
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
 
 SHOWN = ("full_recompute", "kv_packet", "no_recompute", "no_cache")
 
@@ -22,45 +24,33 @@ ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; def
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 32, "The longest answer.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
-)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import jax
-
     import models
     from kvpacket_jax import evaluate, report
-    from kvpacket_jax.adapter import load_adapter, shipped_adapters
+    from kvpacket_jax.adapter import load_adapter, name_for
     from kvpacket_jax.data import TEMPLATES, demo
     from kvpacket_jax.machine import measure_machine
-    from kvpacket_jax.methods import METHODS
+    from kvpacket_jax.methods import settings
 
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
-    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
-    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
-    jax.config.update("jax_compilation_cache_dir", compiled)
-    adapter = ADAPTER.value or (MODEL.value if MODEL.value in shipped_adapters() else None)
+    cache_dir = caches.use()
+    adapter = name_for(MODEL.value, ADAPTER.value)
     try:
         with report.step(f"Loading {MODEL.value}"):
-            models.check_reads_text(MODEL.value)
-            model = models.load(MODEL.value, DTYPE.value, cache_dir)
-            model.check_tokenizer()
+            model = models.load_reader(MODEL.value, DTYPE.value, cache_dir)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     with report.step("Measuring this machine"):
         machine = measure_machine(model.dtype)
     label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
-    settings = {"kv_packet": {"adapter": soft_tokens}}
-    methods = {label.get(n, n): METHODS[n](**settings.get(n, {})) for n in SHOWN}
+    methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
     rows = evaluate.compare(
         model, methods, demo.example(), TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
     )

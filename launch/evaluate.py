@@ -9,28 +9,23 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from launch import caches
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Answers, times and results.json go here.")
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
-)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import jax
-
-    import models
     from kvpacket_jax import evaluate, report
 
-    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
-    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
-    jax.config.update("jax_compilation_cache_dir", compiled)
+    cache_dir = caches.use()
     try:
         results = evaluate.evaluate(
             CONFIG.value, WORKDIR.value, cache_dir, report.step, report.track

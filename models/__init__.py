@@ -119,6 +119,14 @@ def load(
     )
 
 
+def load_reader(source: str, dtype: str = "auto", cache_dir=None, **run_choices) -> LanguageModel:
+    """`load` for programs that need text; ValueError for a model without a tokenizer."""
+    check_reads_text(source)
+    model = load(source, dtype, cache_dir, **run_choices)
+    model.check_tokenizer()
+    return model
+
+
 def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     """The Hugging Face folder of a source, fetched and converted where needed."""
     path = pathlib.Path(source).expanduser()

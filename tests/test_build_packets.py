@@ -17,7 +17,7 @@ from test_store import tree
 
 import models
 from kvpacket_jax import adapter as adapter_lib
-from kvpacket_jax import corpus, store
+from kvpacket_jax import corpus, shards, store
 from kvpacket_jax.methods import METHODS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -229,10 +229,10 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
         plan(model, None, tmp_path / "absent")
     with pytest.raises(ValueError, match="no template 'x'; there are completion, chat"):
         corpus.wording("x")
-    assert corpus.parse_shard("2/3") == (2, 3)
+    assert shards.parse("2/3") == (2, 3)
     for wrong in ("3/3", "1", "-1/2", "1/0", "a/b", "1/2/3", ""):
         with pytest.raises(ValueError, match="is not i/n with i from 0"):
-            corpus.parse_shard(wrong)
+            shards.parse(wrong)
 
 
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kvpacket_jax.methods.base import Prepared
 from kvpacket_jax.methods.recompute import (
@@ -15,9 +13,9 @@ from kvpacket_jax.methods.recompute import (
     compose_with_room,
     finish,
     lay_out,
-    prepared,
-    row_bucket,
     run_rows,
+    run_scored,
+    scored,
 )
 from models import attention
 from models.attention import Segment
@@ -40,28 +38,11 @@ class A3(Recomputing):
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens)
         cache = compose_with_room(model, stored, layout)
-        selected, queries = layout.share(self.ratio), len(layout.query)
-        chosen, scores, *results = _select_and_run(
-            model.module,
-            model.params,
-            cache,
-            layout.padded_ids(0, cache.num_slots),
-            np.int32(layout.first),
-            np.int32(layout.length),
-            np.int32(selected),
-            np.int32(queries),
-            rows=row_bucket(selected + queries),
-            query_rows=layout.query_rows,
-            tail_slots=layout.tail_slots,
-        )
-        return prepared(layout, *results, {"selected": chosen, "scores": scores})
+        ids = layout.padded_ids(0, cache.num_slots)
+        return run_scored(_select_and_run, model, layout, cache, ids, self.ratio)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("module", "rows", "query_rows", "tail_slots"),
-    donate_argnames=("cache",),
-)
+@scored
 def _select_and_run(
     module,
     params,

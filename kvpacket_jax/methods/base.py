@@ -59,6 +59,18 @@ class Method:
         return None
 
 
+class SharedMethod(Method):
+    """A method whose context does not depend on the query."""
+
+    def shared_context(self, model, stored, request):
+        return self.prepare(model, stored, request)[:2]
+
+
+def end_to_end(packets: Sequence[Packet]) -> tuple[Context, int]:
+    """Packets that already stand at their places, as a context, and the position behind them."""
+    return tuple(p.cache for p in packets), sum(p.length for p in packets)
+
+
 def store_preamble(model: LanguageModel, preamble: Sequence[int]) -> list[Packet]:
     """The preamble's cache, never wrapped; none if it is empty."""
     return build_packets(model, None, [preamble]) if preamble else []

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kvpacket_jax.methods.base import Prepared
 from kvpacket_jax.methods.recompute import (
@@ -15,9 +13,10 @@ from kvpacket_jax.methods.recompute import (
     compose_with_room,
     finish,
     lay_out,
-    prepared,
     row_bucket,
     run_rows,
+    run_scored,
+    scored,
 )
 from models import kv_cache
 
@@ -39,28 +38,12 @@ class CacheBlend(Recomputing):
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens)
         all_rows = row_bucket(len(layout.ids) - layout.first)
-        selected, queries = layout.share(self.ratio), len(layout.query)
-        chosen, scores, *results = _select_and_run(
-            model.module,
-            model.params,
-            compose_with_room(model, stored, layout, all_rows),
-            layout.padded_ids(layout.first, all_rows),
-            np.int32(layout.first),
-            np.int32(layout.length),
-            np.int32(selected),
-            np.int32(queries),
-            rows=row_bucket(selected + queries),
-            query_rows=layout.query_rows,
-            tail_slots=layout.tail_slots,
-        )
-        return prepared(layout, *results, {"selected": chosen, "scores": scores})
+        cache = compose_with_room(model, stored, layout, all_rows)
+        ids = layout.padded_ids(layout.first, all_rows)
+        return run_scored(_select_and_run, model, layout, cache, ids, self.ratio)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("module", "rows", "query_rows", "tail_slots"),
-    donate_argnames=("cache",),
-)
+@scored
 def _select_and_run(
     module,
     params,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kvpacket_jax.buckets import near
-from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
 from kvpacket_jax.packet import Packet
 from kvpacket_jax.prefill import Context, prefill
 from models import LanguageModel
@@ -16,7 +16,7 @@ class FullRecompute(Method):
         return store_preamble(model, preamble)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        context, start = tuple(p.cache for p in stored), sum(p.length for p in stored)
+        context, start = end_to_end(stored)
         ids = [t for document in request.documents for t in document]
         whole = [*ids, *request.query]
         # Padded by under 10 %: a baseline is at its best.
@@ -35,9 +35,8 @@ def read_documents(
     Gives the answers of full_recompute (and the teacher's) without a pass over the documents for
     each question; what one request costs is `prepare`'s.
     """
-    start = sum(p.length for p in stored)
+    context, start = end_to_end(stored)
     ids = [t for document in documents for t in document]
-    context = tuple(p.cache for p in stored)
     if not ids:
         return context, start
     read = prefill(model, context, [ids], start, rows=near(len(ids)))

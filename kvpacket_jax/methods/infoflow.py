@@ -14,6 +14,7 @@ from kvpacket_jax.methods.recompute import (
     Layout,
     Recomputing,
     asked,
+    check_layers,
     check_ratio,
     choose,
     compose_with_room,
@@ -61,12 +62,7 @@ class InfoFlow(Recomputing):
     def layers(self, config) -> range:
         first = self.first_layer
         first = 22 * config.num_layers // 36 if first is None else first
-        stop = min(first + self.num_layers, config.num_layers)
-        if not 0 <= first < stop:
-            raise ValueError(
-                f"first_layer is {first}; the model's layers go from 0 to {config.num_layers - 1}."
-            )
-        return range(first, stop)
+        return check_layers(first, self.num_layers, config)
 
     def store(self, model, preamble, documents) -> list[Packet]:
         if not (self.reorder and preamble):

@@ -4,12 +4,12 @@ import dataclasses
 
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.compose import compose
-from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
 from kvpacket_jax.packet import Packet, build_packets
 
 
 @dataclasses.dataclass(frozen=True)
-class KVPacket(Method):
+class KVPacket(SharedMethod):
     """`adapter` None caches the documents bare."""
 
     adapter: Adapter | None = None
@@ -20,6 +20,3 @@ class KVPacket(Method):
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         context, length = compose(model, stored)
         return Prepared((context,), length)
-
-    def shared_context(self, model, stored, request):
-        return self.prepare(model, stored, request)[:2]

@@ -2,17 +2,14 @@
 
 import dataclasses
 
-from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.base import Prepared, SharedMethod, end_to_end, store_preamble
 from kvpacket_jax.packet import Packet
 
 
 @dataclasses.dataclass(frozen=True)
-class NoCache(Method):
+class NoCache(SharedMethod):
     def store(self, model, preamble, documents) -> list[Packet]:
         return store_preamble(model, preamble)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        return Prepared(tuple(p.cache for p in stored), sum(p.length for p in stored))
-
-    def shared_context(self, model, stored, request):
-        return self.prepare(model, stored, request)[:2]
+        return Prepared(*end_to_end(stored))

@@ -91,6 +91,16 @@ def check_ratio(ratio: float) -> None:
         raise ValueError(f"ratio is a share of the tokens, from 0 to 1; found {ratio}.")
 
 
+def check_layers(first: int, number: int, config) -> range:
+    """`number` layers from `first` on, fewer where the model ends; ValueError if there are none."""
+    stop = min(first + number, config.num_layers)
+    if not 0 <= first < stop:
+        raise ValueError(
+            f"first_layer is {first}; the model's layers go from 0 to {config.num_layers - 1}."
+        )
+    return range(first, stop)
+
+
 def compose_with_room(
     model: LanguageModel, packets: Sequence[Packet], layout: Layout, rows: int = 0
 ) -> KVCache:
@@ -204,6 +214,40 @@ def prepared(layout: Layout, logits, tail: KVCache, context: KVCache, info: dict
     position = np.array([layout.query.stop], np.int32)
     ready = Prefilled(1, logits, tail, layout.query_rows, position)
     return Prepared((context,), layout.length, ready, info)
+
+
+def run_scored(
+    program, model: LanguageModel, layout: Layout, cache: KVCache, ids: np.ndarray, ratio: float
+) -> Prepared:
+    """Runs a program that scores the tokens behind the first chunk and recomputes the best.
+
+    Args:
+      program: made by `scored`.
+      cache: the composed context, which the program may overwrite.
+      ids: int32, of the tokens that it needs, padded.
+      ratio: the share of those tokens that is recomputed.
+    """
+    selected, queries = layout.share(ratio), len(layout.query)
+    chosen, scores, *results = program(
+        model.module,
+        model.params,
+        cache,
+        ids,
+        *map(np.int32, (layout.first, layout.length, selected, queries)),
+        rows=row_bucket(selected + queries),
+        query_rows=layout.query_rows,
+        tail_slots=layout.tail_slots,
+    )
+    return prepared(layout, *results, {"selected": chosen, "scores": scores})
+
+
+# Of (module, params, cache, ids, first, length, num_selected, num_query, rows, query_rows,
+# tail_slots) -> (slots, scores, *finish's results).
+scored = functools.partial(
+    jax.jit,
+    static_argnames=("module", "rows", "query_rows", "tail_slots"),
+    donate_argnames=("cache",),
+)
 
 
 @functools.partial(

@@ -15,6 +15,7 @@ from kvpacket_jax.methods.recompute import (
     Layout,
     Recomputing,
     asked,
+    check_layers,
     compose_with_room,
     context_slots,
     finish,
@@ -67,12 +68,7 @@ class SamKV(Recomputing):
     def layers(self, config) -> range:
         first = self.first_layer
         first = max(0, config.num_layers - self.num_layers) if first is None else first
-        stop = min(first + self.num_layers, config.num_layers)
-        if not 0 <= first < stop:
-            raise ValueError(
-                f"first_layer is {first}; the model's layers go from 0 to {config.num_layers - 1}."
-            )
-        return range(first, stop)
+        return check_layers(first, self.num_layers, config)
 
     def store(self, model, preamble, documents) -> Stored:
         packets = super().store(model, preamble, documents)
@@ -114,7 +110,7 @@ class SamKV(Recomputing):
 
     def settled(self, model, stored, request) -> Method:
         arrays = jax.tree.leaves((model.params, stored))
-        if any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays):
+        if self.kept is not None or any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays):
             return self
         layout = lay_out(model, request, 0)
         return dataclasses.replace(self, kept=int(self._select(model, stored, layout)[1]["kept"]))

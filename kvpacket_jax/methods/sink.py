@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from kvpacket_jax.buckets import near
-from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
 from kvpacket_jax.methods.recompute import lay_out, side_by_side
 from kvpacket_jax.packet import BATCH_TOKENS, Packet, check_ids
 from kvpacket_jax.prefill import prefill_rows
@@ -15,7 +15,7 @@ from models import kv_cache
 
 
 @dataclasses.dataclass(frozen=True)
-class Sink(Method):
+class Sink(SharedMethod):
     """Documents are computed inside the clock, at the positions they take in the context."""
 
     def store(self, model, preamble, documents) -> list[Packet]:
@@ -37,9 +37,6 @@ class Sink(Method):
         caches = [parts[i] for i in range(len(layout.chunks))]
         starts = [c.start for c in layout.chunks]
         return Prepared((side_by_side(model, caches, starts, layout.length),), layout.length)
-
-    def shared_context(self, model, stored, request):
-        return self.prepare(model, stored, request)[:2]
 
 
 def _batches(chunks, first: int):
