@@ -93,6 +93,7 @@ def load_model(
     cache_dir: pathlib.Path | None = None,
     adapter: str | None = None,
     other_model: bool = False,
+    mesh: str | None = None,
 ) -> tuple[LanguageModel, Adapter | None]:
     """A model and an adapter to build or read the store `folder` with.
 
@@ -100,8 +101,9 @@ def load_model(
       dtype: "auto" is the dtype of the store's packets, if they have but one.
       adapter: as `load_adapter` takes it; None: the one shipped for the model, if any; "none".
       other_model: accepts an adapter that was trained for another model.
+      mesh: as models.load takes it.
     """
-    model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir)
+    model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir, mesh)
     name = name_for(source, adapter)
     return model, load_adapter(name, model, other_model) if name not in (None, "none") else None
 

@@ -106,8 +106,11 @@ def context_slots(model: LanguageModel, entry: Entry, request: Request) -> int:
 def peak_bytes(model: LanguageModel, entry: Entry, request: Request) -> int | None:
     """Device memory at the most while `first_token` runs, with parameters and what is stored.
 
-    Compiles the chain's programs and runs nothing. None where the backend does not say.
+    Compiles the chain's programs and runs nothing. None where the backend does not say, and on a
+    mesh, whose devices hold different parts.
     """
+    if model.config.mesh:
+        return None
     arrays = _abstract((model.params, entry.stored))
     return profiling.peak_bytes(_chain(model, entry.method, request), *arrays)
 
@@ -183,7 +186,7 @@ def _outline(model: LanguageModel, entry: Entry, request: Request) -> tuple[Cont
 
 def _unrolled(model: LanguageModel, params, stored):
     """The same work without loops, which XLA's cost analysis counts once."""
-    c = dataclasses.replace(model.config, scan_layers=False, query_block=10**9)
+    c = dataclasses.replace(model.config, scan_layers=False, query_block=10**9, mesh=None)
     if model.config.scan_layers:
         params = jax.eval_shape(lambda k: init_params(c, k, model.dtype), jax.random.key(0))
 

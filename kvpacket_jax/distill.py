@@ -30,7 +30,7 @@ from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packet import packet_caches
 from kvpacket_jax.prefill import Context, pad_rows, prefill, prefill_rows
-from models import LanguageModel, kv_cache
+from models import LanguageModel, kv_cache, sharding
 
 REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
 LOSSES = ("kl", "cross_entropy")
@@ -116,26 +116,62 @@ def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batch:
-    """Lessons to arrays; sizes are rounded up so that few programs are compiled.
+class Sizes(NamedTuple):
+    """What arrays of lessons need; the largest of each over several hosts is what all need."""
+
+    preamble: int  # Tp
+    documents: int  # P
+    document: int  # T
+    questions: int  # Q
+    row: int  # R
+    answers: int  # A
+
+
+def sizes(lessons: Sequence[Lesson], adapter_tokens: int) -> Sizes:
+    """The sizes of a batch, rounded up so that few programs are compiled.
 
     Args:
       adapter_tokens: h + t. The wrapped length is what is rounded to a multiple of 16.
-      reduction: "sum" over all tokens and examples (the published one), "mean_tokens", or
-        "mean_questions" (a sum over an answer's tokens, averaged over questions).
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}.")
-    E = len(lessons)
+    examples = [lesson.example for lesson in lessons]
+    rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
+    longest = max(len(d) for example in examples for d in example.documents)
+    return Sizes(
+        preamble=_up(max(len(example.preamble) for example in examples), 16),
+        documents=max(len(example.documents) for example in examples),
+        document=_up(longest + adapter_tokens, 16) - adapter_tokens,
+        questions=max(map(len, rows)),
+        row=_up(max(len(r) for rs in rows for r in rs), 8),
+        answers=_up(max(map(_answer_tokens, lessons)), 2 * VOCAB_ROWS),
+    )
+
+
+def _answer_tokens(lesson: Lesson) -> int:
+    return sum(map(len, lesson.answers))
+
+
+def counts(lessons: Sequence[Lesson]) -> dict[str, int]:
+    """By reduction, what a sum over these lessons is divided by.
+
+    "sum" is the published one; "mean_tokens" averages over tokens, "mean_questions" sums over an
+    answer's tokens and averages over questions.
+    """
+    questions = sum(len(lesson.answers) for lesson in lessons)
+    return {
+        "sum": 1,
+        "mean_tokens": sum(map(_answer_tokens, lessons)),
+        "mean_questions": questions,
+    }
+
+
+def pack(lessons: Sequence[Lesson], sizes: Sizes, count: int) -> Batch:
+    """Lessons to arrays of these sizes, each token's loss divided by `count` (`counts`)."""
+    Tp, P, T, Q, R, A = sizes
+    E, D = len(lessons), lessons[0].hidden.shape[-1]
     preambles = [lesson.example.preamble for lesson in lessons]
     documents = [lesson.example.documents for lesson in lessons]
     rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
     tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
-    longest = max(len(d) for ds in documents for d in ds)
-    P, T = max(map(len, documents)), _up(longest + adapter_tokens, 16) - adapter_tokens
-    Q, R = max(map(len, rows)), _up(max(len(r) for rs in rows for r in rs), 8)
-    A, D = _up(max(map(len, tokens)), 2 * VOCAB_ROWS), lessons[0].hidden.shape[-1]
-    Tp = _up(max(map(len, preambles)), 16)
     batch = Batch(
         np.zeros((E, Tp), np.int32),
         np.array([len(p) for p in preambles], np.int32),
@@ -162,24 +198,22 @@ def pack(lessons: Sequence[Lesson], adapter_tokens: int, reduction: str) -> Batc
         n = len(tokens[e])
         batch.picks[e, :n], batch.tokens[e, :n] = picks, tokens[e]
         batch.teacher[e, :n], batch.weights[e, :n] = lesson.hidden, 1
-    counts = {
-        "sum": 1,
-        "mean_tokens": sum(map(len, tokens)),
-        "mean_questions": sum(map(len, rows)),
-    }
-    return batch._replace(weights=batch.weights / np.float32(counts[reduction]))
+    return batch._replace(weights=batch.weights / np.float32(count))
 
 
-def work(lessons: Sequence[Lesson], batch: Batch, adapter_tokens: int) -> dict[str, int]:
-    """Tokens a step runs through the layers: real ones, and with the padding of their batch."""
-    tokens = sum(
+def tokens(lessons: Sequence[Lesson], adapter_tokens: int) -> int:
+    """Tokens that a step runs through the layers, without padding."""
+    return sum(
         _context_length(lesson.example, adapter_tokens)
         + sum(map(len, answer_rows(lesson.example.questions, lesson.answers)))
         for lesson in lessons
     )
-    E, P, T = batch.documents.shape
-    computed = batch.preamble.size + E * P * (T + adapter_tokens) + batch.rows.size
-    return {"tokens": tokens, "computed": computed}
+
+
+def computed(sizes: Sizes, adapter_tokens: int) -> int:
+    """The same for one example with the padding."""
+    packets = sizes.documents * (sizes.document + adapter_tokens)
+    return sizes.preamble + packets + sizes.questions * sizes.row
 
 
 def student_length(lesson: Lesson, adapter_tokens: int) -> int:
@@ -227,16 +261,23 @@ def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str =
     Returns:
       (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number}).
     """
-    student = jax.vmap(functools.partial(student_hidden, module, params, adapter))(batch)
+    one = functools.partial(_example_sums, module, params, adapter)
+    axis = sharding.DATA if module.config.mesh else None
+    sums = jax.vmap(one, spmd_axis_name=axis)(batch)
+    sums = jax.tree.map(lambda x: x.sum(), sums)
+    return sums[f"weighted_{loss}"], sums
+
+
+def _example_sums(module, params, adapter: Adapter, lesson: Batch):
+    student = student_hidden(module, params, adapter, lesson)
     rows = functools.partial(_rows, functools.partial(module.apply, {"params": params}))
     blocks = jax.tree.map(
-        lambda x: x.reshape(-1, VOCAB_ROWS, *x.shape[2:]),
-        (student, batch.teacher, batch.tokens, batch.weights),
+        lambda x: x.reshape(-1, VOCAB_ROWS, *x.shape[1:]),
+        (student, lesson.teacher, lesson.tokens, lesson.weights),
     )
     # Checkpointed: the backward pass projects a block again instead of keeping its logits.
     sums = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
-    sums = jax.tree.map(lambda x: x.sum(), sums)
-    return sums[f"weighted_{loss}"], sums
+    return jax.tree.map(lambda x: x.sum(), sums)
 
 
 def token_kl(model: LanguageModel, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
@@ -287,15 +328,20 @@ def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> Tra
 
 
 def train_step(module, optimizer, loss: str, params, state: TrainState, batch: Batch):
-    """One update. Pure; jitted by the loop with donation of `state` (and, later, shardings).
+    """One update. Pure; the loop jits it with donation of `state`, and shardings on a mesh.
 
-    A loss or gradient that is not finite leaves the state as it was; the metrics show it.
+    Each copy of the model runs one example at a time, so memory does not grow with the batch, whose
+    size must be a multiple of the copies. A loss or gradient that is not finite leaves the state as
+    it was; the metrics show it.
     """
 
-    def objective(adapter):
-        return loss_and_metrics(module, params, adapter, batch, loss)
+    def gradients_of(batch):
+        objective = lambda adapter: loss_and_metrics(module, params, adapter, batch, loss)  # noqa: E731
+        return jax.value_and_grad(objective, has_aux=True)(state.adapter)
 
-    (value, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.adapter)
+    turns = jax.tree.map(functools.partial(_turns, copies=_copies(module)), batch)
+    summed = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(gradients_of, turns))
+    (value, metrics), gradients = summed
     norm = optax.tree.norm(gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
     adapter = optax.apply_updates(state.adapter, updates)
@@ -303,3 +349,13 @@ def train_step(module, optimizer, loss: str, params, state: TrainState, batch: B
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     return state, {**metrics, "loss": value, "gradient_norm": norm}
+
+
+def _copies(module) -> int:
+    mesh = module.config.mesh
+    return mesh.shape[sharding.DATA] if mesh else 1
+
+
+def _turns(x: jax.Array, copies: int) -> jax.Array:
+    """`[E, ...]`, where each copy of the model holds neighbours, as `[E / copies, copies, ...]`."""
+    return jnp.swapaxes(x.reshape(copies, -1, *x.shape[1:]), 0, 1)

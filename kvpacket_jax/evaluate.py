@@ -45,6 +45,7 @@ def evaluate(
     config: ConfigDict,
     workdir: str | pathlib.Path,
     cache_dir: str | None = None,
+    mesh: str | None = None,
     step: Step = contextlib.nullcontext,
     track: Callable = lambda items, text: items,
 ) -> list[dict]:
@@ -55,6 +56,7 @@ def evaluate(
 
     Args:
       config: configs/evaluate.py says what each field is.
+      mesh: as models.load takes it.
       step: called with what is about to be done, for progress; its context is entered around it.
       track: wraps the examples, with a text, for progress.
 
@@ -66,7 +68,7 @@ def evaluate(
     """
     workdir = pathlib.Path(workdir)
     with step(f"Loading {config.model} and {config.dataset.name}"):
-        run = prepare_run(config, cache_dir)
+        run = prepare_run(config, cache_dir, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir, run.identity)
     rows = _Rows(workdir / "rows.jsonl")
@@ -84,7 +86,7 @@ def evaluate(
     return results
 
 
-def prepare_run(config: ConfigDict, cache_dir: str | None = None) -> Run:
+def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | None = None) -> Run:
     """Loads and checks all that a run needs; nothing is computed yet."""
     if config.template not in data.TEMPLATES:
         known = ", ".join(data.TEMPLATES)
@@ -96,7 +98,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None) -> Run:
     specs = list(dict.fromkeys([scores.REFERENCE, *config.methods]))
     for spec in specs:  # before the model is loaded
         make(spec)
-    model = models.load_reader(config.model, config.dtype, cache_dir)
+    model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
     name = adapter_lib.name_for(config.model, config.adapter)
     wrapper = adapter_lib.load_adapter(name, model) if name else None
     if wrapper is None and any(s.split(":")[0] == "kv_packet" for s in specs):
@@ -230,7 +232,7 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
         if set(run.methods) <= set(timed["methods"]):
             return timed
     with step("Measuring this machine"):
-        machine = measure_machine(run.model.dtype)
+        machine = measure_machine(run.model.dtype, run.model.num_devices)
     found: dict[str, list[dict]] = {label: [] for label in run.methods}
     examples = run.examples[: config.num_timed]
     for i, example in enumerate(examples):

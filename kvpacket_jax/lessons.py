@@ -1,12 +1,11 @@
 """Lessons kept on disk: the teacher runs once for an example, whatever happens to the training."""
 
-import os
-import pathlib
 import uuid
 from collections.abc import Sequence
 
 import numpy as np
 import safetensors
+from etils import epath
 from safetensors import numpy as safetensors_numpy
 
 from kvpacket_jax.data import EncodedExample
@@ -20,7 +19,7 @@ def lesson(
     model: LanguageModel,
     example: EncodedExample,
     new_tokens: int,
-    folder: pathlib.Path,
+    folder: epath.Path,
     stop_ids: Sequence[int] | None = None,
 ) -> Lesson:
     """The teacher's lesson, read from `folder` or made and written there.
@@ -43,7 +42,7 @@ def lesson(
     )
     path = folder / f"{key}.safetensors"
     try:
-        arrays = safetensors_numpy.load_file(path)
+        arrays = safetensors_numpy.load(path.read_bytes())
         return Lesson(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
     except (FileNotFoundError, safetensors.SafetensorError, KeyError):
         pass
@@ -55,8 +54,8 @@ def lesson(
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    safetensors_numpy.save_file(arrays, temporary)
-    os.replace(temporary, path)
+    temporary.write_bytes(safetensors_numpy.save(arrays))
+    temporary.replace(path)
     return made
 
 

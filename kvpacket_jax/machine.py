@@ -19,7 +19,7 @@ class Machine:
 
     device: model of CPU or accelerator. devices: how many jax sees. threads: of the host, that
     this process may use. peak: FLOP/s of products of `dtype` operands with float32 results.
-    bandwidth: bytes/s to and from memory. Both are measured, on one device.
+    bandwidth: bytes/s to and from memory. Both are measured on one device.
     """
 
     device: str
@@ -32,13 +32,16 @@ class Machine:
     bandwidth: float
 
 
-def measure_machine(dtype: Any) -> Machine:
+def measure_machine(dtype: Any, devices: int = 1) -> Machine:
     """Measures the default device, in a second or two, with products of `dtype` operands.
+
+    Peak and bandwidth are those of so many `devices` together (those of one CPU share it).
 
     float32 products are at full precision, as the models' are: no TF32, no bf16 passes.
     """
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu"
+    together = 1 if on_cpu else devices
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only, like /proc
     cpuinfo = Path("/proc/cpuinfo").read_text() if on_cpu and affinity else ""
     model = re.search(r"model name\s*:\s*(.+)", cpuinfo)
@@ -49,8 +52,8 @@ def measure_machine(dtype: Any) -> Machine:
         threads=len(affinity(0)) if affinity else os.cpu_count() or 1,
         jax_version=jax.__version__,
         dtype=jnp.dtype(dtype).name,
-        peak=_matrix_peak(jnp.dtype(dtype), on_cpu),
-        bandwidth=_bandwidth(2**28 if on_cpu else 2**30),
+        peak=together * _matrix_peak(jnp.dtype(dtype), on_cpu),
+        bandwidth=together * _bandwidth(2**28 if on_cpu else 2**30),
     )
 
 

@@ -32,7 +32,7 @@ from safetensors import numpy as safetensors_numpy
 from kvpacket_jax.buckets import Buckets
 from kvpacket_jax.packet import Maker, Packet
 from kvpacket_jax.packet import manifest as packet_manifest
-from models import LanguageModel
+from models import LanguageModel, kv_cache
 from models.identity import digest
 from models.kv_cache import KVCache
 
@@ -77,10 +77,10 @@ def load(
     model: LanguageModel,
     buckets: Buckets = Buckets(),
 ) -> list[Packet]:
-    """Packets in host memory, padded to their buckets; several are read at once.
+    """Packets in host memory (on a mesh: on its devices), padded to their buckets.
 
-    The program that composes a packet takes it to the device, which costs less than a transfer
-    for each of its arrays.
+    Several are read at once. The program that composes a packet takes it to the device, which
+    costs less than a transfer for each of its arrays.
 
     Args:
       wanted: each one's name and the maker it must be of.
@@ -131,7 +131,7 @@ def _read(
 
         k, v = (part(x) if c.scan_layers else tuple(part(x)) for x in "kv")
         place = np.arange(slots, dtype=np.int32)[None]
-        cache = KVCache(k, v, place, place < length)
+        cache = kv_cache.put(c, KVCache(k, v, place, place < length))
     return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]))
 
 

@@ -11,21 +11,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import models
 from kvpacket_jax import adapter as adapter_lib
-from kvpacket_jax import data, distill, lessons, train_report
+from kvpacket_jax import data, distill, hosts, lessons, train_report
 from kvpacket_jax.adapter import Adapter
+from kvpacket_jax.batches import Batches
 from kvpacket_jax.checkpoint import Checkpoints
 from kvpacket_jax.validation import Validation
+from models import LanguageModel, sharding
 
 SAMPLE = 20  # examples that the forecast of a run's time looks at
 DECAYS = ("cosine", "linear", "constant")
 
 
 # Settings that may change when a run is resumed; any other would make it a different run.
-FREE = ("checkpoint_every", "validate_every", "validation_sets", "second_copy", "remat", "model")
+FREE = (
+    "checkpoint_every",
+    "validate_every",
+    "validation_sets",
+    "second_copy",
+    "remat",
+    "model",
+)
 
 
 class NotFinite(RuntimeError):
@@ -83,7 +94,7 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
     return chain
 
 
-def initial_adapter(config: ConfigDict, model: models.LanguageModel) -> Adapter:
+def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
     """Soft tokens from the embedding table's moments, or from a text's embeddings; seeded."""
     embedding = model.params["embedding"]
     if not config.init.startswith("text:"):
@@ -110,11 +121,17 @@ def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
     return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=print) -> Adapter:
+def train(
+    config: ConfigDict, workdir: str, cache_dir=None, mesh: str | None = None, say=print
+) -> Adapter:
     """Trains an adapter and writes it to `workdir`/adapter; goes on where a stopped run ended.
 
     The example of a step is a function of the seed and the step alone, and the teacher's lessons
     are kept on disk, so a run that was killed ends with the same adapter bit for bit (on a CPU).
+
+    Args:
+      workdir: a folder that all hosts see, or gs://bucket/path.
+      mesh: as models.load takes it; one device if None.
 
     Returns:
       The best adapter by validation KL.
@@ -123,28 +140,30 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
       NotFinite: names the batch; the checkpoints are of steps before it.
     """
     models.check_reads_text(config.model)
-    workdir = pathlib.Path(workdir).absolute()
+    say = say if hosts.is_first() else lambda *_: None
+    workdir = epath.Path(workdir)
+    workdir = workdir if "://" in str(workdir) else epath.Path(pathlib.Path(workdir).absolute())
+    hosts.check_shared(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"Loading {config.model}")
     checkpoints = Checkpoints(workdir / "checkpoints")
     config = _settled(config, checkpoints.metadata())
-    model = models.load(config.model, config.dtype, cache_dir, scan_layers=True, remat=config.remat)
-    model.check_tokenizer()
-    reader = models.load(config.model, config.dtype, cache_dir) if config.second_copy else model
-    template = data.TEMPLATES[config.template]
+    model, readers = load_models(config, cache_dir, mesh, say)
     train_sets = sources(config, "train")
     weights = [entry.weight for _, entry in entries(config)]
     examples = data.mixture(list(train_sets.values()), weights, config.seed)
+    template = data.TEMPLATES[config.template]
     encode = functools.partial(data.encode_example, model.tokenizer, template)
-    teach = functools.partial(
-        lessons.lesson, reader, new_tokens=config.new_tokens, folder=workdir / "teacher"
-    )
+    folder = workdir / "teacher"
+    teach = functools.partial(lessons.lesson, new_tokens=config.new_tokens, folder=folder)
+    batches = Batches(config, examples, encode, teach, readers, model.config.mesh)
     optimizer = make_optimizer(config, config.num_steps)
-    step_fn = jax.jit(
-        functools.partial(distill.train_step, model.module, optimizer, config.loss),
-        donate_argnums=1,
-    )
-    state = distill.init_state(initial_adapter(config, model), optimizer)
+    step_fn = jit_step(model, optimizer, config.loss)
+    reader = next(iter(readers.values()))
+    state = distill.init_state(initial_adapter(config, reader), optimizer)
+    if model.config.mesh:
+        whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))
+        state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
     described = {"model": model.fingerprint, "config": config.to_dict()}
     state = checkpoints.restore(state, described)
     start = int(state.step)
@@ -154,10 +173,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
         template,
         sources(config, "validation"),
         config.validation_sets,
-        teach,
+        functools.partial(teach, reader),
         config.new_tokens,
     )
-    adapter_tokens = config.header + config.trailer
     stop = _on_sigterm()
     say(f"Step {start} of {config.num_steps}; example {start * config.batch_size} of the mixture")
 
@@ -176,38 +194,35 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
         progress.update(row)
 
     coming = range(start * config.batch_size, config.num_steps * config.batch_size)
-    if coming:
+    if coming and hosts.is_first():
         sample = [encode(examples[i]) for i in coming[:SAMPLE]]
-        say(train_report.forecast(model, sample, len(coming)))
+        say(train_report.forecast(reader, sample, len(coming)))
 
     pending = None
     finished = time.perf_counter()
-    with train_report.TrainingProgress(start, config.num_steps) as progress:
+    with train_report.TrainingProgress(start, config.num_steps, hosts.is_first()) as progress:
         for step in range(start, config.num_steps):
-            indices = range(step * config.batch_size, (step + 1) * config.batch_size)
-            chosen = [examples[i] for i in indices]
-            taught = [teach(encode(example)) for example in chosen]
-            for lesson in taught:  # the wrapped documents are longer than what the teacher read
-                model.check_length(distill.student_length(lesson, adapter_tokens))
-            batch = distill.pack(taught, adapter_tokens, config.reduction)
-            state, metrics = step_fn(model.params, state, batch)
+            made = batches(step, stop)
+            stopping = made is None
+            if made:
+                state, metrics = step_fn(model.params, state, made.batch)
             if pending:
                 finish(*pending)
-            work = distill.work(taught, batch, adapter_tokens)
-            pending = (step, metrics, work, [e.id for e in chosen])
-            done = step + 1
-            stopping = stop()
+            pending = (step, metrics, made.work, made.ids) if made else None
+            done = step if stopping else step + 1
             checked = done % config.validate_every == 0 or done == config.num_steps
             checked = checked and not stopping  # SIGTERM leaves seconds, not minutes
             if not (checked or stopping or done % config.checkpoint_every == 0):
                 continue
-            finish(*pending)  # a checkpoint must not be ahead of the log
+            if pending:
+                finish(*pending)  # a checkpoint must not be ahead of the log
             pending, scores = None, {}
             if checked:
-                scores = validate(state.adapter)
+                scores = validate(jax.device_get(state.adapter))
                 log.write({"step": step, **{f"validation/{k}": v for k, v in scores.items()}})
                 progress.validated(done, scores)
                 finished = time.perf_counter()
+            log.flush()
             checkpoints.save(done, state, described, scores)
             if stopping:
                 checkpoints.close()
@@ -219,9 +234,42 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, cache_dir=None, say=p
     adapter_lib.save_adapter(
         workdir / "adapter", best.state.adapter, json.loads(json.dumps(metadata))
     )
-    train_report.training_figure(log.path, workdir / "curves.png")
+    if hosts.is_first():
+        train_report.training_figure(log.path, workdir / "curves.png")
     say(f"Best validation KL {best.metadata['kl']:.3f} at step {best.step}: {workdir / 'adapter'}")
     return best.state.adapter
+
+
+def load_models(
+    config: ConfigDict, cache_dir, mesh: str | None, say
+) -> tuple[LanguageModel, dict[int, LanguageModel]]:
+    """The model that learns, and those that teach: one on each copy that this host holds."""
+    load = functools.partial(models.load, config.model, config.dtype, cache_dir)
+    model = load(mesh=mesh, scan_layers=True, remat=config.remat)
+    model.check_tokenizer()
+    mesh = model.config.mesh
+    reader = load(mesh=mesh) if config.second_copy else model
+    if mesh is None:
+        return model, {0: reader}
+    say(sharding.describe(model.config, model.params))
+    if config.batch_size % mesh.shape[sharding.DATA]:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not a multiple of the {mesh.shape[sharding.DATA]} "
+            f"copies of the model on this mesh: each takes one set of documents at a time."
+        )
+    rows = sharding.rows(mesh)
+    return model, {i: models.on_row(reader, row) for i, row in rows.items()}
+
+
+def jit_step(model: LanguageModel, optimizer: optax.GradientTransformation, loss: str):
+    """distill.train_step(params, state, batch) for this model, compiled where its mesh is."""
+    step = functools.partial(distill.train_step, model.module, optimizer, loss)
+    if (mesh := model.config.mesh) is None:
+        return jax.jit(step, donate_argnums=1)
+    whole = sharding.replicated(mesh)
+    params = sharding.param_shardings(model.config, model.params)
+    inputs = (params, whole, NamedSharding(mesh, PartitionSpec(sharding.DATA)))
+    return jax.jit(step, donate_argnums=1, in_shardings=inputs, out_shardings=(whole, whole))
 
 
 def _row(step: int, metrics, work: dict[str, int]) -> dict:
@@ -237,17 +285,33 @@ def _row(step: int, metrics, work: dict[str, int]) -> dict:
 
 
 class Log:
-    """Metrics as JSON lines; rows of steps that a resumed run does again are dropped."""
+    """Metrics as JSON lines, by the first host; rows of steps that a resumed run does again go.
 
-    def __init__(self, path: pathlib.Path, start: int):
+    Written whole each time, for object storage has no appending: before a checkpoint, and as often
+    as a fiftieth of the time allows.
+    """
+
+    SHARE = 50
+
+    def __init__(self, path: epath.Path, start: int):
         self.path = path
         rows = path.read_text().splitlines() if path.exists() else []
-        kept = [r for r in rows if _step(r) < start]
-        path.write_text("".join(r + "\n" for r in kept))
+        self._rows = [r for r in rows if _step(r) < start]
+        self.flush()
 
     def write(self, row: dict) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self._rows.append(json.dumps(row))
+        if time.monotonic() > self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        began = time.monotonic()
+        if hosts.is_first():
+            new = self.path.with_name(f"{self.path.name}.partial")
+            new.write_text("".join(r + "\n" for r in self._rows))
+            new.replace(self.path)
+        now = time.monotonic()
+        self._due = now + self.SHARE * (now - began)
 
 
 def _step(row: str) -> float:

@@ -43,13 +43,15 @@ def forecast(model: LanguageModel, examples: Sequence[EncodedExample], total: in
 class TrainingProgress:
     """A bar with loss, tokens per second and time left; a line for each validation."""
 
-    def __init__(self, start: int, total: int):
+    def __init__(self, start: int, total: int, shown: bool = True):
+        self._shown = shown
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
+            disable=not shown,
         )
         self._task = self._bar.add_task("", total=total, completed=start, state="")
 
@@ -72,7 +74,8 @@ class TrainingProgress:
     def validated(self, step: int, scores: dict) -> None:
         """Prints a validation's scores above the bar."""
         text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self._bar.console.print(f"step {step}: validation {text}")
+        if self._shown:
+            self._bar.console.print(f"step {step}: validation {text}")
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from kvpacket_jax import metrics
+from kvpacket_jax import hosts, metrics
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.answers import answer
 from kvpacket_jax.cost import Entry
@@ -17,6 +17,8 @@ from models import LanguageModel
 
 class Validation:
     """Calls score an adapter; the teacher's lessons are made once, when first needed.
+
+    Hosts share the examples among them and have the same scores.
 
     Args:
       sets: name -> examples; the first `count` of each are used.
@@ -34,7 +36,8 @@ class Validation:
         new_tokens: int,
     ):
         self._model, self._template, self._new_tokens = model, template, new_tokens
-        self._examples = [s[i] for s in sets.values() for i in range(min(count, len(s)))]
+        examples = [s[i] for s in sets.values() for i in range(min(count, len(s)))]
+        self._examples = examples[jax.process_index() :: jax.process_count()]
         self._teach = teach
 
     @functools.cached_property
@@ -45,7 +48,8 @@ class Validation:
     def __call__(self, adapter: Adapter) -> dict[str, float]:
         """Mean KL over the tokens of the teacher's answers; F1 and agreement over questions."""
         method = METHODS["kv_packet"](jax.tree.map(np.asarray, adapter))
-        kl, f1, same = [], [], []
+        # KL and its tokens; F1, agreement and their questions.
+        sums = np.zeros(5)
         for example, lesson in zip(self._examples, self._lessons, strict=True):
             encoded = lesson.example
             entry = Entry(method, method.store(self._model, encoded.preamble, encoded.documents))
@@ -53,7 +57,8 @@ class Validation:
                 self._model, entry, lesson, example.questions, self._template, self._new_tokens
             )
             for question, given in zip(example.questions, found, strict=True):
-                kl += given.kl.tolist()
-                f1.append(metrics.f1(given.text, question.answers))
-                same.append(given.same)
-        return {"kl": float(np.mean(kl)), "f1": float(np.mean(f1)), "agree": float(np.mean(same))}
+                f1 = metrics.f1(given.text, question.answers)
+                sums += (given.kl.sum(), len(given.kl), f1, given.same, 1)
+        kl, tokens, f1, same, questions = hosts.share(sums.astype(np.float32)).sum(axis=0)
+        scores = {"kl": kl / tokens, "f1": f1 / questions, "agree": same / questions}
+        return {name: float(score) for name, score in scores.items()}

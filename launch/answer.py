@@ -10,9 +10,10 @@ import sys
 
 from absl import app, flags
 
-from launch import caches
+from launch import caches, devices
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
 DTYPE = flags.DEFINE_enum(
@@ -44,7 +45,7 @@ def main(argv):
         ask.check_method(METHOD.value)
         wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
         made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-        model, adapter = corpus.load_model(MODEL.value, *made_with)
+        model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
         session = ask.open_session(model, folder, DOCUMENTS.value, wording, METHOD.value, adapter)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")

@@ -11,9 +11,10 @@ import sys
 
 from absl import app, flags
 
-from launch import caches
+from launch import caches, devices
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
 DTYPE = flags.DEFINE_enum(
@@ -49,7 +50,7 @@ def main(argv):
         shard = shards.parse(SHARD.value)
         with report.step(f"Loading {MODEL.value}"):
             made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-            model, adapter = corpus.load_model(MODEL.value, *made_with)
+            model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
         with report.step(f"Reading {path}"):
             on_bad = print if ON_ERROR.value == "skip" else None
             parts = corpus.plan(

@@ -8,9 +8,10 @@ import sys
 
 from absl import app, flags
 
-from launch import caches
+from launch import caches, devices
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -49,7 +50,7 @@ def main(argv):
         for spec in specs:  # before the model is loaded
             settings.make(spec)
         with report.step(f"Loading {MODEL.value}"):
-            model = models.load(MODEL.value, DTYPE.value, cache_dir)
+            model = models.load(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             soft = cost_report.soft_tokens(
                 model, ADAPTER.value, HEADER.value, TRAILER.value, SEED.value
             )
@@ -58,7 +59,7 @@ def main(argv):
             model, PREAMBLE.value, lengths, QUERY.value, SEED.value
         )
         with report.step("Measuring this machine"):
-            machine = measure_machine(model.dtype)
+            machine = measure_machine(model.dtype, model.num_devices)
         rows = cost_report.measure(
             model, methods, request, machine, RUNS.value, PROFILE_DIR.value, report.step
         )

@@ -7,9 +7,10 @@ import sys
 
 from absl import app, flags
 
-from launch import caches
+from launch import caches, devices
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
 
 SHOWN = ("full_recompute", "kv_packet", "no_recompute", "no_cache")
 
@@ -43,12 +44,12 @@ def main(argv):
     adapter = name_for(MODEL.value, ADAPTER.value)
     try:
         with report.step(f"Loading {MODEL.value}"):
-            model = models.load_reader(MODEL.value, DTYPE.value, cache_dir)
+            model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     with report.step("Measuring this machine"):
-        machine = measure_machine(model.dtype)
+        machine = measure_machine(model.dtype, model.num_devices)
     label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
     methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
     rows = evaluate.compare(

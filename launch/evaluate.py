@@ -9,9 +9,10 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import caches
+from launch import caches, devices
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
@@ -28,7 +29,7 @@ def main(argv):
     cache_dir = caches.use()
     try:
         results = evaluate.evaluate(
-            CONFIG.value, WORKDIR.value, cache_dir, report.step, report.track
+            CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value, report.step, report.track
         )
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")

@@ -1,12 +1,17 @@
 """Trains an adapter by self-distillation; run again after a stop, it goes on where it was.
 
 python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
+python -m launch.train --mesh=data:2,model:4 --distributed --workdir=gs://bucket/run  # every host
 """
 
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from launch import devices
+
+flags.adopt_module_key_flags(devices)  # so that --help shows them
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/train.py", "What to train; any field as --config.field=value."
@@ -16,6 +21,15 @@ CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept.")
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache_dir", None, "Keeps compiled programs for the next run."
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Many hosts train together: the same command on each, with a --workdir that all of them see. "
+    "Cloud TPU and Slurm say who they are; elsewhere the next three flags do.",
+)
+COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first process.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
 
 
 def main(argv):
@@ -24,14 +38,16 @@ def main(argv):
     # Imported here: --help needs no jax.
     import jax
 
-    from kvpacket_jax import train
+    from kvpacket_jax import hosts, train
 
     logging.set_verbosity(logging.WARNING)  # orbax tells of every step of every save
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
-        train.train(CONFIG.value, WORKDIR.value, CACHE_DIR.value)
+        if DISTRIBUTED.value:
+            hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        train.train(CONFIG.value, WORKDIR.value, CACHE_DIR.value, devices.MESH.value)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
 

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import platformdirs
 
 from models import config as config_lib
-from models import demo_models, gguf, hub, identity, llama, qwen, random_models, weights
+from models import (
+    demo_models,
+    gguf,
+    hub,
+    identity,
+    llama,
+    qwen,
+    random_models,
+    sharding,
+    weights,
+)
 from models.config import ModelConfig
 from models.tokenizer import Tokenizer
 from models.tokenizer import load as load_tokenizer
@@ -36,6 +46,10 @@ class LanguageModel:
     @property
     def dtype(self):
         return self.params["embedding"].dtype
+
+    @property
+    def num_devices(self) -> int:
+        return self.config.mesh.size if self.config.mesh else 1
 
     def check_tokenizer(self) -> None:
         """Raises ValueError for a model that came without a tokenizer."""
@@ -73,6 +87,7 @@ def load(
     source: str,
     dtype: str = "auto",
     cache_dir: str | pathlib.Path | None = None,
+    mesh: str | jax.sharding.Mesh | None = None,
     **run_choices,
 ) -> LanguageModel:
     """Loads a model with its tokenizer.
@@ -83,6 +98,8 @@ def load(
         that shape with random weights and no tokenizer, to measure costs (random_models.py).
       dtype: "float32", "bfloat16", or "auto" (bfloat16, but on a CPU the faster of the two).
       cache_dir: where demo models and conversions of GGUF are kept.
+      mesh: the devices it lies on, "data:2,model:4" or one made before (sharding.py); one device
+        if None. Each tensor is placed by its rule as it is read.
       **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block).
 
     Raises:
@@ -93,7 +110,7 @@ def load(
     dtype = fastest_dtype() if dtype == "auto" else dtype
     if str(source).startswith(random_models.PREFIX):
         shape = random_models.find(source, CONFIGS)
-        config = dataclasses.replace(shape, **run_choices)
+        config = _on(dataclasses.replace(shape, **run_choices), mesh)
         params = random_models.params(config, jnp.dtype(dtype))
         name = random_models.fingerprint(config)
         return LanguageModel(source, config, Transformer(config), params, None, name)
@@ -107,7 +124,7 @@ def load(
     except json.JSONDecodeError as error:
         raise ValueError(f"{hf} is not JSON ({error}): fetch it again.") from error
     config = config_lib.from_hf(constants, str(hf))
-    config = dataclasses.replace(config, **run_choices)
+    config = _on(dataclasses.replace(config, **run_choices), mesh)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     return LanguageModel(
         name=str(source),
@@ -119,10 +136,24 @@ def load(
     )
 
 
-def load_reader(source: str, dtype: str = "auto", cache_dir=None, **run_choices) -> LanguageModel:
+def _on(config: ModelConfig, mesh: str | jax.sharding.Mesh | None) -> ModelConfig:
+    made = sharding.make_mesh(mesh, config) if isinstance(mesh, str) else mesh
+    return dataclasses.replace(config, mesh=made)
+
+
+def on_row(model: LanguageModel, row: jax.sharding.Mesh) -> LanguageModel:
+    """A model on one of the copies of its mesh (`sharding.rows`); no array is copied."""
+    config = dataclasses.replace(model.config, mesh=row)
+    params = sharding.on_row(model.params, row)
+    return dataclasses.replace(model, config=config, module=Transformer(config), params=params)
+
+
+def load_reader(
+    source: str, dtype: str = "auto", cache_dir=None, mesh=None, **run_choices
+) -> LanguageModel:
     """`load` for programs that need text; ValueError for a model without a tokenizer."""
     check_reads_text(source)
-    model = load(source, dtype, cache_dir, **run_choices)
+    model = load(source, dtype, cache_dir, mesh, **run_choices)
     model.check_tokenizer()
     return model
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax
+
 from models import rope
 
 
@@ -31,6 +33,7 @@ class ModelConfig:
     scan_layers: bool = False  # one stacked array for all layers, walked by lax.scan
     remat: bool = False  # recompute a layer's activations in the backward pass
     query_block: int = 128  # rows of attention computed at once; bounds its memory
+    mesh: jax.sharding.Mesh | None = None  # the devices it lies on (sharding.py); None: one
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:

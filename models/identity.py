@@ -13,7 +13,12 @@ import tempfile
 
 from models.config import ModelConfig
 
-RUN_CHOICES = ("scan_layers", "remat", "query_block")  # of ModelConfig; not part of the model
+RUN_CHOICES = (
+    "scan_layers",
+    "remat",
+    "query_block",
+    "mesh",
+)  # of ModelConfig; not part of the model
 
 
 def digest(value) -> str:
@@ -35,7 +40,8 @@ def model_fingerprint(config: ModelConfig, folder: pathlib.Path, cache_dir: path
 
 def constants(config: ModelConfig) -> dict:
     """What a config says of the model, without the choices of how to run it; JSON-able."""
-    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in RUN_CHOICES}
+    plain = dataclasses.replace(config, mesh=None)  # asdict copies, and devices have no copies
+    found = {k: v for k, v in dataclasses.asdict(plain).items() if k not in RUN_CHOICES}
     return found | {"rope_type": type(config.rope).__name__}
 
 

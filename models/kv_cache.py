@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models import rope
+from models import rope, sharding
 
 SLOTS = -3  # the axis of slots in k and v
 
@@ -44,12 +44,22 @@ class KVCache(NamedTuple):
 def init(config, batch: int, slots: int, dtype) -> KVCache:
     """An empty cache: no slot is valid."""
     shape = (batch, slots, config.num_kv_heads, config.head_dim)
+    zeros = lambda *axes: sharding.constrain_heads(config.mesh, jnp.zeros(axes, dtype))  # noqa: E731
     if config.scan_layers:
-        k, v = (jnp.zeros((config.num_layers, *shape), dtype) for _ in "kv")
+        k, v = (zeros(config.num_layers, *shape) for _ in "kv")
     else:
-        k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)) for _ in "kv")
+        k, v = (tuple(zeros(*shape) for _ in range(config.num_layers)) for _ in "kv")
     empty = jnp.zeros((batch, slots), jnp.int32)
     return KVCache(k, v, empty, empty.astype(bool))
+
+
+def put(config, cache: KVCache) -> KVCache:
+    """A cache of the host on `config.mesh`, by its heads; as it is without a mesh."""
+    if config.mesh is None:
+        return cache
+    place = lambda x: sharding.put(sharding.heads(config.mesh, x.ndim), x)  # noqa: E731
+    k, v = jax.tree.map(place, (cache.k, cache.v))
+    return cache._replace(k=k, v=v)
 
 
 def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:

@@ -5,14 +5,14 @@ answers mean nothing.
 """
 
 import difflib
-import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from models import identity, transformer
+from models import identity, sharding, transformer
 from models.config import ModelConfig
 
 PREFIX = "random:"
@@ -37,7 +37,7 @@ def fingerprint(config: ModelConfig) -> str:
 
 
 def params(config: ModelConfig, dtype: Any):
-    """Random parameters, always the same ones, made on the default device in `dtype`.
+    """Random parameters, always the same ones, in `dtype`, made where they lie.
 
     Uniform with the standard deviations of `transformer.init_params`, so activations stay finite;
     norms are 1, biases 0. No array is held in another dtype, and arrays of one shape share a
@@ -50,14 +50,16 @@ def params(config: ModelConfig, dtype: Any):
     leaves = []
     for i, (path, leaf) in enumerate(flat):
         name = path[-1].key
+        where = sharding.of(config, sharding.path_name(path), leaf.shape)
         stacked = config.scan_layers and path[0].key == "layers"
         if name.endswith("norm"):
-            leaves.append(jnp.ones(leaf.shape, dtype))
+            leaves.append(jnp.ones(leaf.shape, dtype, device=where))
         elif name.endswith("bias"):
-            leaves.append(jnp.zeros(leaf.shape, dtype))
+            leaves.append(jnp.zeros(leaf.shape, dtype, device=where))
         else:
             std = _std(name, leaf.shape[stacked:])
-            leaves.append(_draw(leaf.shape, leaf.dtype, jnp.uint32(i), std * math.sqrt(3)))
+            draw = jax.jit(_draw, static_argnums=(0, 1), out_shardings=where)
+            leaves.append(draw(leaf.shape, leaf.dtype, np.uint32(i), std * math.sqrt(3)))
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -68,7 +70,6 @@ def _std(name: str, shape: tuple[int, ...]) -> float:
     return math.prod(shape[:inputs]) ** -0.5
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw(shape: tuple[int, ...], dtype, seed, limit) -> jax.Array:
     """Uniform in ±limit: a hash of each number's place, many times faster than jax.random."""
     x = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape) + seed * jnp.uint32(0x9E3779B9)

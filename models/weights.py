@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import safetensors
 
-from models import llama, qwen, transformer
+from models import llama, qwen, sharding, transformer
 from models.config import ModelConfig
 
 LAYER_KEYS = {
@@ -72,10 +72,11 @@ def _open(path: pathlib.Path):
 
 
 def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
-    """The parameter tree of a Hugging Face folder, each array in `dtype` on the default device.
+    """The parameter tree of a Hugging Face folder, each array in `dtype`.
 
-    Tensor by tensor: host memory beyond the tree is about one tensor (with `scan_layers` one
-    layer's stack). Raises ValueError for missing, unexpected or mis-shaped tensors.
+    On the default device, or by its rule on `config.mesh`. Tensor by tensor: host memory beyond
+    the tree is about one tensor (with `scan_layers` one layer's stack). Raises ValueError for
+    missing, unexpected or mis-shaped tensors.
     """
     files = tensor_files(folder)
     shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
@@ -85,7 +86,7 @@ def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
     with contextlib.ExitStack() as stack:
         opened = {f: stack.enter_context(_open(f)) for f in set(files.values())}
 
-        def read(name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
+        def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
             view = opened[files[name]]
             if name not in view.keys():  # noqa: SIM118 (a file, not a dict)
                 raise ValueError(
@@ -98,17 +99,19 @@ def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
                     f"{files[name]}: {name} has shape {list(found)}, the config asks for "
                     f"{list(expected)}. Weights and config.json are of different models."
                 )
-            return _place(view.get_tensor(name), shape, jnp.dtype(dtype), kernel)
+            return _place(config, path_name, view.get_tensor(name), shape, jnp.dtype(dtype), kernel)
 
         leaves = []
-        for (_, leaf), (names, kernel) in zip(flat, wanted, strict=True):
+        for (path, leaf), (names, kernel) in zip(flat, wanted, strict=True):
+            ours = sharding.path_name(path)
             if _stacked(config, names):
-                stacked = jnp.zeros(leaf.shape, dtype)
+                device = sharding.of(config, ours, leaf.shape)
+                stacked = jnp.zeros(leaf.shape, dtype, device=device)
                 for i, name in enumerate(names):
-                    stacked = _set_row(stacked, read(name, leaf.shape[1:], kernel), i)
+                    stacked = _set_row(stacked, read(ours, name, leaf.shape[1:], kernel), i)
                 leaves.append(stacked)
             else:
-                leaves.append(read(names[0], leaf.shape, kernel))
+                leaves.append(read(ours, names[0], leaf.shape, kernel))
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -154,8 +157,15 @@ def _hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+def _place(config: ModelConfig, name: str, tensor, shape, dtype, kernel: bool) -> jax.Array:
+    if config.mesh is None:
+        return _place_whole(tensor, shape, dtype, kernel)
+    ours = (tensor.T if kernel else tensor).reshape(shape).astype(dtype, copy=False)
+    return sharding.put(sharding.of(config, name, shape), ours)
+
+
 @functools.partial(jax.jit, static_argnames=("shape", "dtype", "kernel"))
-def _place(tensor, shape: tuple[int, ...], dtype, kernel: bool) -> jax.Array:
+def _place_whole(tensor, shape: tuple[int, ...], dtype, kernel: bool) -> jax.Array:
     return (tensor.T if kernel else tensor).reshape(shape).astype(dtype)
 
 

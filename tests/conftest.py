@@ -8,11 +8,15 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+import training
 from safetensors.numpy import save_file
 
 import models
 from models import config as model_config
 from models import transformer, weights
+
+# For tests of meshes; all others run on the first.
+jax.config.update("jax_num_cpu_devices", 8)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FAMILIES = ("tiny_llama31", "tiny_qwen2", "tiny_qwen3")
@@ -102,3 +106,11 @@ def byte_model(tmp_path_factory) -> pathlib.Path:
         tensors[name] = np.ascontiguousarray(array.reshape(shape))
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(byte_model, tmp_path_factory) -> pathlib.Path:
+    """The workdir of a short run on one device that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    training.run(byte_model, workdir)
+    return workdir

@@ -33,6 +33,11 @@ def golden(request, tiny):
     return model, arrays, lessons, adapter
 
 
+def pack(lessons, adapter: Adapter, reduction: str = "sum") -> distill.Batch:
+    sizes, counts = distill.sizes(lessons, adapter.num_tokens), distill.counts(lessons)
+    return distill.pack(lessons, sizes, counts[reduction])
+
+
 def make_lesson(model, arrays, sample: str) -> distill.Lesson:
     """A published sample; the teacher's states are ours, and give the published logits."""
     documents = [
@@ -69,7 +74,7 @@ def check_gradient(gradient, arrays, name: str):
 @pytest.mark.parametrize(("name", "loss"), [("kl", "kl"), ("ce", "cross_entropy")])
 def test_loss_and_gradient_equal_published(golden, name, loss):
     model, arrays, lessons, adapter = golden
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch = pack([lessons["s1"]], adapter)
     value, gradient = loss_and_gradient(model.module, model.params, adapter, batch, loss)
     np.testing.assert_allclose(value, arrays[f"{name}/loss"], rtol=1e-4)
     check_gradient(gradient, arrays, name)
@@ -78,7 +83,7 @@ def test_loss_and_gradient_equal_published(golden, name, loss):
 def test_student_equals_one_pass_with_a_block_mask(golden):
     """The published student is one masked forward; ours is packets, composed and prefilled."""
     model, arrays, lessons, adapter = golden
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch = pack([lessons["s1"]], adapter)
     one = jax.tree.map(lambda x: x[0], batch)
     hidden = jax.jit(distill.student_hidden, static_argnums=0)(
         model.module, model.params, adapter, one
@@ -90,7 +95,7 @@ def test_student_equals_one_pass_with_a_block_mask(golden):
 
 def test_batch_sums_examples_of_different_sizes(golden):
     model, arrays, lessons, adapter = golden
-    batch = distill.pack(list(lessons.values()), adapter.num_tokens, "sum")
+    batch = pack(list(lessons.values()), adapter)
     value, gradient = loss_and_gradient(model.module, model.params, adapter, batch, "kl")
     np.testing.assert_allclose(value, arrays["batched2/loss_sum"], rtol=1e-4)
     check_gradient(gradient, arrays, "batched2")
@@ -110,7 +115,7 @@ def run_steps(model, adapter, optimizer, batches):
 
 def test_train_step_is_that_gradient_and_update(golden):
     model, _, lessons, adapter = golden
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch = pack([lessons["s1"]], adapter)
     optimizer = optax.adamw(0.01, weight_decay=0.0)
     step = jax.jit(functools.partial(distill.train_step, model.module, optimizer, "kl"))
     state = distill.init_state(adapter, optimizer)
@@ -128,7 +133,7 @@ def test_train_step_is_that_gradient_and_update(golden):
 
 def test_five_adamw_steps(golden):
     model, arrays, lessons, adapter = golden
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch = pack([lessons["s1"]], adapter)
     optimizer = optax.adamw(0.01, weight_decay=0.0)
     losses, states = run_steps(model, adapter, optimizer, [batch] * 5)
     np.testing.assert_allclose(losses, arrays["kl/losses_before_each_step"], rtol=1e-3)
@@ -141,7 +146,7 @@ def test_five_adamw_steps(golden):
 
 def test_linear_decay(golden):
     model, arrays, lessons, adapter = golden
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch = pack([lessons["s1"]], adapter)
     rates = jnp.asarray(arrays["linear_decay/lrs"])
     optimizer = optax.adamw(lambda step: rates[step], weight_decay=0.0)
     losses, states = run_steps(model, adapter, optimizer, [batch] * len(rates))
@@ -161,7 +166,7 @@ def test_accumulation_over_two_examples(golden):
     config.optimizer.update(
         {"learning_rate": 0.01, "warmup_steps": 0, "decay": "constant", "b1": 0.9, "b2": 0.999}
     )
-    batches = [distill.pack([lessons[s]], adapter.num_tokens, "sum") for s in ("s1", "s2")]
+    batches = [pack([lessons[s]], adapter) for s in ("s1", "s2")]
     losses, states = run_steps(model, adapter, make_optimizer(config, 2), batches)
     np.testing.assert_allclose(losses, arrays["accum2/losses"], rtol=1e-4)
     np.testing.assert_array_equal(states[0].header, adapter.header)
@@ -173,7 +178,7 @@ def test_reductions(golden):
     model, _, lessons, adapter = golden
     value = {}
     for reduction in distill.REDUCTIONS:
-        batch = distill.pack([lessons["s1"]], adapter.num_tokens, reduction)
+        batch = pack([lessons["s1"]], adapter, reduction)
         value[reduction] = loss_and_gradient(model.module, model.params, adapter, batch, "kl")[0]
     tokens = len(lessons["s1"].answers[0])
     np.testing.assert_allclose(value["mean_tokens"] * tokens, value["sum"], rtol=1e-5)
@@ -184,7 +189,7 @@ def test_absent_documents_change_nothing(golden):
     model, _, lessons, adapter = golden
     if model.config.family != "llama":
         pytest.skip("nothing in it depends on the family")
-    batch = distill.pack([lessons["s1"]], adapter.num_tokens, "sum")
+    batch = pack([lessons["s1"]], adapter)
     absent = np.zeros_like(batch.documents[:, :1])
     more = batch._replace(
         documents=np.concatenate([batch.documents, absent], axis=1),
@@ -240,6 +245,8 @@ def test_padding_of_the_shipped_mixture_stays_under_a_quarter(demo_folder):
         example = data.encode_example(read, data.TEMPLATES[config.template], examples[i])
         answers = [[0] * 7 for _ in example.questions]  # about what the teacher gives
         lesson = distill.Lesson(example, answers, np.zeros((7 * len(answers), 1), np.float32))
-        batch = distill.pack([lesson], adapter_tokens, config.reduction)
-        found.append(distill.work([lesson], batch, adapter_tokens))
-    assert sum(f["tokens"] for f in found) > 0.75 * sum(f["computed"] for f in found)
+        sizes = distill.sizes([lesson], adapter_tokens)
+        real = distill.tokens([lesson], adapter_tokens)
+        found.append((real, distill.computed(sizes, adapter_tokens)))
+    real, computed = np.sum(found, axis=0)
+    assert real > 0.75 * computed

@@ -1,0 +1,60 @@
+"""What processes that train together agree on. Alone, a process agrees with itself.
+
+Every host calls these in the same places, once for each step of the run: none can wait for a host
+that never comes. Plans (which example a step trains on) need no word between them: they follow from
+the seed and the step.
+"""
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Makes this process one of those that train together; before anything else of jax.
+
+    Raises RuntimeError or ValueError where neither the arguments nor the cluster say who is who.
+    """
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed could not tell which process this is ({error}). Give all three of "
+            "--coordinator_address=HOST:PORT, --num_processes and --process_id."
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process writes what one must write: logs, figures, lines for people."""
+    return jax.process_index() == 0
+
+
+def share(values: np.ndarray) -> np.ndarray:
+    """`values` of every host, stacked: `[hosts, ...]`."""
+    if jax.process_count() == 1:
+        return values[None]
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def check_shared(folder: epath.Path) -> None:
+    """Raises ValueError, on every host, where one does not see what the first one writes there."""
+    if jax.process_count() == 1:
+        return
+    token = np.random.default_rng().integers(2**31, size=(), dtype=np.int32)
+    token = int(share(token)[0])  # the first host's
+    marker = folder / f".shared-{token}"
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(str(token))
+    share(np.int32(0))  # it is written when all are here
+    seen = marker.exists() and marker.read_text() == str(token)
+    blind = np.flatnonzero(~share(np.bool_(seen)))
+    if is_first():
+        marker.unlink()
+    if blind.size:
+        raise ValueError(
+            f"The workdir {folder} is not shared: host {', '.join(map(str, blind))} of "
+            f"{jax.process_count()} cannot read what host 0 wrote there. Give a --workdir that all "
+            "hosts see: gs://bucket/path (pip install gcsfs), or a network file system."
+        )

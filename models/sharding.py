@@ -1,0 +1,226 @@
+"""How a model lies on many devices: the mesh, and rules beside the names they match.
+
+A mesh has three axes. `data` runs different examples; `kv` and `rest` together hold one copy of the
+model: key/value heads and caches are split over `kv`, the greatest common divisor of the model's
+devices and K; query heads, the MLP and the vocabulary over `rest` too.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from models.config import ModelConfig
+
+DATA, KV, REST = "data", "kv", "rest"
+BOTH = (KV, REST)
+
+# A parameter's axes by their letters (DESIGN: V vocabulary, D model dim, N query heads, K key/value
+# heads, H head dim, M MLP dim).
+AXES = {
+    "embedding": "VD",
+    "output": "VD",
+    "final_norm": "D",
+    "attention_norm": "D",
+    "mlp_norm": "D",
+    "q": "DNH",
+    "k": "DKH",
+    "v": "DKH",
+    "o": "NHD",
+    "q_bias": "NH",
+    "k_bias": "KH",
+    "v_bias": "KH",
+    "q_norm": "H",
+    "k_norm": "H",
+    "mlp/gate": "DM",
+    "mlp/up": "DM",
+    "mlp/down": "MD",
+}
+# What an axis is split over, best first: the first that divides it is taken, none if none does.
+# D and H are never split: every product would then end in a sum over devices.
+RULES = {
+    "V": (BOTH, (KV,), (REST,)),
+    "M": (BOTH, (KV,), (REST,)),
+    "N": (BOTH, (KV,)),
+    "K": ((KV,),),
+}
+
+
+def make_mesh(text: str, config: ModelConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh that "data:2,model:4" describes; what is not named is 1.
+
+    Devices are taken in their order, so that one copy of the model lies on neighbours, on one host.
+
+    Args:
+      devices: all there are if None; the first of them are used if there are more than needed.
+
+    Raises ValueError for another spelling, for more devices than there are, or fewer where
+    processes run together.
+    """
+    sizes = _sizes(text)
+    devices = jax.devices() if devices is None else list(devices)
+    need = math.prod(sizes.values())
+    if need > len(devices) or (need < len(devices) and jax.process_count() > 1):
+        raise ValueError(
+            f"--mesh={text} takes {need} devices; there are {len(devices)} "
+            f"({devices[0].device_kind}). data times model must be "
+            + ("that many." if jax.process_count() > 1 else "at most that.")
+        )
+    kv = math.gcd(sizes["model"], config.num_kv_heads)
+    shape = (sizes["data"], kv, sizes["model"] // kv)
+    # Auto: linen does not run on the default, Explicit.
+    return Mesh(np.array(devices[:need]).reshape(shape), (DATA, KV, REST), (AxisType.Auto,) * 3)
+
+
+def _sizes(text: str) -> dict[str, int]:
+    sizes = {"data": 1, "model": 1}
+    for part in text.split(","):
+        if not re.fullmatch(r"(data|model):[1-9]\d*", part) or sizes[part.split(":")[0]] != 1:
+            raise ValueError(f"--mesh={text} is not of the form data:2,model:4.")
+        name, size = part.split(":")
+        sizes[name] = int(size)
+    return sizes
+
+
+def splits_groups(config: ModelConfig, mesh: Mesh) -> bool:
+    """Whether query heads are split over `rest`: the heads of one key/value head divide.
+
+    Where a device holds several key/value heads, a contiguous part of the query heads would not be
+    that of its own; they are left whole there.
+    """
+    whole = mesh.shape[KV] == config.num_kv_heads or mesh.shape[REST] == 1
+    return whole and config.num_groups % mesh.shape[REST] == 0
+
+
+def spec(config: ModelConfig, mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
+    """Where a parameter lies, by its name within a layer or the model ("q", "mlp/up", "output").
+
+    `shape` may have one more axis in front, of layers. Raises ValueError for a name without a rule.
+    """
+    if name not in AXES:
+        raise ValueError(
+            f"No rule says where the parameter {name!r} lies; rules: {', '.join(AXES)}."
+        )
+    letters = AXES[name]
+    entries: list = [None] * (len(shape) - len(letters))
+    for letter, size in zip(letters, shape[len(entries) :], strict=True):
+        choices = RULES.get(letter, ())
+        if letter == "N" and not splits_groups(config, mesh):
+            choices = ((KV,),)
+        fits = [c for c in choices if size % math.prod(mesh.shape[a] for a in c) == 0]
+        entries.append(fits[0] if fits else None)
+    return PartitionSpec(*entries)
+
+
+def path_name(path) -> str:
+    """A parameter's name in `AXES` from its path in the tree of parameters."""
+    keys = [str(key.key) for key in path if hasattr(key, "key")]
+    return "/".join(keys[1:] if keys[0] == "layers" else keys)
+
+
+def of(config: ModelConfig, name: str, shape: tuple[int, ...]) -> NamedSharding | None:
+    """The sharding of a parameter on `config.mesh`; None without a mesh."""
+    if config.mesh is None:
+        return None
+    return NamedSharding(config.mesh, spec(config, config.mesh, name, shape))
+
+
+def param_shardings(config: ModelConfig, params):
+    """NamedShardings on `config.mesh` like `params` (arrays or ShapeDtypeStructs)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: of(config, path_name(path), x.shape), params
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
+    """An array that every host has whole, each device given its part of it."""
+    # Not device_put, which compares what the hosts hold: they all read it from the same file.
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def rows(mesh: Mesh) -> dict[int, Mesh]:
+    """The copies of the model whose devices are this process's, each a mesh of its own, by place.
+
+    Raises ValueError where a copy lies across processes: it could not run by itself.
+    """
+    found = {}
+    for i, devices in enumerate(mesh.devices):
+        owners = {device.process_index for device in devices.flat}
+        if len(owners) > 1:
+            raise ValueError(
+                f"A copy of the model would lie on the devices of {len(owners)} hosts: choose "
+                f"model:N so that N divides the {jax.local_device_count()} devices of a host."
+            )
+        if owners == {jax.process_index()}:
+            found[i] = Mesh(devices[None], mesh.axis_names, axis_types=mesh.axis_types)
+    return found
+
+
+def on_row(tree, row: Mesh):
+    """The same arrays as they lie on one row of their mesh: a view, nothing is copied."""
+
+    def view(x: jax.Array) -> jax.Array:
+        parts = {shard.device: shard.data for shard in x.addressable_shards}
+        sharding = NamedSharding(row, x.sharding.spec)
+        here = [parts[device] for device in row.devices.flat]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, here)
+
+    return jax.tree.map(view, tree)
+
+
+def constrain_heads(mesh: Mesh | None, x: jax.Array) -> jax.Array:
+    """Says to the compiler that keys or values `[..., S, K, H]` lie by their heads."""
+    if mesh is None:
+        return x
+    free = PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(x, heads(mesh, x.ndim, free))
+
+
+def heads(mesh: Mesh, ndim: int, others=None) -> NamedSharding:
+    """Of keys or values `[..., S, K, H]`: by their heads."""
+    return NamedSharding(mesh, PartitionSpec(*[others] * (ndim - 2), KV, None))
+
+
+class Copies(NamedTuple):
+    """Parameters that lie on a model's devices in several copies."""
+
+    names: tuple[str, ...]
+    copies: int
+    bytes: int  # of one copy
+
+
+def copies(config: ModelConfig, params) -> list[Copies]:
+    """What a copy of the model on `config.mesh` holds more than once, by the number of copies."""
+    found: dict[int, tuple[set[str], int]] = {}
+    model = config.mesh.shape[KV] * config.mesh.shape[REST]
+    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = path_name(path)
+        part = math.prod(of(config, name, x.shape).shard_shape(x.shape))
+        count = model * part // math.prod(x.shape)
+        if count > 1:
+            names, size = found.get(count, (set(), 0))
+            found[count] = (names | {name}, size + math.prod(x.shape) * x.dtype.itemsize)
+    return [Copies(tuple(sorted(n)), c, b) for c, (n, b) in sorted(found.items())]
+
+
+def describe(config: ModelConfig, params) -> str:
+    """`config.mesh`, and what lies on it in several copies, in words."""
+    mesh, sizes = config.mesh, dict(config.mesh.shape)
+    lines = [
+        f"{mesh.size} devices ({mesh.devices.flat[0].device_kind}): "
+        f"{sizes[DATA]} x a model on {sizes[KV] * sizes[REST]} (kv {sizes[KV]}, rest {sizes[REST]})"
+    ]
+    for names, count, size in copies(config, params):
+        lines.append(
+            f"  {count} copies in each model of {', '.join(names)}: {size / 1e6:,.1f} MB each"
+        )
+    return "\n".join(lines)

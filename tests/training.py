@@ -1,0 +1,76 @@
+"""Short runs of launch.train, as processes, for the tests that stop, kill and distribute them."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from configs import train as config_lib
+from kvpacket_jax import adapter as adapter_lib
+from kvpacket_jax.adapter import Adapter
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 5
+
+
+def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+    options = {
+        "model": byte_model,
+        "dtype": "float32",
+        "template": "completion",
+        "num_steps": STEPS,
+        "batch_size": 2,
+        "checkpoint_every": 2,
+        "validate_every": 4,
+        "validation_sets": 1,
+        "new_tokens": 4,
+        **{f"mixture.{name}.weight": 0 for name in config_lib.get_config().mixture},
+        "mixture.biography_short.weight": 1,
+        "mixture.biography_short.options.num_documents": 2,
+        "mixture.biography_short.options.num_questions": 2,
+    }
+    return [
+        *(sys.executable, "-m", "launch.train", "--config=configs/train.py"),
+        *(f"--config.{k}={v}" for k, v in options.items()),
+        f"--workdir={workdir}",
+        f"--compilation_cache_dir={byte_model.parent / 'programs'}",  # one for all runs
+    ]
+
+
+def start(command: list[str], devices: int = 1, output=subprocess.PIPE) -> subprocess.Popen:
+    """A process that sees so many devices of its own."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=output, stderr=output
+    )
+
+
+def finish(*processes: subprocess.Popen) -> list[str]:
+    """What each printed; all must end well."""
+    ends = [process.communicate(timeout=300) for process in processes]
+    failed = [
+        errors[-3000:]
+        for process, (_, errors) in zip(processes, ends, strict=True)
+        if process.returncode
+    ]
+    assert not failed, failed
+    return [printed for printed, _ in ends]
+
+
+def run(byte_model: pathlib.Path, workdir: pathlib.Path) -> None:
+    finish(start(command(byte_model, workdir)))
+
+
+def adapter(workdir: pathlib.Path) -> Adapter:
+    return Adapter(*map(np.asarray, adapter_lib.load_adapter(workdir / "adapter")))
+
+
+def steps_done(workdir: pathlib.Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return sum('"loss"' in row for row in path.read_text().splitlines()) if path.exists() else 0
+
+
+def saved_steps(workdir: pathlib.Path) -> set[int]:
+    return {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
