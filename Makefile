@@ -11,7 +11,7 @@ CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints-py311.txt,constraints-
 STAMP := .venv/installed-py$(VERSION)
 RUN := .venv/bin/python -m
 
-.PHONY: help demo test test-fast test-all lint format
+.PHONY: help demo test test-fast test-all plan lint format
 .DEFAULT_GOAL := help
 
 help:  ## Lists the targets.
@@ -30,6 +30,12 @@ test-fast: $(STAMP)  ## The tests that need no download.
 test-all: lint  ## All tests, the long versions too.
 	$(RUN) pytest -m "" --durations=20 $(ARGS)
 
+# libtpu, the TPU's compiler: beside it every import of jax asks for a TPU, so it has its own place.
+plan: .venv-tpu/installed-py$(VERSION)  ## Compiles training of two 7B and 8B models for a v5e:2x4 slice.
+	@for model in llama-3.1-8b qwen2.5-7b; do \
+	  .venv-tpu/bin/python -m launch.plan --config.model=random:$$model --config.batch_size=8 \
+	    --topology=v5e:2x4 --mesh=data:2,model:4 $(ARGS) || exit 1; done
+
 lint: $(STAMP)  ## Checks style and format with ruff.
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -37,6 +43,13 @@ lint: $(STAMP)  ## Checks style and format with ruff.
 format: $(STAMP)  ## Puts style and format right where ruff can.
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+.venv-tpu/installed-py$(VERSION): requirements.txt $(CONSTRAINTS)
+	@echo "Installing the pinned requirements and libtpu into .venv-tpu (some minutes, 1.7 GB)"
+	@rm -rf .venv-tpu && $(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/pip install --quiet --disable-pip-version-check "jax[tpu]" -r requirements.txt \
+	  -c $(CONSTRAINTS)
+	@touch $@
 
 $(STAMP): requirements.txt $(CONSTRAINTS)
 	@$(if $(filter $(VERSION),$(SUPPORTED)),:,\

@@ -6,14 +6,38 @@ biography_10, biography_20, biography_64
 niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
 jsonl            your own file: --config.dataset.options.path=FILE
+cost, cost_8b    what a request costs, on random ids of given lengths; no answers: smollm2-135m, as
+                 in the paper's code on a CPU; the shape of Llama-3.1-8B, for a GPU or TPU
 """
 
 from ml_collections import ConfigDict
 
-METHODS = ("kv_packet", "no_recompute", "no_cache")
+# Every method, each that has settings with two; what the paper compares with, and InfoFlow KV.
+METHODS = (
+    "kv_packet",
+    "no_recompute",
+    "cache_blend:ratio=0.15",
+    "cache_blend:ratio=0.3",
+    "epic:tokens=8",
+    "epic:tokens=16",
+    "a3:ratio=0.15",
+    "a3:ratio=0.3",
+    "rand_recompute:ratio=0.15",
+    "rand_recompute:ratio=0.3",
+    "infoflow:ratio=0.15",
+    "infoflow:ratio=0.3",
+    "sam_kv",
+    "sam_kv:initial=16,local=32,block=16",
+    "single_cache",
+    "sink",
+    "no_cache",
+)
 
 BIOGRAPHY = {"num_documents": 5, "num_questions": 10}
 NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("multi_key",)}
+
+FEW = ("kv_packet", "no_recompute", "no_cache")
+COMPARED = ("biography", "niah")  # with every method; the other sets with a few
 
 # name -> data set, its options, num_samples
 SETS = {
@@ -27,10 +51,30 @@ SETS = {
 }
 
 
+POINT = {
+    "model": "smollm2-135m",
+    "dtype": "float32",
+    "methods": ("full_recompute", *METHODS),
+    "documents": "4x256",
+    "preamble": 16,
+    "query": 24,
+    "adapter": "",  # empty: random soft tokens, so many of them
+    "header": 8,
+    "trailer": 8,
+    "runs": 7,
+    "seed": 0,
+}
+LARGE = {"model": "random:llama-3.1-8b", "dtype": "bfloat16", "documents": "8x1024", "query": 50}
+COSTS = {"cost": POINT, "cost_8b": POINT | LARGE}
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
     name = arg or "biography"
+    if name in COSTS:
+        return ConfigDict(COSTS[name])
     if name not in SETS:
-        raise ValueError(f"configs/evaluate.py knows no {arg!r}; it knows {', '.join(SETS)}.")
+        known = ", ".join([*SETS, *COSTS])
+        raise ValueError(f"configs/evaluate.py knows no {arg!r}; it knows {known}.")
     dataset, options, num_samples = SETS[name]
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
@@ -41,7 +85,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.dataset = ConfigDict({"name": dataset, "split": "test", "options": options})
     config.num_samples = num_samples  # questions; 0: all
-    config.methods = METHODS  # "name" or "name:field=value,…"; full_recompute always comes first
+    # All are asked the same questions; full_recompute always comes first.
+    config.methods = METHODS if name in COMPARED else FEW  # "name" or "name:field=value,…"
     config.new_tokens = 32
 
     # Timed apart from answering, alone and interleaved.

@@ -2,26 +2,29 @@
 
 import contextlib
 import operator
+import os
 import re
 import statistics
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import rich.table
 
+import models
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import cost as cost_lib
 from kvpacket_jax.adapter import Adapter
-from kvpacket_jax.cost import Entry
-from kvpacket_jax.machine import Machine, floor_seconds
-from kvpacket_jax.methods import Method, Request
+from kvpacket_jax.cost import Entry, Timing
+from kvpacket_jax.machine import Machine, floor_seconds, measure_machine
+from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.methods.kv_packet import KVPacket
-from kvpacket_jax.report import milliseconds, si, table
+from kvpacket_jax.report import console, milliseconds, si, table
 from models import LanguageModel
 
 ALONE = "query alone"
+FULL = "full_recompute"
 
 Step = Callable[[str], contextlib.AbstractContextManager]
 
@@ -33,6 +36,7 @@ class CostRow(NamedTuple):
     ttft_s: float  # median
     ttft_quartiles_s: tuple[float, float]
     to_alone: float  # median of TTFT over the query alone's in the same round
+    to_full: float | None  # the same over full_recompute's; None where it is not there
     load_s: float
     compose_s: float
     prefill_s: float
@@ -80,6 +84,42 @@ def soft_tokens(
         # Whom it was trained for changes no cost: released ones and random models go together.
         return adapter_lib.load_adapter(source, model, other_model=True)
     return adapter_lib.init(jax.random.key(seed), model.params["embedding"], header, trailer)
+
+
+class Measured(NamedTuple):
+    """The rows of one point, and what they were measured with."""
+
+    rows: list[CostRow]
+    request: Request
+    model: LanguageModel
+    machine: Machine
+
+
+def run(
+    point: Mapping[str, Any],
+    cache_dir: str | os.PathLike | None = None,
+    mesh: str | None = None,
+    profile_dir: str | None = None,
+    step: Step = contextlib.nullcontext,
+) -> Measured:
+    """Loads a model and measures one point: `configs/evaluate.py:cost` has its fields.
+
+    Raises ValueError, OSError or RuntimeError: what was found and what would do.
+    """
+    specs = list(METHODS) if point["methods"] == "all" else list(point["methods"])
+    lengths = document_lengths(point["documents"])
+    for spec in specs:  # before the model is loaded
+        settings.make(spec)
+    seed = point["seed"]
+    with step(f"Loading {point['model']}"):
+        model = models.load(point["model"], point["dtype"], cache_dir, mesh)
+        soft = soft_tokens(model, point["adapter"], point["header"], point["trailer"], seed)
+    methods = dict(settings.make(spec, soft) for spec in specs)
+    request = random_request(model, point["preamble"], lengths, point["query"], seed)
+    with step("Measuring this machine"):
+        machine = measure_machine(model.dtype, model.num_devices)
+    rows = measure(model, methods, request, machine, point["runs"], profile_dir, step)
+    return Measured(rows, request, model, machine)
 
 
 def measure(
@@ -132,7 +172,8 @@ def measure(
             method=name,
             ttft_s=timing.ttft_s,
             ttft_quartiles_s=quartiles(timing.runs),
-            to_alone=statistics.median(map(operator.truediv, timing.runs, timings[ALONE].runs)),
+            to_alone=_ratio(timing, timings[ALONE]),
+            to_full=_ratio(timing, timings[FULL]) if FULL in timings else None,
             load_s=timing.load_s,
             compose_s=timing.compose_s,
             prefill_s=timing.prefill_s,
@@ -148,6 +189,10 @@ def measure(
     return rows
 
 
+def _ratio(timing: Timing, other: Timing) -> float:
+    return statistics.median(map(operator.truediv, timing.runs, other.runs))
+
+
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
     """The values that a quarter and three quarters of them lie below, interpolated."""
     low, high = np.quantile(values, (0.25, 0.75))
@@ -157,7 +202,8 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 def tables(rows: Sequence[CostRow]) -> tuple[rich.table.Table, rich.table.Table]:
     """Times and work, one line a method each."""
     times = table(
-        ("method",), "TTFT ms", "quartiles", "÷ alone", "load", "compose", "prefill", "÷ floor"
+        ("method",),
+        *("TTFT ms", "quartiles", "÷ alone", "÷ full", "load", "compose", "prefill", "÷ floor"),
     )
     work = table(
         ("method",), "FLOPs", "overhead", "products", "XLA's", "bytes", "floor ms", "peak memory"
@@ -168,6 +214,7 @@ def tables(rows: Sequence[CostRow]) -> tuple[rich.table.Table, rich.table.Table]
             milliseconds(row.ttft_s),
             " to ".join(map(milliseconds, row.ttft_quartiles_s)),
             f"{row.to_alone:.2f}",
+            "" if row.to_full is None else f"{row.to_full:.1%}",
             *map(milliseconds, (row.load_s, row.compose_s, row.prefill_s)),
             f"{row.to_floor:.2f}",
         )
@@ -193,8 +240,9 @@ def summary(rows: Sequence[CostRow], request: Request, model: LanguageModel) -> 
         f"{model.name}: {len(request.preamble)} tokens of preamble, {len(request.documents)} "
         f"documents of {documents:,} tokens in all, a query of {len(request.query)}. "
         f"{ALONE}: its own pass over a ready cache of {alone.context_slots:,} slots. TTFT is the "
-        f"median of {len(alone.runs_s)} interleaved runs, ÷ alone the median of its ratio to the "
-        "query alone in the same run; load, compose and prefill have runs of their own. bytes: "
+        f"median of {len(alone.runs_s)} interleaved runs; ÷ alone and ÷ full: the median of its "
+        "ratio to the query alone, to full_recompute, in the same run; load, compose and prefill "
+        "have runs of their own. bytes: "
         "what must move at the least. The floor is the longer of FLOPs at the machine's matrix "
         "peak and bytes at its bandwidth."
     )
@@ -207,3 +255,10 @@ def machine_line(machine: Machine) -> str:
         f"threads), {machine.dtype}, jax {machine.jax_version}; measured here: matrix peak "
         f"{si(machine.peak)}FLOP/s, memory {si(machine.bandwidth)}B/s."
     )
+
+
+def show(measured: Measured) -> None:
+    """Prints the tables with what they say."""
+    console.print(*tables(measured.rows))
+    console.print(summary(measured.rows, measured.request, measured.model), highlight=False)
+    console.print(machine_line(measured.machine), highlight=False)

@@ -126,23 +126,30 @@ class Sizes(NamedTuple):
     row: int  # R
     answers: int  # A
 
+    @classmethod
+    def of(cls, preamble, documents, wrapped, questions, row, answers, adapter_tokens) -> "Sizes":
+        """Lengths rounded up so that few programs are compiled.
+
+        `wrapped` is a document's with its soft tokens: what is rounded to a multiple of 16.
+        """
+        document = _up(wrapped, 16) - adapter_tokens
+        answers = _up(answers, 2 * VOCAB_ROWS)
+        return cls(_up(preamble, 16), documents, document, questions, _up(row, 8), answers)
+
 
 def sizes(lessons: Sequence[Lesson], adapter_tokens: int) -> Sizes:
-    """The sizes of a batch, rounded up so that few programs are compiled.
-
-    Args:
-      adapter_tokens: h + t. The wrapped length is what is rounded to a multiple of 16.
-    """
+    """The sizes of a batch; `adapter_tokens` is h + t."""
     examples = [lesson.example for lesson in lessons]
     rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
     longest = max(len(d) for example in examples for d in example.documents)
-    return Sizes(
-        preamble=_up(max(len(example.preamble) for example in examples), 16),
-        documents=max(len(example.documents) for example in examples),
-        document=_up(longest + adapter_tokens, 16) - adapter_tokens,
-        questions=max(map(len, rows)),
-        row=_up(max(len(r) for rs in rows for r in rs), 8),
-        answers=_up(max(map(_answer_tokens, lessons)), 2 * VOCAB_ROWS),
+    return Sizes.of(
+        max(len(example.preamble) for example in examples),
+        max(len(example.documents) for example in examples),
+        longest + adapter_tokens,
+        max(map(len, rows)),
+        max(len(r) for rs in rows for r in rs),
+        max(map(_answer_tokens, lessons)),
+        adapter_tokens,
     )
 
 
@@ -164,39 +171,38 @@ def counts(lessons: Sequence[Lesson]) -> dict[str, int]:
     }
 
 
-def pack(lessons: Sequence[Lesson], sizes: Sizes, count: int) -> Batch:
-    """Lessons to arrays of these sizes, each token's loss divided by `count` (`counts`)."""
-    Tp, P, T, Q, R, A = sizes
-    E, D = len(lessons), lessons[0].hidden.shape[-1]
-    preambles = [lesson.example.preamble for lesson in lessons]
-    documents = [lesson.example.documents for lesson in lessons]
-    rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
-    tokens = [[t for a in lesson.answers for t in a] for lesson in lessons]
-    batch = Batch(
+def empty(sizes: Sizes, examples: int, dim: int) -> Batch:
+    """A batch of nothing but padding."""
+    (Tp, P, T, Q, R, A), E = sizes, examples
+    return Batch(
         np.zeros((E, Tp), np.int32),
-        np.array([len(p) for p in preambles], np.int32),
+        np.zeros((E,), np.int32),
         np.zeros((E, P, T), np.int32),
         np.zeros((E, P), np.int32),
         np.zeros((E, Q, R), np.int32),
         np.ones((E, Q), np.int32),
         np.zeros((E, A), np.int32),
         np.zeros((E, A), np.int32),
-        np.zeros((E, A, D), np.float32),
+        np.zeros((E, A, dim), np.float32),
         np.zeros((E, A), np.float32),
     )
+
+
+def pack(lessons: Sequence[Lesson], sizes: Sizes, count: int) -> Batch:
+    """Lessons to arrays of these sizes, each token's loss divided by `count` (`counts`)."""
+    batch = empty(sizes, len(lessons), lessons[0].hidden.shape[-1])
     for e, lesson in enumerate(lessons):
-        batch.preamble[e, : len(preambles[e])] = preambles[e]
-        for p, ids in enumerate(documents[e]):
-            batch.documents[e, p, : len(ids)] = ids
-            batch.document_lengths[e, p] = len(ids)
+        preamble = lesson.example.preamble
+        batch.preamble[e, : len(preamble)], batch.preamble_length[e] = preamble, len(preamble)
+        for p, ids in enumerate(lesson.example.documents):
+            batch.documents[e, p, : len(ids)], batch.document_lengths[e, p] = ids, len(ids)
         picks = []
-        for q, ids in enumerate(rows[e]):
-            batch.rows[e, q, : len(ids)] = ids
-            batch.row_lengths[e, q] = len(ids)
-            first = q * R + len(lesson.example.questions[q]) - 1
+        for q, ids in enumerate(answer_rows(lesson.example.questions, lesson.answers)):
+            batch.rows[e, q, : len(ids)], batch.row_lengths[e, q] = ids, len(ids)
+            first = q * sizes.row + len(lesson.example.questions[q]) - 1
             picks += range(first, first + len(lesson.answers[q]))
-        n = len(tokens[e])
-        batch.picks[e, :n], batch.tokens[e, :n] = picks, tokens[e]
+        n = len(picks)
+        batch.picks[e, :n], batch.tokens[e, :n] = picks, [t for a in lesson.answers for t in a]
         batch.teacher[e, :n], batch.weights[e, :n] = lesson.hidden, 1
     return batch._replace(weights=batch.weights / np.float32(count))
 

@@ -46,7 +46,8 @@ def prefill_rows(module, params, context: Context, tail: KVCache, ids_QxT, lengt
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
-def _prefill(module, params, context, ids_QxT, lengths_Q, start, slots: int):
+def prefill_program(module, params, context, ids_QxT, lengths_Q, start, slots: int):
+    """What `prefill` runs: logits float32 `[Q, V]` of each row's last token, and the tail."""
     tail = kv_cache.init(module.config, ids_QxT.shape[0], slots, params["embedding"].dtype)
     x, tail = prefill_rows(module, params, context, tail, ids_QxT, lengths_Q, start)
     last = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
@@ -88,7 +89,7 @@ def prefill(
     else:
         slots = rows + whole_chunks(new_tokens)
     ids, lengths = pad_rows(queries, rows)
-    logits, tail = _prefill(
+    logits, tail = prefill_program(
         model.module,
         model.params,
         context,

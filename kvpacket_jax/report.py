@@ -35,7 +35,7 @@ def step(text: str) -> Iterator[None]:
 
 def si(value: float) -> str:
     """A count to three digits with the prefix of its size: 1,160,000,000,000 is "1.16 T"."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}"
     return f"{value:.3g}"

@@ -88,7 +88,7 @@ def _reading(model: LanguageModel, contexts, queries, new_tokens: int, buckets, 
         for T, slots in ((T, slots) for T, sizes in tails.items() for slots in sorted(sizes)):
             args = model.module, model.params, context, _int32(1, T), _int32(1), _int32()
             name = f"query of {T} over a context of {S}, tail of {slots}"
-            yield name, _ahead(prefill._prefill, *args, slots=slots)
+            yield name, _ahead(prefill.prefill_program, *args, slots=slots)
     if new_tokens == 0:
         return
     stops = _int32(*generate.stop_array(model, stop_ids).shape)

@@ -37,39 +37,32 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import models
     from kvpacket_jax import cost_report, report
-    from kvpacket_jax.machine import measure_machine
-    from kvpacket_jax.methods import METHODS as NAMES
     from kvpacket_jax.methods import settings
 
     cache_dir = caches.use()
-    specs = list(NAMES) if METHODS.value == "all" else settings.split(METHODS.value)
+    point = {
+        "model": MODEL.value,
+        "dtype": DTYPE.value,
+        "methods": "all" if METHODS.value == "all" else settings.split(METHODS.value),
+        "documents": DOCUMENTS.value,
+        "preamble": PREAMBLE.value,
+        "query": QUERY.value,
+        "adapter": ADAPTER.value,
+        "header": HEADER.value,
+        "trailer": TRAILER.value,
+        "runs": RUNS.value,
+        "seed": SEED.value,
+    }
     try:
-        lengths = cost_report.document_lengths(DOCUMENTS.value)
-        for spec in specs:  # before the model is loaded
-            settings.make(spec)
-        with report.step(f"Loading {MODEL.value}"):
-            model = models.load(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
-            soft = cost_report.soft_tokens(
-                model, ADAPTER.value, HEADER.value, TRAILER.value, SEED.value
-            )
-        methods = dict(settings.make(spec, soft) for spec in specs)
-        request = cost_report.random_request(
-            model, PREAMBLE.value, lengths, QUERY.value, SEED.value
-        )
-        with report.step("Measuring this machine"):
-            machine = measure_machine(model.dtype, model.num_devices)
-        rows = cost_report.measure(
-            model, methods, request, machine, RUNS.value, PROFILE_DIR.value, report.step
+        measured = cost_report.run(
+            point, cache_dir, devices.MESH.value, PROFILE_DIR.value, report.step
         )
         if JSON.value:
-            report.write_json(JSON.value, rows, machine)
+            report.write_json(JSON.value, measured.rows, measured.machine)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
-    report.console.print(*cost_report.tables(rows))
-    report.console.print(cost_report.summary(rows, request, model), highlight=False)
-    report.console.print(cost_report.machine_line(machine), highlight=False)
+    cost_report.show(measured)
 
 
 if __name__ == "__main__":

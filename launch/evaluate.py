@@ -1,6 +1,7 @@
 """Runs every method on a data set and compares them; run again after a stop, it goes on.
 
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
+python -m launch.evaluate --config=configs/evaluate.py:cost --workdir=runs/cost
 """
 
 import pathlib
@@ -24,17 +25,26 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import evaluate, report
+    from kvpacket_jax import cost_report, evaluate, report
 
     cache_dir = caches.use()
+    workdir = pathlib.Path(WORKDIR.value)
     try:
+        if "documents" in CONFIG.value:  # costs alone
+            measured = cost_report.run(
+                CONFIG.value, cache_dir, devices.MESH.value, step=report.step
+            )
+            workdir.mkdir(parents=True, exist_ok=True)
+            report.write_json(workdir / "cost.json", measured.rows, measured.machine)
+            cost_report.show(measured)
+            return
         results = evaluate.evaluate(
-            CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value, report.step, report.track
+            CONFIG.value, workdir, cache_dir, devices.MESH.value, report.step, report.track
         )
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
     report.console.print(report.quality_table(results), report.cost_table(results))
-    report.console.print(f"{pathlib.Path(WORKDIR.value) / 'results.json'}")
+    report.console.print(f"{workdir / 'results.json'}")
 
 
 if __name__ == "__main__":

@@ -119,12 +119,7 @@ def load(
     hf = folder / "config.json"
     if not hf.exists():
         raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder.")
-    try:
-        constants = json.loads(hf.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{hf} is not JSON ({error}): fetch it again.") from error
-    config = config_lib.from_hf(constants, str(hf))
-    config = _on(dataclasses.replace(config, **run_choices), mesh)
+    config = _on(dataclasses.replace(_read_config(hf), **run_choices), mesh)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     return LanguageModel(
         name=str(source),
@@ -156,6 +151,26 @@ def load_reader(
     model = load(source, dtype, cache_dir, mesh, **run_choices)
     model.check_tokenizer()
     return model
+
+
+def shape(source: str) -> ModelConfig:
+    """The constants of "random:NAME" or of a folder with a config.json; no weights are read."""
+    if str(source).startswith(random_models.PREFIX):
+        return random_models.find(source, CONFIGS)
+    hf = pathlib.Path(source).expanduser() / "config.json"
+    if not hf.exists():
+        raise ValueError(
+            f"{source!r} is neither random:NAME ({', '.join(CONFIGS)}) nor a folder with a "
+            "config.json, which is all that a shape is read from."
+        )
+    return _read_config(hf)
+
+
+def _read_config(hf: pathlib.Path) -> ModelConfig:
+    try:
+        return config_lib.from_hf(json.loads(hf.read_text()), str(hf))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{hf} is not JSON ({error}): fetch it again.") from error
 
 
 def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import models
-from kvpacket_jax.prefill import _prefill
+from kvpacket_jax.prefill import prefill_program
 from models import kv_cache
 from models.transformer import Transformer, init_params
 
@@ -24,7 +24,9 @@ def int32(*shape):
 
 
 def lowered(module, params, context, rows: int, slots: int):
-    return _prefill.lower(module, params, context, int32(1, rows), int32(1), int32(), slots=slots)
+    return prefill_program.lower(
+        module, params, context, int32(1, rows), int32(1), int32(), slots=slots
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -104,7 +104,7 @@ def test_a_request_that_was_not_warmed_up_is_noticed(model, compiled):
     # The listener above is no proof of anything unless it hears what does compile.
     stored, request = next(requests(model, 1))
     answer(model, stored, request)
-    assert {"_empty", "place", "_prefill", "_first", "_decode"} <= {*map(plain, compiled)}
+    assert {"_empty", "place", "prefill_program", "_first", "_decode"} <= {*map(plain, compiled)}
 
 
 def plain(name: str) -> str:

@@ -1,0 +1,57 @@
+"""Will it fit? Training and answering compiled for a TPU slice that need not be there.
+
+python -m launch.plan --config.model=random:llama-3.1-8b --topology=v5e:2x4 --mesh=data:2,model:4
+
+Needs libtpu for --topology: `make plan` installs it in an environment of its own.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from launch import devices
+
+flags.adopt_module_key_flags(devices)  # so that --help shows them
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/train.py", "Training; --config.model is random:NAME or a model's folder."
+)
+TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:2x4, …; default: the devices at hand.")
+DOCUMENTS = flags.DEFINE_string("documents", "8x1024", "Number x tokens.")
+PREAMBLE = flags.DEFINE_integer("preamble", 16, "Tokens before the documents.", lower_bound=0)
+QUERY = flags.DEFINE_integer("query", 64, "Tokens of the query.", lower_bound=1)
+ANSWER = flags.DEFINE_integer("answer", 64, "Tokens of the answer.", lower_bound=1)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    if TOPOLOGY.value:
+        from kvpacket_jax import topologies
+
+        try:
+            os.environ.update(topologies.environment(TOPOLOGY.value))  # before jax is imported
+        except ValueError as error:
+            sys.exit(f"\n{error}")
+    from kvpacket_jax import plan, report
+
+    try:
+        rows = plan.plan(
+            CONFIG.value,
+            TOPOLOGY.value,
+            devices.MESH.value,
+            plan.work(DOCUMENTS.value, PREAMBLE.value, QUERY.value, ANSWER.value),
+            report.step,
+            report.console.print,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"\n{error}")
+    report.console.print(*plan.tables(rows))
+    for row in rows:
+        report.console.print(plan.verdict(row), highlight=False)
+
+
+if __name__ == "__main__":
+    app.run(main)
