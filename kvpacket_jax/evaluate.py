@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import models
 from kvpacket_jax import adapter as adapter_lib
-from kvpacket_jax import data, distill, lessons, metrics, scores
+from kvpacket_jax import data, distill, lessons, metrics, programs, scores
 from kvpacket_jax.answers import Answer, answer, reference
 from kvpacket_jax.cost import Entry, cost, time_methods
 from kvpacket_jax.data import Example, Template, encode_example
@@ -74,6 +74,7 @@ def evaluate(
     rows = _Rows(workdir / "rows.jsonl")
     for example in track(run.examples, "answering"):
         _answer_example(run, example, config.new_tokens, workdir / "teacher", rows)
+        programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
     chosen = [r for r in rows.all if _label(r) in run.methods]
     results = [

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import models
 from kvpacket_jax import adapter as adapter_lib
-from kvpacket_jax import data, distill, hosts, lessons, train_report
+from kvpacket_jax import data, distill, hosts, lessons, programs, train_report
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.batches import Batches
 from kvpacket_jax.checkpoint import Checkpoints
@@ -223,6 +223,7 @@ def train(
                 progress.validated(done, scores)
                 finished = time.perf_counter()
             log.flush()
+            programs.make_room()
             checkpoints.save(done, state, described, scores)
             if stopping:
                 checkpoints.close()
