@@ -102,7 +102,8 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
     model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
     name = adapter_lib.name_for(config.model, config.adapter)
     wrapper = adapter_lib.load_adapter(name, model) if name else None
-    if wrapper is None and any(s.split(":")[0] == "kv_packet" for s in specs):
+    wrapped = any(s.split(":")[0] == "kv_packet" for s in specs)
+    if wrapper is None and wrapped:
         raise ValueError(
             f"kv_packet needs an adapter, and none is shipped for {config.model}: give "
             "--config.adapter=DIR of a trained one, or leave kv_packet out of --config.methods."
@@ -110,7 +111,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
     identity = {
         "model": model.fingerprint,
         "dtype": str(model.dtype),
-        "adapter": adapter_lib.fingerprint(wrapper),
+        "adapter": adapter_lib.fingerprint(wrapper if wrapped else None),
         "template": digest(dataclasses.asdict(data.TEMPLATES[config.template])),
         "dataset": config.dataset.to_dict(),
         "num_samples": config.num_samples,
@@ -140,12 +141,19 @@ def _first_questions(source: Sequence[Example], count: int) -> list[Example]:
 
 
 def _claim(workdir: pathlib.Path, identity: dict) -> None:
-    """Refuses a workdir whose rows came from other settings; methods may be added."""
+    """Refuses a workdir whose rows came from other settings; methods may be added.
+
+    The adapter is that of kv_packet's rows, once there are any.
+    """
     path = workdir / "run.json"
     identity = json.loads(json.dumps(identity))
-    if not path.exists():
+    old = json.loads(path.read_text()) if path.exists() else identity
+    if "none" in (old.get("adapter"), identity["adapter"]):
+        adapters = {old.get("adapter"), identity["adapter"]} - {"none"}
+        identity["adapter"] = old["adapter"] = adapters.pop() if adapters else "none"
+    if old == identity:
         path.write_text(json.dumps(identity, indent=1) + "\n")
-    elif (old := json.loads(path.read_text())) != identity:
+    else:
         differ = [k for k in identity if old.get(k) != identity[k]]
         raise ValueError(
             f"{workdir} holds answers of another run; {', '.join(differ)} differ: "

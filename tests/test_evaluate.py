@@ -1,6 +1,7 @@
 """The harness: answers and KL against identities, a run that is stopped and goes on."""
 
 import dataclasses
+import functools
 import json
 import types
 
@@ -171,6 +172,18 @@ def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     with pytest.raises(ValueError, match="another run; seed differ"):
         evaluate.evaluate(other, workdir)
     assert (workdir / "rows.jsonl").read_bytes() == before
+
+
+def test_an_adapter_may_come_later_but_not_another_one(tmp_path):
+    claim = functools.partial(evaluate._claim, tmp_path)
+    claim({"seed": 0, "adapter": "none"})
+    claim({"seed": 0, "adapter": "one"})
+    claim({"seed": 0, "adapter": "none"})  # the other methods alone, again
+    with pytest.raises(ValueError, match="adapter differ"):
+        claim({"seed": 0, "adapter": "two"})
+    with pytest.raises(ValueError, match="seed differ"):
+        claim({"seed": 1, "adapter": "none"})
+    claim({"seed": 0, "adapter": "one"})
 
 
 def test_bad_settings_are_refused_before_the_model_is_loaded(config):
