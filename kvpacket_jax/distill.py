@@ -133,8 +133,8 @@ class Sizes(NamedTuple):
         `wrapped` is a document's with its soft tokens: what is rounded to a multiple of 16.
         """
         document = _up(wrapped, 16) - adapter_tokens
-        answers = _up(answers, 2 * VOCAB_ROWS)
-        return cls(_up(preamble, 16), documents, document, questions, _up(row, 8), answers)
+        answers = _up(answers, 4 * VOCAB_ROWS)
+        return cls(_up(preamble, 16), documents, document, questions, _up(row, 4), answers)
 
 
 def sizes(lessons: Sequence[Lesson], adapter_tokens: int) -> Sizes:

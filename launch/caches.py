@@ -4,6 +4,7 @@ import logging
 import pathlib
 
 from absl import flags
+from absl import logging as absl_logging
 
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
 COMPILATION_CACHE = flags.DEFINE_string(
@@ -18,6 +19,7 @@ def use() -> pathlib.Path:
 
     import models
 
+    absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
     logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
     compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
