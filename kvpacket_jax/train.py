@@ -245,6 +245,12 @@ def load_models(
     config: ConfigDict, cache_dir, mesh: str | None, say
 ) -> tuple[LanguageModel, dict[int, LanguageModel]]:
     """The model that learns, and those that teach: one on each copy that this host holds."""
+    if mesh is None and jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} processes train together on {jax.device_count()} devices: say "
+            f"how, with --mesh=data:{jax.process_count()},model:{jax.local_device_count()} or "
+            "another whose product is their number."
+        )
     load = functools.partial(models.load, config.model, config.dtype, cache_dir)
     model = load(mesh=mesh, scan_layers=True, remat=config.remat)
     model.check_tokenizer()

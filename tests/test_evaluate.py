@@ -152,6 +152,19 @@ def test_a_run_leaves_its_summary(finished):
     assert results[1]["kl"] > 0 and results[2]["flops_overhead"] == 0
 
 
+def test_a_mesh_gives_the_same_answers(config, finished, tmp_path):
+    _, results = finished
+    with config.unlocked():
+        fewer = config.copy_and_resolve_references()
+    fewer.methods = ("no_recompute",)
+    for found, expected in zip(
+        evaluate.evaluate(fewer, tmp_path, mesh="model:2"), results[:2], strict=True
+    ):
+        assert found["method"] == expected["method"] and found["f1"] == expected["f1"]
+        assert found["agree"] == expected["agree"]
+        assert found["kl_answer"] == pytest.approx(expected["kl_answer"], abs=1e-4)
+
+
 def test_a_run_cut_short_goes_on_to_the_same_summary(config, finished, tmp_path):
     whole, results = finished
     lines = (whole / "rows.jsonl").read_text().splitlines(keepends=True)

@@ -11,14 +11,15 @@ import pytest
 from conftest import FAMILIES, GOLDEN, load_case
 
 import models
-from kvpacket_jax import distill, train
+from kvpacket_jax import distill, store, train
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.checkpoint import Checkpoints
+from kvpacket_jax.compose import compose
 from kvpacket_jax.cost import Entry, first_token
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.generate import generate
 from kvpacket_jax.methods import METHODS, Request, settings
-from kvpacket_jax.packet import build_packets
+from kvpacket_jax.packet import build_packets, maker
 from kvpacket_jax.prefill import prefill
 from models import CONFIGS, random_models, sharding
 from models.transformer import Transformer
@@ -171,5 +172,24 @@ def test_packets_and_answers_are_those_of_one_device(requests):
     for packet, other in zip(packets, expected, strict=True):
         close = functools.partial(np.testing.assert_allclose, atol=TOLERANCE)
         jax.tree.map(close, packet.cache.k, other.cache.k)
-    key = packets[0].cache.k[0]
-    assert key.addressable_shards[0].data.shape[-2] == key.shape[-2] // 2  # two key/value heads
+    assert heads_of_a_device(packets[0]) == 1  # of two key/value heads
+
+
+def heads_of_a_device(packet) -> int:
+    return packet.cache.k[0].addressable_shards[0].data.shape[-2]
+
+
+def test_packets_are_stored_whole_and_loaded_sharded(requests, tmp_path):
+    one, many, request, adapter = requests
+    made_by = maker(many, adapter)
+    assert made_by == maker(one, adapter)
+    packets = build_packets(many, adapter, request.documents)
+    with store.writing(tmp_path) as writer:
+        wanted = [(writer.packet(packet), made_by) for packet in packets]
+    whole, sharded = (store.load(tmp_path, wanted, model) for model in (one, many))
+    assert heads_of_a_device(sharded[0]) == 1
+    for made, alone, again in zip(packets, whole, sharded, strict=True):
+        for found in (alone, again):
+            jax.tree.map(np.testing.assert_array_equal, found.cache, made.cache)
+    contexts = [compose(model, loaded)[0] for model, loaded in ((one, whole), (many, sharded))]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), *contexts)
