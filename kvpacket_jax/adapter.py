@@ -84,7 +84,7 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
 def shipped_adapters() -> dict[str, pathlib.Path]:
     """Adapters that come with the project, by name."""
     folder = pathlib.Path(__file__).parent / "adapters"
-    return {p.name: p for p in sorted(folder.iterdir())} if folder.is_dir() else {}
+    return {p.name: p for p in sorted(folder.glob("*")) if p.is_dir()}
 
 
 def name_for(model: str, named: str | None) -> str | None:
