@@ -5,17 +5,20 @@ import pathlib
 import subprocess
 import sys
 
+import byte_train
 import numpy as np
 
-from configs import train as config_lib
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax.adapter import Adapter
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 5
+STEPS = 8
 
 
 def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+    texts = byte_model.parent / "texts.jsonl"
+    if not texts.exists():
+        byte_train.write(texts)
     options = {
         "model": byte_model,
         "dtype": "float32",
@@ -24,15 +27,11 @@ def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
         "batch_size": 2,
         "checkpoint_every": 2,
         "validate_every": 4,
-        "validation_sets": 1,
+        "validation_sets": 2,
         "new_tokens": 4,
-        **{f"mixture.{name}.weight": 0 for name in config_lib.get_config().mixture},
-        "mixture.biography_short.weight": 1,
-        "mixture.biography_short.options.num_documents": 2,
-        "mixture.biography_short.options.num_questions": 2,
     }
     return [
-        *(sys.executable, "-m", "launch.train", "--config=configs/train.py"),
+        *(sys.executable, "-m", "launch.train", f"--config=tests/byte_train.py:{texts}"),
         *(f"--config.{k}={v}" for k, v in options.items()),
         f"--workdir={workdir}",
         f"--compilation_cache_dir={byte_model.parent / 'programs'}",  # one for all runs
