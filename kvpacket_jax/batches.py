@@ -75,8 +75,7 @@ class Batches:
         return Made(batch, {"tokens": tokens, "computed": computed}, [e.id for e in chosen])
 
     def _lessons(self, chosen: Sequence[Example]) -> list[distill.Lesson]:
-        copies = self._mesh.shape[sharding.DATA] if self._mesh else 1
-        each = self._size // copies
+        each = sharding.share_of_a_copy(self._mesh, self._size)
         lessons = []
         for row, reader in self._readers.items():
             for example in chosen[row * each : (row + 1) * each]:

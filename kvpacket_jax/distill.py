@@ -345,7 +345,8 @@ def train_step(module, optimizer, loss: str, params, state: TrainState, batch: B
         objective = lambda adapter: loss_and_metrics(module, params, adapter, batch, loss)  # noqa: E731
         return jax.value_and_grad(objective, has_aux=True)(state.adapter)
 
-    turns = jax.tree.map(functools.partial(_turns, copies=_copies(module)), batch)
+    copies = sharding.num_copies(module.config.mesh)
+    turns = jax.tree.map(functools.partial(_turns, copies=copies), batch)
     summed = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(gradients_of, turns))
     (value, metrics), gradients = summed
     norm = optax.tree.norm(gradients)
@@ -355,11 +356,6 @@ def train_step(module, optimizer, loss: str, params, state: TrainState, batch: B
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     return state, {**metrics, "loss": value, "gradient_norm": norm}
-
-
-def _copies(module) -> int:
-    mesh = module.config.mesh
-    return mesh.shape[sharding.DATA] if mesh else 1
 
 
 def _turns(x: jax.Array, copies: int) -> jax.Array:

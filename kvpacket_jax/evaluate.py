@@ -76,10 +76,10 @@ def evaluate(
         _answer_example(run, example, config.new_tokens, workdir / "teacher", rows)
         programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
-    chosen = [r for r in rows.all if _label(r) in run.methods]
+    chosen = [r for r in rows.all if spec_of(r) in run.methods]
     results = [
         summary
-        | timed["methods"][_label(summary)]
+        | timed["methods"][spec_of(summary)]
         | {"machine": timed["machine"], "model": config.model}
         for summary in scores.aggregate(chosen, config.seed)
     ]
@@ -172,7 +172,7 @@ class _Rows:
                 self.all += json.loads(line)
                 kept += line + "\n"
         path.write_text(kept)
-        self.done = {(r["example"], _label(r)) for r in self.all}
+        self.done = {(r["example"], spec_of(r)) for r in self.all}
 
     def write(self, rows: list[dict]) -> None:
         # One line: all rows of a method and an example, or none.
@@ -181,7 +181,8 @@ class _Rows:
         self.all += rows
 
 
-def _label(row: dict) -> str:
+def spec_of(row: dict) -> str:
+    """A row's method with its setting, as `config.methods` spells it."""
     return ":".join(filter(None, (row["method"], row["setting"])))
 
 

@@ -164,9 +164,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
     Raises ValueError for a batch that the copies of the model cannot share.
     """
     mesh = model.config.mesh
-    copies = mesh.shape[sharding.DATA]
-    if config.batch_size % copies:
-        raise ValueError(f"batch_size {config.batch_size} is not a multiple of {copies} copies.")
+    turns = sharding.share_of_a_copy(mesh, config.batch_size)
     adapter_tokens = config.header + config.trailer
     optimizer = train.make_optimizer(config, config.num_steps)
     soft = [jnp.zeros((n, model.config.dim)) for n in (config.header, config.trailer)]
@@ -189,7 +187,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
         lambda: step.lower(model.params, state, batch),
         count_flops(step, model.params, state, batch).total,
         (model, state, batch),
-        PASSES * config.batch_size // copies,
+        PASSES * turns,
         chip,
     )
 
@@ -209,13 +207,12 @@ def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip)
         jax.ShapeDtypeStruct(shape, jnp.int32, sharding=whole) for shape in ((1, rows), (1,), ())
     )
     inputs = ((cache,), ids, length, start)
-    program = functools.partial(prefill_lib.prefill_program, slots=buckets.tail(rows, work.answer))
+    program, tail = prefill_lib.prefill_program, buckets.tail(rows, work.answer)
+    run = functools.partial(program, model.module, slots=tail)
     return _row(
         f"prefill of {work.query} over {slots:,} slots",
-        lambda: prefill_lib.prefill_program.lower(
-            model.module, model.params, *inputs, **program.keywords
-        ),
-        count_flops(functools.partial(program, model.module), model.params, *inputs).total,
+        lambda: program.lower(model.module, model.params, *inputs, slots=tail),
+        count_flops(run, model.params, *inputs).total,
         (model, (), inputs),
         1,
         chip,

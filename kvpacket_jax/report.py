@@ -14,7 +14,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-from kvpacket_jax.evaluate import Row
+from kvpacket_jax.evaluate import Row, spec_of
 from kvpacket_jax.machine import Machine
 
 # Wide enough for the tables; in a narrower window their lines are broken, not cut.
@@ -108,10 +108,6 @@ def _between(row: dict, key: str) -> str:
     return "-" if low is None else f"{low:.2f} to {high:.2f}"
 
 
-def _label(row: dict) -> str:
-    return ":".join(filter(None, (row["method"], row["setting"])))
-
-
 def quality_table(results: Sequence[dict]) -> rich.table.Table:
     """One line a method and setting.
 
@@ -125,7 +121,7 @@ def quality_table(results: Sequence[dict]) -> rich.table.Table:
     )
     for r in results:
         found.add_row(
-            _label(r),
+            spec_of(r),
             str(r["num_samples"]),
             _number(r["f1"], 3),
             _between(r, "f1"),
@@ -147,7 +143,7 @@ def cost_table(results: Sequence[dict]) -> rich.table.Table:
     )
     for r in results:
         found.add_row(
-            _label(r),
+            spec_of(r),
             *(f"{1e3 * r[k]:,.0f}" for k in ("ttft_s", "compose_s", "prefill_s")),
             *(si(r[k]) for k in ("flops_total", "flops_overhead")),
             "-" if r["xla_flops"] is None else si(r["xla_flops"]),

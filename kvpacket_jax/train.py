@@ -29,14 +29,7 @@ DECAYS = ("cosine", "linear", "constant")
 
 
 # Settings that may change when a run is resumed; any other would make it a different run.
-FREE = (
-    "checkpoint_every",
-    "validate_every",
-    "validation_sets",
-    "second_copy",
-    "remat",
-    "model",
-)
+FREE = ("checkpoint_every", "validate_every", "validation_sets", "second_copy", "remat", "model")
 
 
 class NotFinite(RuntimeError):
@@ -71,6 +64,9 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
     o = config.optimizer
     if config.loss not in distill.LOSSES:
         raise ValueError(f"loss {config.loss!r} is not one of {', '.join(distill.LOSSES)}.")
+    if config.reduction not in distill.REDUCTIONS:
+        known = ", ".join(distill.REDUCTIONS)
+        raise ValueError(f"reduction {config.reduction!r} is not one of {known}.")
     if o.decay not in DECAYS:
         raise ValueError(f"optimizer.decay {o.decay!r} is not one of {', '.join(DECAYS)}.")
     updates = max(num_steps // config.accumulate, 1)
@@ -255,15 +251,11 @@ def load_models(
     model = load(mesh=mesh, scan_layers=True, remat=config.remat)
     model.check_tokenizer()
     mesh = model.config.mesh
+    sharding.share_of_a_copy(mesh, config.batch_size)  # refused before anything more is loaded
     reader = load(mesh=mesh) if config.second_copy else model
     if mesh is None:
         return model, {0: reader}
     say(sharding.describe(model.config, model.params))
-    if config.batch_size % mesh.shape[sharding.DATA]:
-        raise ValueError(
-            f"batch_size {config.batch_size} is not a multiple of the {mesh.shape[sharding.DATA]} "
-            f"copies of the model on this mesh: each takes one set of documents at a time."
-        )
     rows = sharding.rows(mesh)
     return model, {i: models.on_row(reader, row) for i, row in rows.items()}
 

@@ -13,12 +13,8 @@ import tempfile
 
 from models.config import ModelConfig
 
-RUN_CHOICES = (
-    "scan_layers",
-    "remat",
-    "query_block",
-    "mesh",
-)  # of ModelConfig; not part of the model
+# Of ModelConfig; not part of the model.
+RUN_CHOICES = ("scan_layers", "remat", "query_block", "mesh")
 
 
 def digest(value) -> str:

@@ -83,3 +83,11 @@ def test_decay_reaches_its_final_share():
     config.optimizer.decay = "exponential"
     with pytest.raises(ValueError, match="cosine, linear, constant"):
         train_lib.make_optimizer(config, 100)
+
+
+@pytest.mark.parametrize("field", ["loss", "reduction"])
+def test_an_unknown_loss_or_reduction_is_refused_by_name(field):
+    config = config_lib.get_config()
+    config[field] = "median"
+    with pytest.raises(ValueError, match=f"{field} 'median' is not one of"):
+        train_lib.make_optimizer(config, 100)
