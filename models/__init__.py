@@ -5,7 +5,6 @@ import difflib
 import json
 import pathlib
 import re
-import time
 from typing import Any
 
 import jax
@@ -96,7 +95,7 @@ def load(
       source: a demo model's name (`demo_models.DEMO_MODELS`), a local Hugging Face folder, a
         `.gguf` file, a Hugging Face hub id ("owner/name"), or "random:" and a name of `CONFIGS`:
         that shape with random weights and no tokenizer, to measure costs (random_models.py).
-      dtype: "float32", "bfloat16", or "auto" (bfloat16, but on a CPU the faster of the two).
+      dtype: "float32", "bfloat16", or "auto" (`fastest_dtype`).
       cache_dir: where demo models and conversions of GGUF are kept.
       mesh: the devices it lies on, "data:2,model:4" or one made before (sharding.py); one device
         if None. Each tensor is placed by its rule as it is read.
@@ -207,19 +206,13 @@ def _converted(path: pathlib.Path, name: str, dtype: str, cache_dir: pathlib.Pat
 
 
 def fastest_dtype() -> str:
-    """bfloat16 on accelerators; on a CPU whichever multiplies matrices faster (a tenth second)."""
-    if jax.default_backend() != "cpu":
-        return "bfloat16"
+    """bfloat16 on accelerators and on CPUs with instructions for it, else float32.
 
-    def seconds(dtype) -> float:
-        x, w = jnp.ones((256, 1024), dtype), jnp.ones((1024, 2048), dtype)
-        f = jax.jit(lambda x, w: jnp.matmul(x, w, preferred_element_type=jnp.float32))
-        f(x, w).block_until_ready()
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            f(x, w).block_until_ready()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return "bfloat16" if seconds(jnp.bfloat16) < seconds(jnp.float32) else "float32"
+    Not measured: caches of one dtype are not those of another, and a busy machine might choose
+    otherwise the next time.
+    """
+    cpuinfo = pathlib.Path("/proc/cpuinfo")  # of Linux; other systems have float32
+    on_cpu = jax.default_backend() == "cpu"
+    flags = cpuinfo.read_text() if on_cpu and cpuinfo.exists() else ""
+    native = not on_cpu or re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags)
+    return "bfloat16" if native else "float32"
