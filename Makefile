@@ -10,6 +10,7 @@ CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints-py311.txt,constraints-
 # Another interpreter has another stamp, so it is installed anew.
 STAMP := .venv/installed-py$(VERSION)
 RUN := .venv/bin/python -m
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help demo test test-fast test-all plan lint format
 .DEFAULT_GOAL := help
@@ -22,13 +23,13 @@ demo: $(STAMP)  ## Answers questions from cached documents with a real model. MO
 	$(RUN) launch.demo --model=$(MODEL) $(ARGS)
 
 test: lint  ## Lint, format and the tests; fetches the demo models it needs.
-	$(RUN) pytest --durations=20 $(ARGS)
+	$(RUN) pytest $(PARALLEL) --durations=20 $(ARGS)
 
 test-fast: $(STAMP)  ## The tests that need no download.
-	$(RUN) pytest -m "not slow and not model" $(ARGS)
+	$(RUN) pytest $(PARALLEL) -m "not slow and not model" $(ARGS)
 
 test-all: lint  ## All tests, the long versions too.
-	$(RUN) pytest -m "" --durations=20 $(ARGS)
+	$(RUN) pytest $(PARALLEL) -m "" --durations=20 $(ARGS)
 
 # libtpu, the TPU's compiler: beside it every import of jax asks for a TPU, so it has its own place.
 plan: .venv-tpu/installed-py$(VERSION)  ## Compiles training of two 7B and 8B models for a v5e:2x4 slice.

@@ -1,8 +1,12 @@
 """Fixtures: the tiny golden models, and the demo models converted once for all tests."""
 
 import json
+import os
 import pathlib
 from typing import NamedTuple
+
+# Most of the tests' time is LLVM's, on programs that run once; the commands' tests inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np
