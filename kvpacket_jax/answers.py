@@ -7,7 +7,7 @@ import numpy as np
 
 from kvpacket_jax.cost import Entry
 from kvpacket_jax.data import Question, Template
-from kvpacket_jax.distill import Lesson, hidden_states, token_kl
+from kvpacket_jax.distill import Lesson, compare_tokens, hidden_states
 from kvpacket_jax.generate import stream
 from kvpacket_jax.methods import Request
 from kvpacket_jax.prefill import Context, Prefilled, prefill
@@ -45,7 +45,8 @@ def answer(
     """A method's greedy answers to all questions of an example.
 
     They are rows over one context if the method lets its questions share one; else each has its
-    own. Of the reference's tokens the KL is taken with the same context before them.
+    own. Of the reference's tokens the KL is taken with the same context before them. That pass
+    tells too whether the method would have said each of them: only other answers are decoded.
 
     Args:
       lesson: the example as `template` encodes it, with the reference's answers.
@@ -56,32 +57,36 @@ def answer(
     everyone = range(len(questions))
     shared = entry.method.shared_context(model, entry.stored, request)
     if shared is not None:
-        ready = prefill(model, shared[0], example.questions, shared[1], new_tokens)
-        found = [(everyone, *shared, ready)]
+        found = [(everyone, *shared)]
     else:
         found = (_alone(model, entry, request, lesson, i, new_tokens) for i in everyone)
     expected = reference(model, lesson, questions, template)
     starts = np.cumsum([0, *map(len, lesson.answers)])
     answers = []
-    for which, context, start, ready in found:
-        asked = [questions[i] for i in which]
-        texts = _decode(model, context, ready, asked, template, new_tokens)
-        rows = [lesson.answers[i] for i in which]
+    for which, context, start in found:
+        tokens = [lesson.answers[i] for i in which]
         queries = [example.questions[i] for i in which]
-        hidden = hidden_states(model, context, start, queries, rows)
+        hidden = hidden_states(model, context, start, queries, tokens)
         teacher = lesson.hidden[starts[which[0]] : starts[which[-1] + 1]]
-        kl = np.split(token_kl(model, teacher, hidden), np.cumsum([len(r) for r in rows])[:-1])
+        ends = np.cumsum([len(t) for t in tokens])[:-1]
+        kl, best = (np.split(x, ends) for x in compare_tokens(model, teacher, hidden))
+        texts = [expected[i].text for i in which]
+        other = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
+        if other:
+            ready = prefill(model, context, [queries[n] for n in other], start, new_tokens)
+            asked = [questions[which[n]] for n in other]
+            decoded = _decode(model, context, ready, asked, template, new_tokens)
+            for n, text in zip(other, decoded, strict=True):
+                texts[n] = text
         for i, text, divergence in zip(which, texts, kl, strict=True):
             answers.append(Answer(text, text == expected[i].text, divergence))
     return answers
 
 
 def _alone(model, entry: Entry, request: Request, lesson: Lesson, i: int, new_tokens: int):
-    query = lesson.example.questions[i]
-    prepared = entry.method.prepare(model, entry.stored, request._replace(query=query), new_tokens)
-    context, start, ready, _ = prepared
-    ready = ready or prefill(model, context, [query], start, new_tokens)
-    return range(i, i + 1), context, start, ready
+    request = request._replace(query=lesson.example.questions[i])
+    context, start, *_ = entry.method.prepare(model, entry.stored, request, new_tokens)
+    return range(i, i + 1), context, start
 
 
 def _decode(

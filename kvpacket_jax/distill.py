@@ -22,7 +22,6 @@ import optax
 
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax.adapter import Adapter
-from kvpacket_jax.buckets import Buckets
 from kvpacket_jax.compose import place
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.generate import generate
@@ -35,6 +34,7 @@ from models import LanguageModel, kv_cache, sharding
 REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
 LOSSES = ("kl", "cross_entropy")
 VOCAB_ROWS = 64  # rows projected to the vocabulary at once: [A, V] is never whole
+COMPARED_ROWS = 16  # the same where two states are compared: a single answer is as short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def hidden_states(
     Each question and its answer is a row over the shared `context`, from position `start` on.
     """
     rows = answer_rows(questions, answers)
-    width = Buckets().query(max(map(len, rows)))
+    width = _up(max(map(len, rows)), 8)
     ids, lengths = pad_rows(rows, width)
     x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
     x = np.asarray(x)
@@ -276,7 +276,7 @@ def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str =
 
 def _example_sums(module, params, adapter: Adapter, lesson: Batch):
     student = student_hidden(module, params, adapter, lesson)
-    rows = functools.partial(_rows, functools.partial(module.apply, {"params": params}))
+    rows = functools.partial(_rows, module, params)
     blocks = jax.tree.map(
         lambda x: x.reshape(-1, VOCAB_ROWS, *x.shape[1:]),
         (student, lesson.teacher, lesson.tokens, lesson.weights),
@@ -286,27 +286,43 @@ def _example_sums(module, params, adapter: Adapter, lesson: Batch):
     return jax.tree.map(lambda x: x.sum(), sums)
 
 
-def token_kl(model: LanguageModel, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """KL(teacher || student) of the next token, float32 `[A]`, from hidden states `[A, D]`."""
+def compare_tokens(
+    model: LanguageModel, teacher: np.ndarray, student: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL(teacher || student) of the next token, and the student's likeliest one.
+
+    From hidden states `[A, D]`: float32 `[A]` and int32 `[A]`.
+    """
     A = len(teacher)
-    rows = _up(A, VOCAB_ROWS)
+    rows = _up(A, COMPARED_ROWS)
     padded = (np.pad(x, ((0, rows - A), (0, 0))) for x in (teacher, student))
-    return np.asarray(_token_kl(model.module, model.params, *padded))[:A]
+    found = _compare_tokens(model.module, model.params, *padded)
+    return tuple(np.asarray(x)[:A] for x in found)
 
 
 @functools.partial(jax.jit, static_argnames=("module",))
-def _token_kl(module, params, teacher, student):
-    apply = functools.partial(module.apply, {"params": params})
-    tokens = jnp.zeros((VOCAB_ROWS,), jnp.int32)
-    one = lambda block: _rows(apply, *block, tokens, jnp.ones(VOCAB_ROWS))["kl"]  # noqa: E731
-    blocks = (x.reshape(-1, VOCAB_ROWS, x.shape[-1]) for x in (student, teacher))
-    return jax.lax.map(one, tuple(blocks)).reshape(-1)
+def _compare_tokens(module, params, teacher, student):
+    def block(pair):
+        log_p, log_q = (_log_probabilities(module, params, x) for x in pair)
+        return _kl(log_p, log_q), log_q.argmax(-1).astype(jnp.int32)
+
+    blocks = (x.reshape(-1, COMPARED_ROWS, x.shape[-1]) for x in (teacher, student))
+    return jax.tree.map(jnp.ravel, jax.lax.map(block, tuple(blocks)))
 
 
-def _rows(apply, student, teacher, tokens, weights):
-    log_q = jax.nn.log_softmax(apply(student[None], method="logits")[0])
-    log_p = jax.lax.stop_gradient(jax.nn.log_softmax(apply(teacher[None], method="logits")[0]))
-    kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+def _log_probabilities(module, params, hidden):
+    logits = module.apply({"params": params}, hidden[None], method="logits")[0]
+    return jax.nn.log_softmax(logits)
+
+
+def _kl(log_p, log_q):
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def _rows(module, params, student, teacher, tokens, weights):
+    log_q = _log_probabilities(module, params, student)
+    log_p = jax.lax.stop_gradient(_log_probabilities(module, params, teacher))
+    kl = _kl(log_p, log_q)
     cross_entropy = -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0]
     real = (weights > 0).astype(jnp.float32)
     return {

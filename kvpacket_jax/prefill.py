@@ -67,7 +67,7 @@ def prefill(
     """Queries as rows over one shared context.
 
     Args:
-      queries: token ids of each; more than one are padded to a power of two.
+      queries: token ids of each; up to four are padded to a power of two, more by fours.
       start: the position of their first token.
       new_tokens: how many are to be decoded afterwards; sizes the tail beyond its usual capacity.
       rows: pads the queries to this many tokens, with a tail that holds no more than them and the
@@ -102,8 +102,9 @@ def prefill(
 
 
 def pad_rows(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 ids `[Q', width]` and lengths `[Q']`, Q' a power of two; added rows have length 1."""
-    count = power_of_two(len(sequences), 1)
+    """int32 ids `[Q', width]` and lengths `[Q']`, Q' as in `prefill`; added rows have length 1."""
+    count = len(sequences)
+    count = power_of_two(count, 1) if count <= 4 else -(-count // 4) * 4
     ids, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
     for i, sequence in enumerate(sequences):
         lengths[i] = len(sequence)

@@ -18,6 +18,7 @@ from kvpacket_jax.data import EncodedExample, Example, Question, Template
 from kvpacket_jax.distill import teach
 from kvpacket_jax.generate import generate
 from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.prefill import prefill
 
 TEMPLATE = Template(
     chat=False,
@@ -73,19 +74,30 @@ def test_shared_answers_equal_those_of_single_requests(case, lesson):
         assert found.text == decode(ids)
 
 
-class Alone(METHODS["no_recompute"]):
-    """Says that its context depends on the query."""
-
-    def shared_context(self, model, stored, request):
-        return None
-
-
-def test_questions_asked_alone_get_the_answers_they_get_together(case, lesson):
-    bare = entry(case, "no_recompute")
-    together, alone = (ask(case, lesson, e) for e in (bare, bare._replace(method=Alone())))
-    for a, b in zip(together, alone, strict=True):
+@pytest.mark.parametrize(
+    "name", ["no_recompute", "epic", "cache_blend", "rand_recompute", "single_cache", "sink"]
+)
+def test_questions_asked_alone_get_the_answers_they_get_together(case, lesson, name):
+    alone = type("Alone", (METHODS[name],), {"shared_context": lambda *_: None})
+    together = entry(case, name)
+    found = [ask(case, lesson, e) for e in (together, together._replace(method=alone()))]
+    for a, b in zip(*found, strict=True):
         assert a.text == b.text and a.same == b.same
         np.testing.assert_allclose(a.kl, b.kl, rtol=1e-3, atol=1e-5)
+
+
+def test_an_answer_that_differs_is_what_the_method_decodes(case, lesson):
+    """Only those are decoded: the same ones are told by one pass over the reference's."""
+    bare = entry(case, "no_recompute")
+    answers = ask(case, lesson, bare)
+    assert not all(a.same for a in answers)
+    context, start = bare.method.shared_context(
+        case.model, bare.stored, Request(case.preamble, case.documents, case.query)
+    )
+    for query, found in zip(lesson.example.questions, answers, strict=True):
+        ready = prefill(case.model, context, [query], start, NEW)
+        ids = generate(case.model, context, ready, NEW)[0]
+        assert TEMPLATE.answer(QUESTIONS[0], decode(ids)) == found.text
 
 
 def test_kl_is_that_of_the_next_token_after_the_same_text(case, lesson):

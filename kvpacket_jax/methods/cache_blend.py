@@ -5,7 +5,7 @@ import functools
 
 import jax.numpy as jnp
 
-from kvpacket_jax.methods.base import Prepared
+from kvpacket_jax.methods.base import Prepared, SharedMethod
 from kvpacket_jax.methods.recompute import (
     Recomputing,
     check_ratio,
@@ -22,7 +22,7 @@ from models import kv_cache
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheBlend(Recomputing):
+class CacheBlend(SharedMethod, Recomputing):
     """`ratio` of the tokens behind the first chunk, one set for all layers.
 
     All tokens go through the first layer, which gives their keys and values of the second in full

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from kvpacket_jax.methods.base import Prepared
+from kvpacket_jax.methods.base import Prepared, SharedMethod
 from kvpacket_jax.methods.recompute import Recomputing, lay_out, recompute
 
 
 @dataclasses.dataclass(frozen=True)
-class Epic(Recomputing):
+class Epic(SharedMethod, Recomputing):
     """`tokens` of each document; none of the first chunk."""
 
     tokens: int = 16

@@ -3,12 +3,12 @@
 import dataclasses
 import random
 
-from kvpacket_jax.methods.base import Prepared
+from kvpacket_jax.methods.base import Prepared, SharedMethod
 from kvpacket_jax.methods.recompute import Recomputing, check_ratio, lay_out, recompute
 
 
 @dataclasses.dataclass(frozen=True)
-class RandRecompute(Recomputing):
+class RandRecompute(SharedMethod, Recomputing):
     """`ratio` of the tokens behind the first chunk; the same ones for a seed and a length."""
 
     ratio: float = 0.15

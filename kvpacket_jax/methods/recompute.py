@@ -27,7 +27,9 @@ from models.kv_cache import KVCache
 
 
 class Recomputing(Method):
-    """A method that begins with the bare caches of the chunks. The query decides what follows."""
+    """A method that begins with the bare caches of the chunks. The query may decide what follows:
+    where it does not, and is a `SharedMethod` as well, no row of the context has seen the query.
+    """
 
     def store(self, model, preamble, documents) -> list[Packet]:
         return store_preamble(model, preamble) + build_packets(model, None, documents)
