@@ -35,6 +35,12 @@ def exact_match(answer: str, golds: Sequence[str]) -> bool:
     return any(normalize(answer) == normalize(gold) for gold in golds)
 
 
+def contains(answer: str, golds: Sequence[str]) -> bool:
+    """Whether the normalised answer has a gold one in it, word for word."""
+    words = f" {' '.join(normalize(answer))} "
+    return any(f" {' '.join(normalize(gold))} " in words for gold in golds)
+
+
 def f1_micro(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
     """F1 from counts summed over all questions: the figure the field publishes."""
     common = found = wanted = 0

@@ -39,7 +39,7 @@ class NotFinite(RuntimeError):
 def _settled(config: ConfigDict, saved: dict | None) -> ConfigDict:
     """The config with its dtype decided; ValueError if it is not that of the run it resumes.
 
-    "auto" is a measurement: a resumed run must not decide anew.
+    "auto" goes by the machine: a run resumed on another one must not decide anew.
     """
     config = ConfigDict(config.to_dict())
     if saved and config.dtype == "auto":

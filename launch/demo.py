@@ -20,6 +20,12 @@ MODEL = flags.DEFINE_string(
     "A demo model (qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m), a Hugging Face hub id, a "
     "folder, or a .gguf file.",
 )
+DOCUMENTS = flags.DEFINE_enum(
+    "documents",
+    "biography",
+    ["biography", "prose"],
+    "Lives of people, what the shipped adapter was trained on; or prose, which it was not.",
+)
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
 ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; default: the model's.")
 OTHER_MODEL = flags.DEFINE_bool(
@@ -52,8 +58,9 @@ def main(argv):
         machine = measure_machine(model.dtype, model.num_devices)
     label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
     methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
+    example = demo.DOCUMENTS[DOCUMENTS.value]()
     rows = evaluate.compare(
-        model, methods, demo.example(), TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
+        model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
     )
     report.console.print(report.answer_table(rows), report.method_table(rows))
     report.console.print(report.peak_share(rows[0], machine))

@@ -10,6 +10,10 @@ import sys
 
 from absl import app, flags
 
+from launch import caches
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
+
 CONFIG = flags.DEFINE_string("config", None, "The sweep's file, configs/sweep_….py or FILE:NAME.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Each member has a folder of its name in it.")
 OVERRIDE = flags.DEFINE_multi_string(
@@ -21,10 +25,6 @@ SLURM_OPTIONS = flags.DEFINE_string(
     "slurm_options", "", "name=value,… for submitit, as timeout_min=600,gpus_per_node=1."
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints each member's commands and runs nothing.")
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs for the next run."
-)
 
 
 def main(argv):
@@ -32,7 +32,8 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     from kvpacket_jax import sweep
 
-    other = [f"--{f.name}={f.value}" for f in (CACHE_DIR, COMPILATION_CACHE) if f.value]
+    passed_on = (caches.CACHE_DIR, caches.COMPILATION_CACHE)
+    other = [f"--{f.name}={f.value}" for f in passed_on if f.value]
     try:
         found = sweep.members(CONFIG.value, WORKDIR.value, OVERRIDE.value, other)
         found = sweep.shard(found, SHARD.value)

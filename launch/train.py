@@ -6,21 +6,18 @@ python -m launch.train --mesh=data:2,model:4 --distributed --workdir=gs://bucket
 
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from launch import devices
+from launch import caches, devices
 
-flags.adopt_module_key_flags(devices)  # so that --help shows them
+flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/train.py", "What to train; any field as --config.field=value."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, metrics and the adapter go here.")
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs for the next run."
-)
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -36,18 +33,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import jax
-
     from kvpacket_jax import hosts, train
 
-    logging.set_verbosity(logging.WARNING)  # orbax tells of every step of every save
-    if COMPILATION_CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    cache_dir = caches.use()
     try:
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        train.train(CONFIG.value, WORKDIR.value, CACHE_DIR.value, devices.MESH.value)
+        train.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
 

@@ -1,8 +1,13 @@
 """Eight short documents, all invented, and a question about each: what the demo reads."""
 
+from kvpacket_jax.data import biography
 from kvpacket_jax.data.examples import Example, Question
 
-_DOCUMENTS = (
+# About each person the first of all 48 questions that Qwen2.5-Coder-0.5B answers rightly from the
+# full context; the other methods' answers were not looked at.
+_ASKED = (17, 11, 47, 18, 5, 20, 13, 10)
+
+_PROSE = (
     """The Skerrivore lighthouse stands on a bare rock eleven miles off the coast of Brannoch. \
 It was built between 1871 and 1876 under the direction of the engineer Ottilie Marchbanks, who \
 lived on the rock with forty masons during every summer of the work. The granite was cut on the \
@@ -68,8 +73,8 @@ together with his letters.""",
 )
 
 # Chosen among questions that Qwen2.5-Coder-0.5B answers rightly from the full context, with the
-# other methods' answers in sight: they illustrate.
-_QUESTIONS = (
+# other methods' answers in sight: bare caches fail on many.
+_PROSE_QUESTIONS = (
     ("Who directed the building of the Skerrivore lighthouse?", ("Ottilie Marchbanks",)),
     ("Who first wrote down the recipe of Tessaly cake?", ("Lorenz Abelard",)),
     ("Where is the blue-crested marsh wren found?", ("Lake Ombrine", "around Lake Ombrine")),
@@ -84,10 +89,25 @@ _QUESTIONS = (
 )
 
 
-def example() -> Example:
-    """Returns the demo's documents, with one question about each."""
+def biographies() -> Example:
+    """Lives of eight people: what the shipped adapter learned to wrap, of people it never saw."""
+    config = biography.BiographyConfig(
+        num_documents=8,
+        document_words=biography.LONG_DOCUMENT,
+        num_questions=48,
+        forms=("question",),
+    )
+    made = biography.generate("test", 0, config)
+    return Example("demo", made.documents, tuple(made.questions[i] for i in _ASKED))
+
+
+def prose() -> Example:
+    """Eight documents on other things, unlike those that the shipped adapter was trained on."""
     questions = tuple(
         Question(text, answers, info={"documents": [i]})
-        for i, (text, answers) in enumerate(_QUESTIONS)
+        for i, (text, answers) in enumerate(_PROSE_QUESTIONS)
     )
-    return Example("demo", _DOCUMENTS, questions)
+    return Example("demo", _PROSE, questions)
+
+
+DOCUMENTS = {"biography": biographies, "prose": prose}
