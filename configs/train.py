@@ -68,8 +68,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.remat = True
-    # Teacher and validation read and answer with a second copy of the weights, one array a layer:
-    # on a CPU twice as fast. Without room for it (an 8B model), False.
+    # On a CPU teacher and validation read and answer with a second copy of the weights, one array a
+    # layer: twice as fast. Without room for it, False.
     config.second_copy = True
 
     config.checkpoint_every = 20

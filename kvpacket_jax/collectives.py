@@ -76,8 +76,10 @@ def _sent(kind: str, shape: str, started: bool, line: str) -> float:
         _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
         for dtype, dims in _ARRAY.findall(shape)
     ]
-    # What a start gives is (operands, results, ...): the results are the larger or the same.
-    size = max(sizes, default=0) if started and shape.startswith("(") else sum(sizes)
+    # What a start gives is (operands, results, ...): the results are the larger or the same. An
+    # all-reduce's gives its results alone.
+    both = started and shape.startswith("(") and kind != "all-reduce"
+    size = max(sizes, default=0) if both else sum(sizes)
     if kind == "collective-permute":
         return size
     g = _group(line)

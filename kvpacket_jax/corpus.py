@@ -36,7 +36,7 @@ from kvpacket_jax.packet import (
     maker,
     plan_batches,
 )
-from models import LanguageModel
+from models import LanguageModel, sharding
 from models.identity import digest
 
 WRITERS = 8  # threads: writing waits for the disk, and goes on while the next batch is computed
@@ -104,6 +104,7 @@ def load_model(
       mesh: as models.load takes it.
     """
     model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir, mesh)
+    sharding.tell(model.config, model.params)
     name = name_for(source, adapter)
     return model, load_adapter(name, model, other_model) if name not in (None, "none") else None
 

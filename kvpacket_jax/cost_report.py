@@ -21,7 +21,7 @@ from kvpacket_jax.machine import Machine, floor_seconds, measure_machine
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.methods.kv_packet import KVPacket
 from kvpacket_jax.report import console, milliseconds, si, table
-from models import LanguageModel
+from models import LanguageModel, sharding
 
 ALONE = "query alone"
 FULL = "full_recompute"
@@ -113,6 +113,7 @@ def run(
     seed = point["seed"]
     with step(f"Loading {point['model']}"):
         model = models.load(point["model"], point["dtype"], cache_dir, mesh)
+        sharding.tell(model.config, model.params)
         soft = soft_tokens(model, point["adapter"], point["header"], point["trailer"], seed)
     methods = dict(settings.make(spec, soft) for spec in specs)
     request = random_request(model, point["preamble"], lengths, point["query"], seed)

@@ -25,7 +25,7 @@ from kvpacket_jax.machine import measure_machine
 from kvpacket_jax.methods import Method, Request
 from kvpacket_jax.methods.settings import make
 from kvpacket_jax.profiling import tree_bytes
-from models import LanguageModel
+from models import LanguageModel, sharding
 from models.identity import digest
 
 Step = Callable[[str], contextlib.AbstractContextManager]
@@ -100,6 +100,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
     for spec in specs:  # before the model is loaded
         make(spec)
     model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
+    sharding.tell(model.config, model.params)
     name = adapter_lib.name_for(config.model, config.adapter)
     wrapper = adapter_lib.load_adapter(name, model) if name else None
     wrapped = any(s.split(":")[0] == "kv_packet" for s in specs)

@@ -5,6 +5,9 @@ that never comes. Plans (which example a step trains on) need no word between th
 the seed and the step.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from etils import epath
@@ -17,7 +20,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     Raises RuntimeError or ValueError where neither the arguments nor the cluster say who is who.
     """
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        # No list of devices: all of the host's. Left to itself jax takes one for each Slurm task.
+        jax.distributed.initialize(coordinator, processes, process, local_device_ids=[])
     except ValueError as error:
         raise ValueError(
             f"--distributed could not tell which process this is ({error}). Give all three of "
@@ -37,6 +41,18 @@ def share(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what a host does by itself: where one fails all stop, and none waits for it."""
+    try:
+        yield
+    except Exception:
+        share(np.bool_(True))
+        raise
+    if share(np.bool_(False)).any():
+        raise RuntimeError("Another host could not go on; its message says why.")
+
+
 def check_shared(folder: epath.Path) -> None:
     """Raises ValueError, on every host, where one does not see what the first one writes there."""
     if jax.process_count() == 1:
@@ -44,10 +60,10 @@ def check_shared(folder: epath.Path) -> None:
     token = np.random.default_rng().integers(2**31, size=(), dtype=np.int32)
     token = int(share(token)[0])  # the first host's
     marker = folder / f".shared-{token}"
-    if is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text(str(token))
-    share(np.int32(0))  # it is written when all are here
+    with together():
+        if is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            marker.write_text(str(token))
     seen = marker.exists() and marker.read_text() == str(token)
     blind = np.flatnonzero(~share(np.bool_(seen)))
     if is_first():

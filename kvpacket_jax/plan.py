@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -52,17 +53,18 @@ class Row:
     """One program on one chip; bytes, but for what says otherwise."""
 
     program: str
-    parameters: int
+    parameters: int  # the teacher's own copy too, where it has one
     state: int  # adapter and optimizer
     inputs: int  # batch, or caches
     temporaries: int  # activations, gradients, results
     memory: int  # what a chip has
-    flops: int  # of the step on all chips together, padding included
+    flops: int  # on all chips together that share the work, padding included
     sent: tuple[collectives.Traffic, ...]
     compile_s: float
     compute_s: float  # FLOPs at the peak
     memory_s: float  # parameters read, at the bandwidth
     links_s: float | None  # what is sent, at the links' rate
+    refusal: str = ""  # the compiler's words, where it found no room; the temporaries are its
 
     @property
     def total(self) -> int:
@@ -161,6 +163,8 @@ def _everywhere(mesh: Mesh, spec: PartitionSpec, shapes):
 def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -> Row:
     """One step of launch.train, with scanned layers and remat, `config.batch_size` examples.
 
+    The teacher's passes, which keep nothing for gradients, are not compiled.
+
     Raises ValueError for a batch that the copies of the model cannot share.
     """
     mesh = model.config.mesh
@@ -189,6 +193,8 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
         (model, state, batch),
         PASSES * turns,
         chip,
+        mesh.size,
+        1 + train.second_copy(config, mesh.devices.flat[0].platform),
     )
 
 
@@ -216,32 +222,57 @@ def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip)
         (model, (), inputs),
         1,
         chip,
+        model.num_devices,
     )
 
 
-def _row(name: str, lower: Callable, flops: int, held, reads: int, chip: Chip) -> Row:
+def _row(
+    name: str,
+    lower: Callable,
+    flops: int,
+    held,
+    reads: int,
+    chip: Chip,
+    sharing: int,
+    copies: int = 1,
+) -> Row:
+    """`held`: model, state, inputs; `sharing`: chips that share the work; `copies` of the model."""
     model, state, inputs = held
-    started = time.perf_counter()
-    compiled = lower().compile()
+    started, sent, refusal = time.perf_counter(), (), ""
+    try:
+        compiled = lower().compile()
+        memory = compiled.memory_analysis()
+        made = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        temporaries = memory.temp_size_in_bytes + made
+        sent = collectives.traffic(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:
+        refusal = str(error).partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" not in refusal:
+            raise
+        temporaries = _asked_for(refusal) or chip.memory
     compile_s = time.perf_counter() - started
-    memory = compiled.memory_analysis()
     parameters, kept, given = map(_bytes_on_a_chip, (model.params, state, inputs))
-    made = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    sent = collectives.traffic(compiled.as_text())
     return Row(
         program=name,
-        parameters=parameters,
+        parameters=copies * parameters,
         state=kept,
         inputs=given,
-        temporaries=memory.temp_size_in_bytes + made,
+        temporaries=temporaries,
         memory=chip.memory,
         flops=flops,
         sent=sent,
         compile_s=compile_s,
-        compute_s=flops / model.num_devices / chip.peak,
+        compute_s=flops / sharing / chip.peak,
         memory_s=reads * parameters / chip.bandwidth,
-        links_s=sum(t.sent for t in sent) / chip.links if chip.links else None,
+        links_s=sum(t.sent for t in sent) / chip.links if chip.links and not refusal else None,
+        refusal=refusal,
     )
+
+
+def _asked_for(refusal: str) -> int | None:
+    """Bytes that a program would need for temporaries, if the TPU's compiler says so."""
+    found = re.search(r"temporaries \(([\d.]+)([KMG])\)", refusal)
+    return found and int(float(found[1]) * 1024 ** (1 + "KMG".index(found[2])))
 
 
 def _bytes_on_a_chip(tree) -> int:
@@ -279,7 +310,9 @@ def verdict(row: Row) -> str:
     """Whether a program fits, what it sends, and what to change where it does not fit."""
     sent = ", ".join(f"{t.count:,} {t.kind} of {report.si(t.sent)}B" for t in row.sent)
     told = f"{row.program}: sends {sent or 'nothing'} (a chip, a step). "
-    if row.total <= row.memory:
+    if row.refusal:
+        told = f"{row.program}: {row.refusal} "
+    elif row.total <= row.memory:
         return told + f"Fits: {row.total / row.memory:.0%} of a chip's memory."
     parts = {
         "parameters": "lay a copy of the model on more chips (--mesh=model:N)",
@@ -287,7 +320,8 @@ def verdict(row: Row) -> str:
         "inputs": "fewer or shorter documents, or more chips for a copy (model:N)",
     }
     largest = max(parts, key=lambda part: getattr(row, part))
+    needed = f"{'at least ' if row.refusal else ''}{report.si(row.total)}B"
     return told + (
-        f"DOES NOT FIT: {report.si(row.total)}B of {report.si(row.memory)}B, most of it "
+        f"DOES NOT FIT: {needed} of {report.si(row.memory)}B, most of it "
         f"{largest}: {parts[largest]}."
     )

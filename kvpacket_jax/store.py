@@ -236,7 +236,7 @@ def _maker_of(path: pathlib.Path) -> dict:
 def settled_dtype(folder: pathlib.Path, dtype: str) -> str:
     """Where "auto" was asked for, that of the packets that are there, if they have but one.
 
-    "auto" is a measurement, and packets of another dtype would not be found.
+    "auto" goes by the machine, and packets of another dtype would not be found.
     """
     if dtype != "auto":
         return dtype

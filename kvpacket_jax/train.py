@@ -190,11 +190,12 @@ def train(
         progress.update(row)
 
     coming = range(start * config.batch_size, config.num_steps * config.batch_size)
-    if coming and hosts.is_first():
-        sample = [encode(examples[i]) for i in coming[:SAMPLE]]
-        say(train_report.forecast(reader, sample, len(coming)))
+    with hosts.together():
+        if coming and hosts.is_first():
+            sample = [encode(examples[i]) for i in coming[:SAMPLE]]
+            say(train_report.forecast(reader, sample, len(coming), model.config.mesh))
 
-    pending = None
+    pending, saved = None, start
     finished = time.perf_counter()
     with train_report.TrainingProgress(start, config.num_steps, hosts.is_first()) as progress:
         for step in range(start, config.num_steps):
@@ -220,7 +221,9 @@ def train(
                 finished = time.perf_counter()
             log.flush()
             programs.make_room()
-            checkpoints.save(done, state, described, scores)
+            if done > saved:  # a checkpoint saved again would lose its scores
+                checkpoints.save(done, state, described, scores)
+                saved = done
             if stopping:
                 checkpoints.close()
                 say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
@@ -252,12 +255,17 @@ def load_models(
     model.check_tokenizer()
     mesh = model.config.mesh
     sharding.share_of_a_copy(mesh, config.batch_size)  # refused before anything more is loaded
-    reader = load(mesh=mesh) if config.second_copy else model
+    reader = load(mesh=mesh) if second_copy(config, jax.default_backend()) else model
     if mesh is None:
         return model, {0: reader}
-    say(sharding.describe(model.config, model.params))
+    sharding.tell(model.config, model.params, say)
     rows = sharding.rows(mesh)
     return model, {i: models.on_row(reader, row) for i, row in rows.items()}
+
+
+def second_copy(config: ConfigDict, platform: str) -> bool:
+    """Whether the teacher has weights of its own: elsewhere than on CPUs it would gain nothing."""
+    return config.second_copy and platform == "cpu"
 
 
 def jit_step(model: LanguageModel, optimizer: optax.GradientTransformation, loss: str):

@@ -1,13 +1,15 @@
 """What a training run shows: a progress bar while it runs, a figure of its curves at the end."""
 
 import datetime
+import io
 import json
-import pathlib
 from collections.abc import Sequence
 
 import jax
 import matplotlib
 import numpy as np
+from etils import epath
+from jax.sharding import Mesh
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,13 +25,16 @@ EFFICIENCY = 0.3
 PASSES = 4  # the teacher's, then the student's forward, forward again (remat) and backward
 
 
-def forecast(model: LanguageModel, examples: Sequence[EncodedExample], total: int) -> str:
+def forecast(
+    model: LanguageModel, examples: Sequence[EncodedExample], total: int, mesh: Mesh | None = None
+) -> str:
     """How long training on `total` examples will take here, as a sentence.
 
     `examples` are the first of them. From the tokens in them, the size of the layers and
-    the machine's matrix peak, which is measured; it is meant to be right within a factor of two.
+    the matrix peak of a device, which is measured, times those of `mesh`; it is meant to be right
+    within a factor of two.
     """
-    machine = measure_machine(model.dtype)
+    machine = measure_machine(model.dtype, mesh.size if mesh else 1)
     weights = sum(x.size for x in jax.tree.leaves(model.params["layers"]))
     tokens = np.mean([sum(map(len, [e.preamble, *e.documents, *e.questions])) for e in examples])
     seconds = total * PASSES * 2 * weights * tokens / (EFFICIENCY * machine.peak)
@@ -78,12 +83,12 @@ class TrainingProgress:
             self._bar.console.print(f"step {step}: validation {text}")
 
 
-def read_rows(path: pathlib.Path) -> list[dict]:
+def read_rows(path: epath.PathLike) -> list[dict]:
     """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in epath.Path(path).read_text().splitlines()]
 
 
-def training_figure(log: pathlib.Path, path: pathlib.Path) -> None:
+def training_figure(log: epath.PathLike, path: epath.PathLike) -> None:
     """Draws KL, agreement and F1 over the steps of a run."""
     rows = read_rows(log)
     steps = [r for r in rows if "kl" in r]
@@ -97,8 +102,10 @@ def training_figure(log: pathlib.Path, path: pathlib.Path) -> None:
         right.plot(*_curve(checks, f"validation/{key}"), "o-", label=label)
     right.set(xlabel="step", ylabel="share of questions", ylim=(0, 1))
     right.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    png = io.BytesIO()  # matplotlib would take gs://… for a file here
+    figure.savefig(png, format="png", dpi=120)
     plt.close(figure)
+    epath.Path(path).write_bytes(png.getvalue())
 
 
 def _curve(rows: list[dict], key: str):

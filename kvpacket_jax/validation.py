@@ -11,7 +11,7 @@ from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.answers import answer
 from kvpacket_jax.cost import Entry
 from kvpacket_jax.data import Template, encode_example
-from kvpacket_jax.methods import METHODS
+from kvpacket_jax.methods import METHODS, Method
 from models import LanguageModel
 
 
@@ -50,6 +50,13 @@ class Validation:
         method = METHODS["kv_packet"](jax.tree.map(np.asarray, adapter))
         # KL and its tokens; F1, agreement and their questions.
         sums = np.zeros(5)
+        with hosts.together():
+            self._add(method, sums)
+        kl, tokens, f1, same, questions = hosts.share(sums.astype(np.float32)).sum(axis=0)
+        scores = {"kl": kl / tokens, "f1": f1 / questions, "agree": same / questions}
+        return {name: float(score) for name, score in scores.items()}
+
+    def _add(self, method: Method, sums: np.ndarray) -> None:
         for example, lesson in zip(self._examples, self._lessons, strict=True):
             encoded = lesson.example
             entry = Entry(method, method.store(self._model, encoded.preamble, encoded.documents))
@@ -59,6 +66,3 @@ class Validation:
             for question, given in zip(example.questions, found, strict=True):
                 f1 = metrics.f1(given.text, question.answers)
                 sums += (given.kl.sum(), len(given.kl), f1, given.same, 1)
-        kl, tokens, f1, same, questions = hosts.share(sums.astype(np.float32)).sum(axis=0)
-        scores = {"kl": kl / tokens, "f1": f1 / questions, "agree": same / questions}
-        return {name: float(score) for name, score in scores.items()}

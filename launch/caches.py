@@ -8,11 +8,13 @@ from absl import logging as absl_logging
 
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
 COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache_dir", None, "Keeps compiled programs; default: beside the models."
+    "compilation_cache_dir",
+    None,
+    "Keeps compiled programs; default: beside the models, nowhere with --distributed.",
 )
 
 
-def use() -> pathlib.Path:
+def use(distributed: bool = False) -> pathlib.Path:
     """Sets jax's cache of programs as the flags say; the folder of the models."""
     # Imported here: --help needs no jax.
     import jax
@@ -22,6 +24,9 @@ def use() -> pathlib.Path:
     absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
     logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
-    compiled = COMPILATION_CACHE.value or str(cache_dir / "compiled")
-    jax.config.update("jax_compilation_cache_dir", compiled)
+    if COMPILATION_CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    elif not distributed:  # folders of its own might find a program on one host and not on others
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir / "compiled"))
     return cache_dir

@@ -45,12 +45,14 @@ def main(argv):
     from kvpacket_jax.data import TEMPLATES, demo
     from kvpacket_jax.machine import measure_machine
     from kvpacket_jax.methods import settings
+    from models import sharding
 
     cache_dir = caches.use()
     adapter = name_for(MODEL.value, ADAPTER.value)
     try:
         with report.step(f"Loading {MODEL.value}"):
             model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
+            sharding.tell(model.config, model.params)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")

@@ -6,5 +6,6 @@ MESH = flags.DEFINE_string(
     "mesh",
     None,
     "The devices the model lies on, as data:2,model:4: each of `data` copies of it on `model` "
-    "devices. Default: one device.",
+    "devices. Copies share the work of training; one request is answered by one of them. Default: "
+    "one device.",
 )

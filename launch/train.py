@@ -35,7 +35,7 @@ def main(argv):
     # Imported here: --help needs no jax.
     from kvpacket_jax import hosts, train
 
-    cache_dir = caches.use()
+    cache_dir = caches.use(DISTRIBUTED.value)
     try:
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)

@@ -48,7 +48,9 @@ class LanguageModel:
 
     @property
     def num_devices(self) -> int:
-        return self.config.mesh.size if self.config.mesh else 1
+        """That one copy of it lies on: those that work on a request."""
+        mesh = self.config.mesh
+        return mesh.size // sharding.num_copies(mesh) if mesh else 1
 
     def check_tokenizer(self) -> None:
         """Raises ValueError for a model that came without a tokenizer."""

@@ -240,3 +240,9 @@ def describe(config: ModelConfig, params) -> str:
             f"  {count} copies in each model of {', '.join(names)}: {size / 1e6:,.1f} MB each"
         )
     return "\n".join(lines)
+
+
+def tell(config: ModelConfig, params, say=print) -> None:
+    """Says `describe`, where there is a mesh."""
+    if config.mesh is not None:
+        say(describe(config, params))

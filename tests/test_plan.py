@@ -98,7 +98,8 @@ def test_a_plan_says_what_each_device_holds(rows, tiny):
         model.params,
         sharding.param_shardings(config, model.params),
     )
-    assert step.parameters == prefill.parameters == sum(jax.tree.leaves(parts))
+    assert prefill.parameters == sum(jax.tree.leaves(parts))
+    assert step.parameters == 2 * prefill.parameters  # on a CPU the teacher has its own
     moments = 3 * 16 * model.config.dim * 4  # adapter, AdamW's two, and counts of steps
     assert moments <= step.state < moments + 64
     assert step.total == step.parameters + step.state + step.inputs + step.temporaries
@@ -117,6 +118,35 @@ def test_too_little_memory_is_told_with_what_to_change(rows):
     assert "DOES NOT FIT" in plan.verdict(small)
     assert "--mesh=model:N" in plan.verdict(dataclasses.replace(small, parameters=10**12))
     assert "shorter documents" in plan.verdict(dataclasses.replace(small, temporaries=10**12))
+
+
+def test_what_the_compiler_refuses_is_told_with_what_to_change(rows):
+    words = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (19.83G) exceeds available HBM (15.75G)."
+    )
+    asked = plan._asked_for(words)
+    assert asked == int(19.83 * 2**30)
+    refused = dataclasses.replace(rows[0], refusal=words, temporaries=asked, memory=2**34)
+    told = plan.verdict(refused)
+    assert "19.83G" in told and "DOES NOT FIT: at least" in told and "shorter documents" in told
+
+
+def test_a_program_without_room_still_makes_a_row(tiny):
+    class NoRoom:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room\nand a long dump")
+
+    chip = plan.Chip("chip", 10**9, 1e12, 1e11, None)
+    row = plan._row("step", NoRoom, 10**9, (placed(tiny), (), ()), 1, chip, 1)
+    assert row.refusal == "RESOURCE_EXHAUSTED: no room" and row.total > row.memory
+
+
+def placed(tiny):
+    """The model with shardings, as a plan has it."""
+    config = tiny("tiny_llama31").config
+    config = dataclasses.replace(config, mesh=sharding.make_mesh("model:1", config))
+    return plan.abstract_model("it", config, np.dtype("float32"))
 
 
 def test_bad_input_is_refused_before_anything_is_compiled():

@@ -6,14 +6,27 @@ import signal
 import subprocess
 import time
 
+import byte_train
 import numpy as np
 import pytest
-from training import ROOT, STEPS, adapter, command, run, saved_steps, start, steps_done
+from training import (
+    ROOT,
+    STEPS,
+    adapter,
+    command,
+    options,
+    run,
+    saved_steps,
+    start,
+    steps_done,
+    texts,
+)
 
 import models
 from configs import train as config_lib
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import train as train_lib
+from kvpacket_jax.checkpoint import Checkpoints
 
 
 def adapter_bytes(workdir) -> bytes:
@@ -52,6 +65,18 @@ def test_sigterm_saves_the_step_it_reached(byte_model, trained, tmp_path):
     workdir = tmp_path / "run"
     assert interrupt(byte_model, workdir, 1, signal.SIGTERM) == 0
     assert max(saved_steps(workdir)) >= steps_done(workdir)
+
+
+def test_sigterm_right_behind_a_validation_keeps_its_scores(byte_model, tmp_path, monkeypatch):
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | {"validation_sets": 1})
+    asked = iter([False] * 4 + [True])  # before each step
+    monkeypatch.setattr(train_lib, "_on_sigterm", lambda: lambda: next(asked))
+    state = train_lib.distill.init_state(
+        train_lib.train(config, tmp_path / "run"), train_lib.make_optimizer(config, STEPS)
+    )
+    best = Checkpoints(tmp_path / "run" / "checkpoints").best(state)
+    assert best.step == 4 and np.isfinite(best.metadata["kl"])
 
 
 def test_a_run_is_not_resumed_with_other_settings(byte_model, trained):

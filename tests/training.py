@@ -15,12 +15,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
 
 
-def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
-    texts = byte_model.parent / "texts.jsonl"
-    if not texts.exists():
-        byte_train.write(texts)
-    options = {
-        "model": byte_model,
+def texts(byte_model: pathlib.Path) -> pathlib.Path:
+    path = byte_model.parent / "texts.jsonl"
+    if not path.exists():
+        byte_train.write(path)
+    return path
+
+
+def options(byte_model: pathlib.Path) -> dict:
+    """Fields of the config."""
+    return {
+        "model": str(byte_model),
         "dtype": "float32",
         "template": "completion",
         "num_steps": STEPS,
@@ -30,9 +35,13 @@ def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
         "validation_sets": 2,
         "new_tokens": 4,
     }
+
+
+def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+    config = f"--config=tests/byte_train.py:{texts(byte_model)}"
     return [
-        *(sys.executable, "-m", "launch.train", f"--config=tests/byte_train.py:{texts}"),
-        *(f"--config.{k}={v}" for k, v in options.items()),
+        *(sys.executable, "-m", "launch.train", config),
+        *(f"--config.{k}={v}" for k, v in options(byte_model).items()),
         f"--workdir={workdir}",
         f"--compilation_cache_dir={byte_model.parent / 'programs'}",  # one for all runs
     ]
