@@ -57,13 +57,13 @@ def answer(
     everyone = range(len(questions))
     shared = entry.method.shared_context(model, entry.stored, request)
     if shared is not None:
-        found = [(everyone, *shared)]
+        found = [(everyone, *shared, None)]
     else:
         found = (_alone(model, entry, request, lesson, i, new_tokens) for i in everyone)
     expected = reference(model, lesson, questions, template)
     starts = np.cumsum([0, *map(len, lesson.answers)])
     answers = []
-    for which, context, start in found:
+    for which, context, start, ready in found:
         tokens = [lesson.answers[i] for i in which]
         queries = [example.questions[i] for i in which]
         hidden = hidden_states(model, context, start, queries, tokens)
@@ -73,7 +73,8 @@ def answer(
         texts = [expected[i].text for i in which]
         other = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
         if other:
-            ready = prefill(model, context, [queries[n] for n in other], start, new_tokens)
+            again = [queries[n] for n in other]
+            ready = ready or prefill(model, context, again, start, new_tokens)
             asked = [questions[which[n]] for n in other]
             decoded = _decode(model, context, ready, asked, template, new_tokens)
             for n, text in zip(other, decoded, strict=True):
@@ -85,8 +86,8 @@ def answer(
 
 def _alone(model, entry: Entry, request: Request, lesson: Lesson, i: int, new_tokens: int):
     request = request._replace(query=lesson.example.questions[i])
-    context, start, *_ = entry.method.prepare(model, entry.stored, request, new_tokens)
-    return range(i, i + 1), context, start
+    context, start, ready, _ = entry.method.prepare(model, entry.stored, request, new_tokens)
+    return range(i, i + 1), context, start, ready
 
 
 def _decode(

@@ -95,7 +95,7 @@ class Batches:
         told = hosts.share(np.array([*sums, *most, stopping, failed], np.int32))
         *largest, stopped, someone_failed = told[:, 2:].max(axis=0).tolist()
         if someone_failed and not failed:
-            raise RuntimeError("Another host could not go on; its message says why.")
+            raise hosts.another_failed()
         if stopped or failed:
             return None
         count, tokens = told[:, :2].sum(axis=0).tolist()

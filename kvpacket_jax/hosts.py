@@ -41,6 +41,11 @@ def share(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
+def another_failed() -> RuntimeError:
+    """What a host raises that was told that another cannot go on."""
+    return RuntimeError("Another host could not go on; its message says why.")
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Around what a host does by itself: where one fails all stop, and none waits for it."""
@@ -50,7 +55,7 @@ def together() -> Iterator[None]:
         share(np.bool_(True))
         raise
     if share(np.bool_(False)).any():
-        raise RuntimeError("Another host could not go on; its message says why.")
+        raise another_failed()
 
 
 def check_shared(folder: epath.Path) -> None:
