@@ -2,8 +2,8 @@
 
     python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
 
-About 10 s a step with the teacher's time, on two CPU cores with AVX512_BF16, and a few minutes of
-compiling at the start. `--config=configs/train.py:smoke` is ten steps on the smallest model.
+About 10 s a step with the teacher's time, on two CPU cores with AVX512_BF16, three times that on
+two without, and a few minutes of compiling at the start. `--config=configs/train.py:smoke` is ten steps on the smallest model.
 """
 
 from ml_collections import ConfigDict
@@ -68,8 +68,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.remat = True
-    # On a CPU teacher and validation read and answer with a second copy of the weights, one array a
-    # layer: twice as fast. Without room for it, False.
+    # On a CPU with 16-bit weights teacher and validation read and answer with a second copy of
+    # them, one array a layer: twice as fast. Without room for it, False.
     config.second_copy = True
 
     config.checkpoint_every = 20

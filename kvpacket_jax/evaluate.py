@@ -6,6 +6,7 @@ is the demo's, over one example.
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def evaluate(
     results = [
         summary
         | timed["methods"][spec_of(summary)]
-        | {"machine": timed["machine"], "model": config.model}
+        | {"machine": timed["machine"], "date": timed["date"], "model": config.model}
         for summary in scores.aggregate(chosen, config.seed)
     ]
     (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -255,6 +256,7 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
             for label, entry in entries.items():
                 found[label].append(_costs(run, entry, request) | times[label]._asdict())
     timed = {
+        "date": datetime.date.today().isoformat(),
         "machine": dataclasses.asdict(machine),
         "methods": {label: _typical(measured) for label, measured in found.items()},
     }

@@ -194,7 +194,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
         PASSES * turns,
         chip,
         mesh.size,
-        1 + train.second_copy(config, mesh.devices.flat[0].platform),
+        1 + train.second_copy(config, model, mesh.devices.flat[0].platform),
     )
 
 

@@ -1,6 +1,5 @@
 """Finished evaluations from their workdirs: what may be compared, as points and table cells."""
 
-import datetime
 import json
 import pathlib
 import re
@@ -31,7 +30,7 @@ class Evaluation(NamedTuple):
     name: str
     run: dict  # run.json: all that the answers depend on
     rows: list[dict]  # results.json: a summary for each method and setting
-    date: str
+    date: str  # when it was timed
 
 
 class Group(NamedTuple):
@@ -111,10 +110,10 @@ def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
     path = folder / "results.json"
     try:
         run, rows = (json.loads((folder / f).read_text()) for f in ("run.json", "results.json"))
-        _ = run["dataset"]["options"], [(r["method"], r["f1"], r["machine"]) for r in rows], rows[0]
+        _ = run["dataset"]["options"], [(r["method"], r["f1"], r["machine"]) for r in rows]
+        date = rows[0]["date"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} and its run.json are not launch.evaluate's: {error!r}") from error
-    date = datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
     return Evaluation(name, run, rows, date)
 
 

@@ -145,7 +145,7 @@ def finished(config, tmp_path_factory):
     return workdir, evaluate.evaluate(config, workdir)
 
 
-MEASURED = ("ttft_s", "compose_s", "prefill_s", "ttft_runs", "machine")
+MEASURED = ("ttft_s", "compose_s", "prefill_s", "ttft_runs", "machine", "date")
 
 
 def comparable(results: list[dict]) -> list[dict]:

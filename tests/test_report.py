@@ -72,7 +72,7 @@ def summaries(found=FOUND, **machine) -> list[dict]:
             }
             for i, value in enumerate(f1)
         ]
-    about = {"machine": MACHINE | machine, "model": "small"}
+    about = {"machine": MACHINE | machine, "date": "2026-01-02", "model": "small"}
     return [s | costs[s["method"], s["setting"]] | about for s in scores.aggregate(rows)]
 
 
@@ -115,7 +115,7 @@ def test_markdown_has_the_numbers(tmp_path, plain):
     assert packet["overhead"] == "-30 M" and packet["FLOPs"] == "9.97 G"
     full = dict(zip(cells(text, "method"), cells(text, "full_recompute"), strict=True))
     assert full["difference (95 %)"] == "-" and full["overhead"] == "200 G"
-    assert "small, float32; A <CPU> & more, 2 threads, jax 1.2.3; " in text
+    assert "small, float32; A <CPU> & more, 2 threads, jax 1.2.3; 2026-01-02" in text
     for name in re.findall(r"\]\((figures/.*?)\)", text):
         assert (path.parent / name).read_text().rstrip().endswith("</svg>")
 
