@@ -80,6 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
     config.adapter = ""  # a folder or a shipped name; empty: the one shipped for the model
+    config.other_model = False  # True: though it was trained for another model of that width
     config.template = "chat"
     config.seed = 0
 

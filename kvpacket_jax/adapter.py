@@ -131,7 +131,6 @@ def _check_model(path: pathlib.Path, adapter: Adapter, model, other_model: bool)
     if made_for != model.fingerprint and not other_model:
         raise ValueError(
             f"{path} was trained for the model with fingerprint {made_for or 'unknown'}; "
-            f"{model.name} has "
-            f"{model.fingerprint}. Answers would be worse without a sign of it. To try all the "
-            "same, pass other_model=True."
+            f"{model.name} has {model.fingerprint}. Answers would be worse without a sign of it. "
+            "To try all the same: other_model=True (--other_model, --config.other_model)."
         )

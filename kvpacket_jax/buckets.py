@@ -8,11 +8,14 @@ CHUNK = 16  # tokens decoded by one program before the host looks at them
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """The sizes in use. Contexts and packets come in powers of two: each pair is a program."""
+    """The sizes in use: few, for each context with each query, and with each packet, is a program.
+
+    Packets come in powers of two, and contexts beyond the longest of `contexts`.
+    """
 
     queries: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-    min_packet: int = 32
-    min_context: int = 512
+    contexts: tuple[int, ...] = (512, 1024, 1536, 2048)
+    min_packet: int = 64
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
 
     def query(self, length: int) -> int:
@@ -34,7 +37,10 @@ class Buckets:
 
     def context(self, slots: int) -> int:
         """Slots of a composed context."""
-        return power_of_two(slots, self.min_context)
+        longest = self.contexts[-1]
+        if slots > longest:
+            return power_of_two(slots, longest)
+        return self.contexts[bisect.bisect_left(self.contexts, slots)]
 
     def build(self, length: int) -> int:
         """Rows a document is computed with: finer than `packet`, for here padding costs FLOPs."""

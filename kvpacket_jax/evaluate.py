@@ -103,7 +103,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
     model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
     sharding.tell(model.config, model.params)
     name = adapter_lib.name_for(config.model, config.adapter)
-    wrapper = adapter_lib.load_adapter(name, model) if name else None
+    wrapper = adapter_lib.load_adapter(name, model, config.other_model) if name else None
     wrapped = any(s.split(":")[0] == "kv_packet" for s in specs)
     if wrapper is None and wrapped:
         raise ValueError(

@@ -48,8 +48,11 @@ def prefill_rows(module, params, context: Context, tail: KVCache, ids_QxT, lengt
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
 def prefill_program(module, params, context, ids_QxT, lengths_Q, start, slots: int):
     """What `prefill` runs: logits float32 `[Q, V]` of each row's last token, and the tail."""
-    tail = kv_cache.init(module.config, ids_QxT.shape[0], slots, params["embedding"].dtype)
-    x, tail = prefill_rows(module, params, context, tail, ids_QxT, lengths_Q, start)
+    # The rows attend to themselves only: the room for an answer comes after them.
+    (Q, T), dtype = ids_QxT.shape, params["embedding"].dtype
+    rows = kv_cache.init(module.config, Q, T, dtype)
+    x, rows = prefill_rows(module, params, context, rows, ids_QxT, lengths_Q, start)
+    tail = kv_cache.write(kv_cache.init(module.config, Q, slots, dtype), rows, jnp.int32(0))
     last = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
     logits = module.apply({"params": params}, last, method="logits")
     return logits[:, 0], tail

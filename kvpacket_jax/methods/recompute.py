@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.buckets import Buckets, near
+from kvpacket_jax.buckets import Buckets, near, power_of_two
 from kvpacket_jax.compose import compose, slots_needed
 from kvpacket_jax.methods.base import Method, Prepared, Request, store_preamble
 from kvpacket_jax.packet import Packet, build_packets, check_ids
@@ -140,9 +140,9 @@ def row_bucket(rows: int) -> int:
 
 def context_slots(slots: int) -> int:
     """A context's bucket. Four between doublings, for many rows attend to all of it."""
-    least, bucket = Buckets().min_context, Buckets().context(slots)
-    step = max(least, bucket) // 8
-    return bucket if bucket == least else -(-slots // step) * step
+    least = Buckets().contexts[0]
+    step = power_of_two(slots, least) // 8
+    return least if slots <= least else -(-slots // step) * step
 
 
 # ---- parts of jitted programs
