@@ -21,6 +21,8 @@ from kvpacket_jax import data, distill, hosts, lessons, programs, train_report
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.batches import Batches
 from kvpacket_jax.checkpoint import Checkpoints
+from kvpacket_jax.machine import measure_machine
+from kvpacket_jax.profiling import count_flops
 from kvpacket_jax.validation import Validation
 from models import LanguageModel, sharding
 
@@ -188,15 +190,18 @@ def train(
             )
         log.write(row)
         progress.update(row)
+        rates.append([row[k] / row["seconds"] for k in ("tokens", "computed")])
         programs.give_back()
 
     coming = range(start * config.batch_size, config.num_steps * config.batch_size)
     with hosts.together():
         if coming and hosts.is_first():
+            mesh = model.config.mesh
+            machine = measure_machine(model.dtype, mesh.size if mesh else 1)
             sample = [encode(examples[i]) for i in coming[:SAMPLE]]
-            say(train_report.forecast(reader, sample, len(coming), model.config.mesh))
+            say(train_report.forecast(reader, sample, len(coming), machine))
 
-    pending, saved = None, start
+    pending, saved, rates = None, start, []
     finished = time.perf_counter()
     with train_report.TrainingProgress(start, config.num_steps, hosts.is_first()) as progress:
         for step in range(start, config.num_steps):
@@ -229,6 +234,10 @@ def train(
                 checkpoints.close()
                 say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
                 return state.adapter
+    if rates and hosts.is_first():
+        flops = count_flops(step_fn, model.params, state, made.batch).total
+        token_flops = flops / made.work["computed"]
+        say(train_report.speed(*zip(*rates, strict=True), token_flops, machine))
     best = checkpoints.best(state)
     checkpoints.close()
     metadata = {**described, "step": best.step, **best.metadata}

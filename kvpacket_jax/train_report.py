@@ -9,14 +9,13 @@ import jax
 import matplotlib
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kvpacket_jax.data import EncodedExample
-from kvpacket_jax.machine import measure_machine
+from kvpacket_jax.machine import Machine
 from models import LanguageModel
 
 # Of the matrix peak, over a whole run: steps, the teacher, validation, compiling. Measured on two
@@ -26,15 +25,13 @@ PASSES = 4  # the teacher's, then the student's forward, forward again (remat) a
 
 
 def forecast(
-    model: LanguageModel, examples: Sequence[EncodedExample], total: int, mesh: Mesh | None = None
+    model: LanguageModel, examples: Sequence[EncodedExample], total: int, machine: Machine
 ) -> str:
-    """How long training on `total` examples will take here, as a sentence.
+    """How long training on `total` examples will take on `machine`, as a sentence.
 
     `examples` are the first of them. From the tokens in them, the size of the layers and
-    the matrix peak of a device, which is measured, times those of `mesh`; it is meant to be right
-    within a factor of two.
+    the matrix peak of all devices together; it is meant to be right within a factor of two.
     """
-    machine = measure_machine(model.dtype, mesh.size if mesh else 1)
     weights = sum(x.size for x in jax.tree.leaves(model.params["layers"]))
     tokens = np.mean([sum(map(len, [e.preamble, *e.documents, *e.questions])) for e in examples])
     seconds = total * PASSES * 2 * weights * tokens / (EFFICIENCY * machine.peak)
@@ -42,6 +39,22 @@ def forecast(
         f"{total} sets of documents of about {tokens:,.0f} tokens: about "
         f"{datetime.timedelta(minutes=round(seconds / 60))} (h:m:s) on {machine.device}, "
         f"{machine.threads} threads, {machine.dtype}, {machine.peak / 1e12:.2f} TFLOP/s."
+    )
+
+
+def speed(
+    rates: Sequence[float], computed: Sequence[float], flops_per_token: float, machine: Machine
+) -> str:
+    """What the steps of a run reached, the teacher's time and compiling included, as a sentence.
+
+    Args:
+      rates: tokens/s of each step; computed: the same with padding.
+      flops_per_token: of a step, for each token with padding; the teacher's are not counted.
+    """
+    share = np.median(computed) * flops_per_token / machine.peak
+    return (
+        f"{np.median(rates):,.0f} tokens/s, the median of {len(rates)} steps with their teacher's "
+        f"time; the steps' own FLOPs are {share:.0%} of the matrix peak."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import time
@@ -46,7 +47,8 @@ def killed_and_resumed(byte_model, workdir, trained, kills: int) -> None:
     rng = random.Random(kills)
     for _ in range(kills):
         interrupt(byte_model, workdir, rng.randint(1, STEPS - 2), signal.SIGKILL)
-    run(byte_model, workdir)
+    printed = run(byte_model, workdir)
+    assert re.search(r"[1-9]\d*(,\d+)* tokens/s.* \d+% of the matrix peak", printed), printed
     assert adapter_bytes(workdir) == adapter_bytes(trained)
     kept = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in kept if "loss" in row] == list(range(STEPS))

@@ -67,8 +67,9 @@ def finish(*processes: subprocess.Popen) -> list[str]:
     return [printed for printed, _ in ends]
 
 
-def run(byte_model: pathlib.Path, workdir: pathlib.Path) -> None:
-    finish(start(command(byte_model, workdir)))
+def run(byte_model: pathlib.Path, workdir: pathlib.Path) -> str:
+    """Trains to the end; what was printed."""
+    return finish(start(command(byte_model, workdir)))[0]
 
 
 def adapter(workdir: pathlib.Path) -> Adapter:
