@@ -150,7 +150,8 @@ def test_lines_join_where_one_number_varies():
 
 def test_pareto_front_is_what_nothing_beats():
     xy = [(0, 0.1), (5, 0.5), (5, 0.6), (7, 0.6), (9, 0.55), (10, 0.9), (-1, 0.05)]
-    front = results.pareto([Point("m", str(i), x, y) for i, (x, y) in enumerate(xy)])
+    points = [Point("m", str(i), x, y) for i, (x, y) in enumerate(xy)]
+    front = results.pareto([Point("single_cache", "", 0, 1.0), *points])
     assert [(p.x, p.f1) for p in front] == [(-1, 0.05), (0, 0.1), (5, 0.6), (10, 0.9)]
 
 
