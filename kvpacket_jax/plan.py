@@ -298,7 +298,7 @@ def tables(rows: Sequence[Row]) -> tuple[rich.table.Table, rich.table.Table]:
             report.si(row.flops),
             f"{1e3 * row.compute_s:,.1f}",
             f"{1e3 * row.memory_s:,.1f}",
-            f"{report.si(sum(t.sent for t in row.sent))}B",
+            "-" if row.refusal else f"{report.si(sum(t.sent for t in row.sent))}B",
             "unknown" if row.links_s is None else f"{1e3 * row.links_s:,.1f}",
             f"{1e3 * row.least_s:,.1f}",
             f"{row.compile_s:.0f}",

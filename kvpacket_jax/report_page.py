@@ -26,7 +26,7 @@ READING = (
     "is the median of interleaved runs, from token ids on the host to the first token's logits; "
     "its bar goes from the fastest run to the slowest, over all timed examples. Points of a method "
     "are joined in the order of its setting. Grey is the Pareto front: no other point has a higher "
-    "F1 for as little. single_cache is left out of it: its one cache is made of just these documents "
+    "F1 for as little. It leaves out single_cache, whose one cache is made of just these documents "
     "in this order, and serves no others."
 )
 PUBLISHED_READING = (
