@@ -10,12 +10,14 @@ CHUNK = 16  # tokens decoded by one program before the host looks at them
 class Buckets:
     """The sizes in use: few, for each context with each query, and with each packet, is a program.
 
-    Packets come in powers of two, and contexts beyond the longest of `contexts`.
+    Documents are often cut at powers of two and wrapped in up to 32 soft tokens. So packets have
+    that much more than a power of two, and contexts of one, two, four, … such documents fit well.
     """
 
     queries: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-    contexts: tuple[int, ...] = (512, 1024, 1536, 2048)
+    contexts: tuple[int, ...] = (640, 1280, 1920, 2560)  # doubled beyond the longest
     min_packet: int = 64
+    soft_tokens: int = 32
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
 
     def query(self, length: int) -> int:
@@ -33,7 +35,7 @@ class Buckets:
 
     def packet(self, length: int) -> int:
         """Slots of a packet on the device."""
-        return power_of_two(length, self.min_packet)
+        return power_of_two(length - self.soft_tokens, self.min_packet) + self.soft_tokens
 
     def context(self, slots: int) -> int:
         """Slots of a composed context."""
@@ -45,7 +47,7 @@ class Buckets:
     def build(self, length: int) -> int:
         """Rows a document is computed with: finer than `packet`, for here padding costs FLOPs."""
         full = self.packet(length)
-        return full * 3 // 4 if full > self.min_packet and length <= full * 3 // 4 else full
+        return full * 3 // 4 if length <= full * 3 // 4 else full
 
 
 def power_of_two(n: int, least: int) -> int:

@@ -17,7 +17,7 @@ from kvpacket_jax.packet import build_packets, packet_caches
 from kvpacket_jax.prefill import prefill
 from models import kv_cache, rope
 
-SMALL = Buckets(queries=(4, 8), min_packet=8, contexts=(16,), new_tokens=16)
+SMALL = Buckets(queries=(4, 8), min_packet=8, soft_tokens=0, contexts=(16,), new_tokens=16)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_padding_and_bucket_sizes_change_nothing(model, adapter):
     for buckets in (
         Buckets(),
         SMALL,
-        Buckets(queries=(5,), min_packet=1, contexts=(1,), new_tokens=0),
+        Buckets(queries=(5,), min_packet=1, soft_tokens=0, contexts=(1,), new_tokens=0),
         Buckets(queries=(64,), min_packet=128, contexts=(512,), new_tokens=256),
     ):
         packets = build_packets(model, adapter, documents, buckets)
@@ -191,7 +191,7 @@ def test_a_context_is_never_clamped(model, lengths, slots):
 
 def test_a_tail_filled_to_its_last_slot_is_not_clamped(model):
     document, query, number = ids(0, 8), ids(1, 4), CHUNK + 1
-    buckets = Buckets(queries=(4,), min_packet=8, contexts=(16,), new_tokens=CHUNK)
+    buckets = Buckets(queries=(4,), min_packet=8, soft_tokens=0, contexts=(16,), new_tokens=CHUNK)
     context, start = compose(model, build_packets(model, None, [document], buckets), buckets)
     ready = prefill(model, (context,), [query], start, CHUNK, buckets)
     assert ready.slot + CHUNK == ready.tail.num_slots
