@@ -52,10 +52,10 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def table(first: Sequence[str], *numbers: str) -> rich.table.Table:
-    """An empty table: columns of text, then columns of numbers."""
+    """An empty table: columns of text, which fold where there is no room, then of numbers."""
     made = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for name in first:
-        made.add_column(name, no_wrap=True)
+        made.add_column(name, overflow="fold")
     for name in numbers:
         made.add_column(name, justify="right", no_wrap=True)
     return made
