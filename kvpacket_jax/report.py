@@ -100,7 +100,7 @@ def track(items: Sequence, text: str) -> Iterator:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def _between(row: dict, key: str) -> str:
