@@ -280,7 +280,8 @@ def _score(r: Mapping, key: str) -> str:
     value, low, high = (r.get(f"{key}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return "-"
-    return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.2f} … {high:.2f})"
+    # z: no -0.000
+    return f"{value:z.3f}" if low is None else f"{value:z.3f} ({low:z.2f} … {high:z.2f})"
 
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
