@@ -11,12 +11,12 @@ class Buckets:
     """The sizes in use: few, for each context with each query, and with each packet, is a program.
 
     Documents are often cut at powers of two and wrapped in up to 32 soft tokens. So packets have
-    that much more than a power of two, and contexts of one, two, four, … such documents fit well.
+    that much more than a power of two, and contexts of two, four, eight, … such documents fit well.
     """
 
     queries: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
     contexts: tuple[int, ...] = (640, 1280, 1920, 2560)  # doubled beyond the longest
-    min_packet: int = 64
+    min_packet: int = 64  # without
     soft_tokens: int = 32
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
 

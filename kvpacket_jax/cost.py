@@ -128,7 +128,7 @@ class Ready(Method):
 def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
     """The query's own pass over the context that a method composes, made beforehand.
 
-    What no method that leaves the query to `prefill` can be faster than.
+    What no method that leaves the query to `prefill` can be faster than over this context.
     """
     prepared = entry.method.prepare(model, entry.stored, request)
     return Entry(Ready(prepared.query_start), jax.block_until_ready(prepared.context))

@@ -241,7 +241,7 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
     """FLOPs, bytes and seconds of requests alone, on the first question of each timed example."""
     if path.exists():
         timed = json.loads(path.read_text())
-        if set(run.methods) <= set(timed["methods"]):
+        if "date" in timed and set(run.methods) <= set(timed["methods"]):
             return timed
     with step("Measuring this machine"):
         machine = measure_machine(run.model.dtype, run.model.num_devices)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import itertools
 import json
 import os
@@ -163,7 +164,7 @@ def peak_share(row: Row, machine: Machine) -> str:
 
 
 def write_json(path: str | os.PathLike, rows: Sequence[Row], machine: Machine) -> None:
-    """Writes a list of rows, each with the machine it was made on."""
-    made_on = dataclasses.asdict(machine)
-    text = json.dumps([row._asdict() | {"machine": made_on} for row in rows], indent=1)
+    """Writes a list of rows, each with the machine it was made on, and the date."""
+    made = {"machine": dataclasses.asdict(machine), "date": datetime.date.today().isoformat()}
+    text = json.dumps([row._asdict() | made for row in rows], indent=1)
     pathlib.Path(path).write_text(text + "\n")

@@ -19,9 +19,7 @@ DOCUMENT_OPTIONS = {
     "num_tokens": "tokens in all documents",
 }
 
-
-BOUND = "single_cache"  # made of just these documents in this order: it is not reused
-
+BOUND = "single_cache"  # no rival: its cache is made of just these documents in this order
 NUMBER = r"\d+(?:\.\d+)?"
 MEASURED = ("peak", "bandwidth")  # of a machine, anew in every run
 
@@ -115,7 +113,10 @@ def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
         _ = run["dataset"]["options"], [(r["method"], r["f1"], r["machine"]) for r in rows]
         date = rows[0]["date"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} and its run.json are not launch.evaluate's: {error!r}") from error
+        raise ValueError(
+            f"{path} and its run.json are not launch.evaluate's, or an earlier version's (run it "
+            f"again: answers are kept): {error!r}"
+        ) from error
     return Evaluation(name, run, rows, date)
 
 

@@ -1,5 +1,6 @@
 """The training loop: data, steps, checkpoints, validation. All state is at this edge."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -234,10 +235,6 @@ def train(
                 checkpoints.close()
                 say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
                 return state.adapter
-    if rates and hosts.is_first():
-        flops = count_flops(step_fn, model.params, state, made.batch).total
-        token_flops = flops / made.work["computed"]
-        say(train_report.speed(*zip(*rates, strict=True), token_flops, machine))
     best = checkpoints.best(state)
     checkpoints.close()
     metadata = {**described, "step": best.step, **best.metadata}
@@ -246,6 +243,11 @@ def train(
     )
     if hosts.is_first():
         train_report.training_figure(log.path, workdir / "curves.png")
+    if rates and hosts.is_first():
+        with contextlib.suppress(NotImplementedError):  # programs whose FLOPs are not known
+            flops = count_flops(step_fn, model.params, state, made.batch).total
+            token_flops = flops / made.work["computed"]
+            say(train_report.speed(*zip(*rates, strict=True), token_flops, machine))
     say(f"Best validation KL {best.metadata['kl']:.3f} at step {best.step}: {workdir / 'adapter'}")
     return best.state.adapter
 

@@ -45,16 +45,16 @@ def forecast(
 def speed(
     rates: Sequence[float], computed: Sequence[float], flops_per_token: float, machine: Machine
 ) -> str:
-    """What the steps of a run reached, the teacher's time and compiling included, as a sentence.
+    """What the median step of a run reached, its teacher's time included, as a sentence.
 
     Args:
       rates: tokens/s of each step; computed: the same with padding.
-      flops_per_token: of a step, for each token with padding; the teacher's are not counted.
+      flops_per_token: of the last step, for each token with padding; the teacher's not counted.
     """
     share = np.median(computed) * flops_per_token / machine.peak
     return (
         f"{np.median(rates):,.0f} tokens/s, the median of {len(rates)} steps with their teacher's "
-        f"time; the steps' own FLOPs are {share:.0%} of the matrix peak."
+        f"time; its own FLOPs are {share:.0%} of the matrix peak."
     )
 
 
