@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import time
+import types
 
 import byte_train
+import ml_dtypes
 import numpy as np
 import pytest
 from training import (
@@ -100,6 +102,16 @@ def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):
         adapter_lib.load_adapter(trained / "adapter", tiny("tiny_qwen3"))
     with pytest.raises(FileNotFoundError, match="no adapter"):
         adapter_lib.load_adapter(tmp_path / "absent")
+
+
+def test_the_teacher_has_weights_of_its_own_where_that_is_faster():
+    def apart(dtype, platform, wanted=True):
+        config = config_lib.get_config()
+        config.second_copy = wanted
+        return train_lib.second_copy(config, types.SimpleNamespace(dtype=np.dtype(dtype)), platform)
+
+    assert apart(ml_dtypes.bfloat16, "cpu") and not apart(ml_dtypes.bfloat16, "cpu", wanted=False)
+    assert not apart(np.float32, "cpu") and not apart(ml_dtypes.bfloat16, "tpu")
 
 
 def test_decay_reaches_its_final_share():
