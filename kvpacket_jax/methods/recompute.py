@@ -138,11 +138,16 @@ def row_bucket(rows: int) -> int:
     return max(32, near(rows))
 
 
+LEAST_SLOTS = 512
+
+
 def context_slots(slots: int) -> int:
-    """A context's bucket. Four between doublings, for many rows attend to all of it."""
-    least = Buckets().contexts[0]
-    step = power_of_two(slots, least) // 8
-    return least if slots <= least else -(-slots // step) * step
+    """A context's bucket. Four between doublings, for many rows attend to all of it.
+
+    Powers of two divide its steps, as those of `near`: the rows of a whole context fit.
+    """
+    step = power_of_two(slots, LEAST_SLOTS) // 8
+    return max(LEAST_SLOTS, -(-slots // step) * step)
 
 
 # ---- parts of jitted programs
