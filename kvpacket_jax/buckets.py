@@ -16,7 +16,7 @@ class Buckets:
 
     queries: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
     contexts: tuple[int, ...] = (640, 1280, 1920, 2560)  # doubled beyond the longest
-    min_packet: int = 64  # without
+    min_packet: int = 64  # without its soft tokens
     soft_tokens: int = 32
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
 

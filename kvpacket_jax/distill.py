@@ -93,8 +93,7 @@ def answer_rows(
 
 @functools.partial(jax.jit, static_argnames=("module",))
 def _hidden(module, params, context, ids_QxR, lengths_Q, start):
-    tail = kv_cache.init(module.config, *ids_QxR.shape, params["embedding"].dtype)
-    return prefill_rows(module, params, context, tail, ids_QxR, lengths_Q, start)[0]
+    return prefill_rows(module, params, context, ids_QxR, lengths_Q, start)[0]
 
 
 class Batch(NamedTuple):
@@ -256,8 +255,7 @@ def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array
         context = place(config, context, kv_cache.row(caches, p), offset, offset)
         wrapped = lesson.document_lengths[p] + adapter.num_tokens
         offset = offset + jnp.where(present[p], wrapped, 0)
-    tail = kv_cache.init(config, *lesson.rows.shape, dtype)
-    x, _ = prefill_rows(module, params, (context,), tail, lesson.rows, lesson.row_lengths, offset)
+    x, _ = prefill_rows(module, params, (context,), lesson.rows, lesson.row_lengths, offset)
     return x.reshape(-1, x.shape[-1])[lesson.picks]
 
 

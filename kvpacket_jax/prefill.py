@@ -26,33 +26,32 @@ class Prefilled(NamedTuple):
     positions: np.ndarray  # int32 [Q], of the first new token
 
 
-def prefill_rows(module, params, context: Context, tail: KVCache, ids_QxT, lengths_Q, start):
+def prefill_rows(module, params, context: Context, ids_QxT, lengths_Q, start):
     """Rows of token ids behind a context. Pure; training and every method call it.
 
     Args:
-      tail: an empty cache of batch Q with at least T slots.
       ids_QxT: int32, padded on the right; lengths_Q: int32.
       start: int32 scalar, the position of the first id.
 
     Returns:
-      Hidden states float32 `[Q, T, D]`, and the tail with the rows in its first T slots.
+      Hidden states float32 `[Q, T, D]`, and the rows' own cache of T slots.
     """
     apply = functools.partial(module.apply, {"params": params})
     Q, T = ids_QxT.shape
     offsets = jnp.broadcast_to(jnp.arange(T), (Q, T))
     x = apply(ids_QxT, method="embed")
+    rows = kv_cache.init(module.config, Q, T, params["embedding"].dtype)
     valid = offsets < lengths_Q[:, None]
-    return apply(x, start + offsets, valid, context, tail, 0, method="run_layers")
+    return apply(x, start + offsets, valid, context, rows, 0, method="run_layers")
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
 def prefill_program(module, params, context, ids_QxT, lengths_Q, start, slots: int):
     """What `prefill` runs: logits float32 `[Q, V]` of each row's last token, and the tail."""
-    # The rows attend to themselves only: the room for an answer comes after them.
-    (Q, T), dtype = ids_QxT.shape, params["embedding"].dtype
-    rows = kv_cache.init(module.config, Q, T, dtype)
-    x, rows = prefill_rows(module, params, context, rows, ids_QxT, lengths_Q, start)
-    tail = kv_cache.write(kv_cache.init(module.config, Q, slots, dtype), rows, jnp.int32(0))
+    x, rows = prefill_rows(module, params, context, ids_QxT, lengths_Q, start)
+    # Room for an answer is made now: the rows would have attended to its empty slots.
+    tail = kv_cache.init(module.config, len(ids_QxT), slots, params["embedding"].dtype)
+    tail = kv_cache.write(tail, rows, jnp.int32(0))
     last = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
     logits = module.apply({"params": params}, last, method="logits")
     return logits[:, 0], tail

@@ -25,9 +25,9 @@ READING = (
     "included; overhead is what a method adds to the question's own pass over a ready cache. TTFT "
     "is the median of interleaved runs, from token ids on the host to the first token's logits; "
     "its bar goes from the fastest run to the slowest, over all timed examples. Points of a method "
-    "are joined in the order of its setting. Grey is the Pareto front of all but "
-    "single_cache, whose one cache serves just these documents in this order: no other point has a "
-    "higher F1 for as little."
+    "are joined in the order of its setting. Grey is the Pareto front of all but single_cache, "
+    "whose one cache serves just these documents in this order: no other point has a higher F1 for "
+    "as little."
 )
 PUBLISHED_READING = (
     "Other models, other questions, another machine and another count of FLOPs: they are here to "

@@ -191,18 +191,17 @@ def train(
             )
         log.write(row)
         progress.update(row)
-        rates.append([row[k] / row["seconds"] for k in ("tokens", "computed")])
         programs.give_back()
 
     coming = range(start * config.batch_size, config.num_steps * config.batch_size)
     with hosts.together():
         if coming and hosts.is_first():
-            mesh = model.config.mesh
-            machine = measure_machine(model.dtype, mesh.size if mesh else 1)
+            devices = model.config.mesh.size if model.config.mesh else 1
+            machine = measure_machine(model.dtype, devices)
             sample = [encode(examples[i]) for i in coming[:SAMPLE]]
             say(train_report.forecast(reader, sample, len(coming), machine))
 
-    pending, saved, rates = None, start, []
+    pending, saved = None, start
     finished = time.perf_counter()
     with train_report.TrainingProgress(start, config.num_steps, hosts.is_first()) as progress:
         for step in range(start, config.num_steps):
@@ -243,11 +242,11 @@ def train(
     )
     if hosts.is_first():
         train_report.training_figure(log.path, workdir / "curves.png")
-    if rates and hosts.is_first():
-        with contextlib.suppress(NotImplementedError):  # programs whose FLOPs are not known
-            flops = count_flops(step_fn, model.params, state, made.batch).total
-            token_flops = flops / made.work["computed"]
-            say(train_report.speed(*zip(*rates, strict=True), token_flops, machine))
+        if coming:
+            with contextlib.suppress(NotImplementedError):  # programs whose FLOPs are not known
+                flops = count_flops(step_fn, model.params, state, made.batch).total
+                token_flops = flops / made.work["computed"]
+                say(train_report.speed(log.path, start, token_flops, machine))
     say(f"Best validation KL {best.metadata['kl']:.3f} at step {best.step}: {workdir / 'adapter'}")
     return best.state.adapter
 

@@ -42,19 +42,19 @@ def forecast(
     )
 
 
-def speed(
-    rates: Sequence[float], computed: Sequence[float], flops_per_token: float, machine: Machine
-) -> str:
-    """What the median step of a run reached, its teacher's time included, as a sentence.
+def speed(log: epath.PathLike, start: int, flops_per_token: float, machine: Machine) -> str:
+    """What the median step from `start` on reached, its teacher's time included, as a sentence.
 
     Args:
-      rates: tokens/s of each step; computed: the same with padding.
       flops_per_token: of the last step, for each token with padding; the teacher's not counted.
     """
-    share = np.median(computed) * flops_per_token / machine.peak
+    steps = [r for r in read_rows(log) if "loss" in r and r["step"] >= start]
+    tokens, computed = (
+        np.median([r[key] / r["seconds"] for r in steps]) for key in ("tokens", "computed")
+    )
     return (
-        f"{np.median(rates):,.0f} tokens/s, the median of {len(rates)} steps with their teacher's "
-        f"time; its own FLOPs are {share:.0%} of the matrix peak."
+        f"{tokens:,.0f} tokens/s, the median of {len(steps)} steps with their teacher's time; its "
+        f"own FLOPs are {computed * flops_per_token / machine.peak:.0%} of the matrix peak."
     )
 
 

@@ -98,8 +98,8 @@ def test_a_plan_says_what_each_device_holds(rows, tiny):
         model.params,
         sharding.param_shardings(config, model.params),
     )
-    assert prefill.parameters == sum(jax.tree.leaves(parts))
-    assert step.parameters == prefill.parameters  # in float32 the teacher has none of its own
+    # In float32 the teacher has no weights of its own.
+    assert step.parameters == prefill.parameters == sum(jax.tree.leaves(parts))
     moments = 3 * 16 * model.config.dim * 4  # adapter, AdamW's two, and counts of steps
     assert moments <= step.state < moments + 64
     assert step.total == step.parameters + step.state + step.inputs + step.temporaries
@@ -138,8 +138,10 @@ def test_a_program_without_room_still_makes_a_row(tiny):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room\nand a long dump")
 
     chip = plan.Chip("chip", 10**9, 1e12, 1e11, None)
-    row = plan._row("step", NoRoom, 10**9, (placed(tiny), (), ()), 1, chip, 1)
+    make = functools.partial(plan._row, "step", NoRoom, 10**9, (placed(tiny), (), ()), 1, chip, 1)
+    row = make()
     assert row.refusal == "RESOURCE_EXHAUSTED: no room" and row.total > row.memory
+    assert make(copies=2).parameters == 2 * row.parameters  # a teacher's too
 
 
 def placed(tiny):

@@ -138,13 +138,13 @@ def row_bucket(rows: int) -> int:
     return max(32, near(rows))
 
 
-LEAST_SLOTS = 512
+LEAST_SLOTS = 512  # of a context: below, padding costs little
 
 
 def context_slots(slots: int) -> int:
     """A context's bucket. Four between doublings, for many rows attend to all of it.
 
-    Powers of two divide its steps, as those of `near`: the rows of a whole context fit.
+    Its steps are powers of two, as those of `near`: the rows of a whole context fit.
     """
     step = power_of_two(slots, LEAST_SLOTS) // 8
     return max(LEAST_SLOTS, -(-slots // step) * step)

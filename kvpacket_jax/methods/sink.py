@@ -54,9 +54,5 @@ def _batches(chunks, first: int):
 
 @functools.partial(jax.jit, static_argnames=("module",))
 def _read(module, params, context, ids_BxT, lengths_B, starts_B):
-    B, T = ids_BxT.shape
-    tail = kv_cache.init(module.config, B, T, params["embedding"].dtype)
-    _, tail = prefill_rows(
-        module, params, context, tail, ids_BxT, lengths_B, start=starts_B[:, None]
-    )
-    return [kv_cache.row(tail, i) for i in range(B)]
+    _, rows = prefill_rows(module, params, context, ids_BxT, lengths_B, start=starts_B[:, None])
+    return [kv_cache.row(rows, i) for i in range(len(ids_BxT))]
