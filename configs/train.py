@@ -21,7 +21,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.header = 8
     config.trailer = 8
-    config.init = "embeddings"  # the table's mean and deviation; or "text:…", a text's embeddings
+    # The embedding table's mean and deviation; or "text:…", a text's embeddings; or "adapter:…",
+    # one that was trained, by its folder or shipped name.
+    config.init = "embeddings"
 
     config.template = "chat"
     # Each entry has one number and length of documents, so that each is one compiled program.

@@ -94,18 +94,36 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
 
 
 def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
-    """Soft tokens from the embedding table's moments, or from a text's embeddings; seeded."""
-    embedding = model.params["embedding"]
-    if not config.init.startswith("text:"):
-        if config.init != "embeddings":
-            raise ValueError(f"init {config.init!r} is neither 'embeddings' nor 'text:…'.")
-        key = jax.random.key(config.seed)
-        return adapter_lib.init(key, embedding, config.header, config.trailer)
-    ids = model.tokenizer.encode(config.init.removeprefix("text:"))
-    need = config.header + config.trailer
-    ids = (ids * need)[:need]
-    tokens = jnp.asarray(embedding, jnp.float32)[jnp.array(ids)]
-    return Adapter(tokens[: config.header], tokens[config.header :])
+    """What training begins with: `config.init`, seeded.
+
+    "embeddings": from the embedding table's moments. "text:…": a text's embeddings, repeated.
+    "adapter:…": one that was trained, by its folder or shipped name; what is longer here begins
+    as "embeddings", behind its header and behind its trailer.
+
+    Raises ValueError for another `init`, and for an adapter with more tokens or for another model.
+    """
+    kind, _, what = config.init.partition(":")
+    if kind == "text" and what:
+        ids = model.tokenizer.encode(what)
+        need = config.header + config.trailer
+        ids = (ids * need)[:need]
+        tokens = jnp.asarray(model.params["embedding"], jnp.float32)[jnp.array(ids)]
+        return Adapter(tokens[: config.header], tokens[config.header :])
+    key = jax.random.key(config.seed)
+    fresh = adapter_lib.init(key, model.params["embedding"], config.header, config.trailer)
+    if config.init == "embeddings":
+        return fresh
+    if kind != "adapter" or not what:
+        raise ValueError(f"init {config.init!r} is none of 'embeddings', 'text:…' and 'adapter:…'.")
+    trained = adapter_lib.load_adapter(what, model)
+    for name, old, new in zip(Adapter._fields, trained, fresh, strict=True):
+        if len(old) > len(new):
+            raise ValueError(
+                f"The adapter {what} has a {name} of {len(old)} tokens, longer than the "
+                f"{len(new)} of this run: set config.{name}={len(old)} or more."
+            )
+    parts = zip(trained, fresh, strict=True)
+    return Adapter(*(jnp.concatenate([old, new[len(old) :]]) for old, new in parts))
 
 
 def sources(config: ConfigDict, split: str) -> dict[str, list]:

@@ -119,5 +119,5 @@ def test_caches_of_other_documents_are_refused(tiny):
 def test_buckets_pad_little_and_fit_each_other():
     for n in range(1, 9000):
         assert n <= row_bucket(n) <= max(32, 8 * -(-n // 8), 1.1 * n)
-        assert n <= context_slots(n) <= max(512, 1.25 * n)
+        assert n <= context_slots(n) <= max(512, 1.125 * n)
         assert near(n) <= context_slots(n)  # rows of a whole context fit its slots

@@ -97,6 +97,24 @@ def test_shipped_format_loads_and_checks_its_model(byte_model, trained):
     assert any(np.abs(np.asarray(x)).max() > 0 for x in loaded)
 
 
+def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trained):
+    model, config = models.load(str(byte_model), "float32"), config_lib.get_config()
+    config.init, config.header = f"adapter:{trained / 'adapter'}", 9
+    began = train_lib.initial_adapter(config, model)
+    assert [len(x) for x in began] == [9, 8]
+    for new, old in zip(began, adapter(trained), strict=True):
+        np.testing.assert_array_equal(new[:8], old)
+    assert np.abs(began.header[8]).max() > 0
+
+    config.header = 7
+    with pytest.raises(ValueError, match=r"header of 8 tokens.*set config.header=8 or more"):
+        train_lib.initial_adapter(config, model)
+    for init in ("ones", "text:", "adapter:"):
+        config.init = init
+        with pytest.raises(ValueError, match="none of 'embeddings', 'text:…' and 'adapter:…'"):
+            train_lib.initial_adapter(config, model)
+
+
 def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):
     with pytest.raises(ValueError, match="32 numbers"):
         adapter_lib.load_adapter(trained / "adapter", tiny("tiny_qwen3"))

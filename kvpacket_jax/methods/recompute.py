@@ -142,11 +142,11 @@ LEAST_SLOTS = 512  # of a context: below, padding costs little
 
 
 def context_slots(slots: int) -> int:
-    """A context's bucket. Four between doublings, for many rows attend to all of it.
+    """A context's bucket. Eight between doublings, for many rows attend to all of it.
 
     Its steps are powers of two, as those of `near`: the rows of a whole context fit.
     """
-    step = power_of_two(slots, LEAST_SLOTS) // 8
+    step = power_of_two(slots, LEAST_SLOTS) // 16
     return max(LEAST_SLOTS, -(-slots // step) * step)
 
 
