@@ -2,8 +2,9 @@
 
     python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
 
-About 10 s a step with the teacher's time, on two CPU cores with AVX512_BF16, and a few minutes of
-compiling at the start. `--config=configs/train.py:smoke` is ten steps on the smallest model.
+10 to 15 s a step with the teacher's time, on two CPU cores with AVX512_BF16, and a few minutes of
+compiling at the start; twice that in float32. `--config=configs/train.py:smoke` is ten steps on the
+smallest model.
 """
 
 from ml_collections import ConfigDict
@@ -50,6 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "wikipedia", 0.05, num_documents=5, document_words=(90, 160)
     )
     config.new_tokens = 24
+    config.teacher = ""  # a folder for the teacher's lessons, for many runs; empty: in the workdir
 
     config.num_steps = 480
     config.batch_size = 1  # sets of documents a step

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from kvpacket_jax import hosts
+
 
 class Adapter(NamedTuple):
     """One pair for all documents, float32."""
@@ -78,7 +80,7 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     `metadata["model"]` must be the model's fingerprint: loading is checked against it.
     """
     arrays = {name: np.asarray(x, np.float32) for name, x in adapter._asdict().items()}
-    ocp.save(pathlib.Path(path).absolute(), arrays, overwrite=True, custom_metadata=metadata)
+    ocp.save(hosts.absolute(path), arrays, overwrite=True, custom_metadata=metadata)
 
 
 def shipped_adapters() -> dict[str, pathlib.Path]:
@@ -103,7 +105,7 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
       FileNotFoundError: neither a folder nor a shipped name.
       ValueError: not an adapter, or one for another model.
     """
-    path = shipped_adapters().get(str(source), pathlib.Path(source).absolute())
+    path = shipped_adapters().get(str(source)) or hosts.absolute(source)
     if not path.is_dir():
         known = ", ".join(shipped_adapters()) or "none yet"
         raise FileNotFoundError(f"There is no adapter {source}: no such folder. Shipped: {known}.")

@@ -24,10 +24,11 @@ from kvpacket_jax.cost import Entry, cost, time_methods
 from kvpacket_jax.data import Example, Template, encode_example
 from kvpacket_jax.machine import measure_machine
 from kvpacket_jax.methods import Method, Request
-from kvpacket_jax.methods.settings import make
+from kvpacket_jax.methods.settings import make, split
+from kvpacket_jax.packet import Packet
 from kvpacket_jax.profiling import tree_bytes
 from models import LanguageModel, sharding
-from models.identity import digest
+from models.identity import digest, write_text
 
 Step = Callable[[str], contextlib.AbstractContextManager]
 
@@ -73,8 +74,9 @@ def evaluate(
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir, run.identity)
     rows = _Rows(workdir / "rows.jsonl")
+    teacher = pathlib.Path(config.teacher or workdir / "teacher")
     for example in track(run.examples, "answering"):
-        _answer_example(run, example, config.new_tokens, workdir / "teacher", rows)
+        _answer_example(run, example, config.new_tokens, teacher, rows)
         programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
     chosen = [r for r in rows.all if spec_of(r) in run.methods]
@@ -84,7 +86,7 @@ def evaluate(
         | {"machine": timed["machine"], "date": timed["date"], "model": config.model}
         for summary in scores.aggregate(chosen, config.seed)
     ]
-    (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -93,11 +95,18 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
     if config.template not in data.TEMPLATES:
         known = ", ".join(data.TEMPLATES)
         raise ValueError(f"template {config.template!r} is not one of {known}.")
+    if min(config.num_timed, config.runs) < 1:
+        raise ValueError(
+            f"num_timed is {config.num_timed} and runs {config.runs}: results.json has FLOPs and "
+            "seconds, for which at least one example must be timed once."
+        )
     examples = _first_questions(
         data.load(config.dataset.name, config.dataset.split, **data.options(config.dataset)),
         config.num_samples,
     )
-    specs = list(dict.fromkeys([scores.REFERENCE, *config.methods]))
+    # On the command line ml-collections makes one text of "a,b".
+    chosen = [spec for text in config.methods for spec in split(text)]
+    specs = list(dict.fromkeys([scores.REFERENCE, *chosen]))
     for spec in specs:  # before the model is loaded
         make(spec)
     model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
@@ -116,6 +125,7 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
         "adapter": adapter_lib.fingerprint(wrapper if wrapped else None),
         "template": digest(dataclasses.asdict(data.TEMPLATES[config.template])),
         "dataset": config.dataset.to_dict(),
+        "examples": digest([dataclasses.asdict(e) for e in examples]),
         "num_samples": config.num_samples,
         "new_tokens": config.new_tokens,
         "seed": config.seed,
@@ -154,7 +164,7 @@ def _claim(workdir: pathlib.Path, identity: dict) -> None:
         adapters = {old.get("adapter"), identity["adapter"]} - {"none"}
         identity["adapter"] = old["adapter"] = adapters.pop() if adapters else "none"
     if old == identity:
-        path.write_text(json.dumps(identity, indent=1) + "\n")
+        write_text(path, json.dumps(identity, indent=1) + "\n")
     else:
         differ = [k for k in identity if old.get(k) != identity[k]]
         raise ValueError(
@@ -169,11 +179,13 @@ class _Rows:
 
     def __init__(self, path: pathlib.Path):
         self._path, self.all, kept = path, [], ""
-        for line in path.read_text().splitlines() if path.exists() else ():
+        found = path.read_text() if path.exists() else ""
+        for line in found.splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 self.all += json.loads(line)
                 kept += line + "\n"
-        path.write_text(kept)
+        if kept != found:
+            write_text(path, kept)
         self.done = {(r["example"], spec_of(r)) for r in self.all}
 
     def write(self, rows: list[dict]) -> None:
@@ -241,7 +253,8 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
     """FLOPs, bytes and seconds of requests alone, on the first question of each timed example."""
     if path.exists():
         timed = json.loads(path.read_text())
-        if "date" in timed and set(run.methods) <= set(timed["methods"]):
+        as_asked = timed.get("asked") == {"num_timed": config.num_timed, "runs": config.runs}
+        if as_asked and set(run.methods) <= set(timed["methods"]):
             return timed
     with step("Measuring this machine"):
         machine = measure_machine(run.model.dtype, run.model.num_devices)
@@ -257,16 +270,19 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
                 found[label].append(_costs(run, entry, request) | times[label]._asdict())
     timed = {
         "date": datetime.date.today().isoformat(),
+        "asked": {"num_timed": config.num_timed, "runs": config.runs},
         "machine": dataclasses.asdict(machine),
         "methods": {label: _typical(measured) for label, measured in found.items()},
     }
-    path.write_text(json.dumps(timed, indent=1) + "\n")
+    write_text(path, json.dumps(timed, indent=1) + "\n")
     return timed
 
 
 def _costs(run: Run, entry: Entry, request: Request) -> dict:
     found = cost(run.model, entry, request)._asdict()
-    return found | {"cache_bytes": tree_bytes(entry.stored)}
+    packets = jax.tree.leaves(entry.stored, is_leaf=lambda x: isinstance(x, Packet))
+    cached = sum(x.length for x in packets if isinstance(x, Packet))
+    return found | {"cache_bytes": tree_bytes(entry.stored), "cached_tokens": cached}
 
 
 def _typical(measured: list[dict]) -> dict:

@@ -97,7 +97,7 @@ def _figure(axis: str, note: str, score: str = "F1") -> tuple[Figure, plt.Axes]:
     return figure, axes
 
 
-def _draw(axes: plt.Axes, line: Sequence[Point], variant: int, with_setting: bool = False) -> None:
+def _draw(axes: plt.Axes, line: Sequence[Point], variant: int) -> None:
     """One line; `variant` tells those of one method apart."""
     first = line[0]
     color, marker, dashes = _style(first.method)

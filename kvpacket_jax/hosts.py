@@ -6,6 +6,7 @@ the seed and the step.
 """
 
 import contextlib
+import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -27,6 +28,11 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             f"--distributed could not tell which process this is ({error}). Give all three of "
             "--coordinator_address=HOST:PORT, --num_processes and --process_id."
         ) from error
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A folder of this host's disks, absolute as orbax wants it; gs://… as it is."""
+    return epath.Path(path if "://" in str(path) else pathlib.Path(path).absolute())
 
 
 def is_first() -> bool:

@@ -1,5 +1,6 @@
 """Finished evaluations from their workdirs: what may be compared, as points and table cells."""
 
+import collections
 import json
 import pathlib
 import re
@@ -97,7 +98,10 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
             f"No results.json in {', '.join(map(str, workdirs))} or below{begun}; launch.evaluate "
             "writes it at its end."
         )
-    return list(found.values()), unfinished
+    names = collections.Counter(e.name for e in found.values())
+    return [
+        e if names[e.name] == 1 else e._replace(name=str(folder)) for folder, e in found.items()
+    ], unfinished
 
 
 def _name(top: pathlib.Path, folder: pathlib.Path) -> str:

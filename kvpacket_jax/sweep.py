@@ -27,6 +27,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from kvpacket_jax import shards
+from models.identity import write_text
 
 
 class Program(NamedTuple):
@@ -116,6 +117,8 @@ def members(
                 by_program[p]["adapter"] = str(runs[0].workdir / PROGRAMS["train"].final)
             base = f"--config={path}:" + ":".join(filter(None, (p, arg)))
             config = _config_flags(base, by_program[p], extra.get(p, {}), where)
+            if parse(config).get("teacher") == "":  # what it teaches one member serves them all
+                config += (f"--config.teacher={pathlib.Path(workdir) / 'teacher'}",)
             runs.append(Run(p, folder, config, tuple(other)))
         found[name] = Member(name, tuple(runs))
 
@@ -230,7 +233,7 @@ def run_member(member: Member, execute: Callable[[Sequence[str]], int] = execute
         final = run.workdir / PROGRAMS[run.program].final
         if not final.exists():  # a stopped training ends well, unfinished
             return f"{run.program} ended before it wrote {final}; the same command goes on."
-        (run.workdir / RECORD).write_text(json.dumps(run.config) + "\n")
+        write_text(run.workdir / RECORD, json.dumps(run.config) + "\n")
     return ""
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import pathlib
 import signal
 import time
 from collections.abc import Callable
@@ -32,7 +31,10 @@ DECAYS = ("cosine", "linear", "constant")
 
 
 # Settings that may change when a run is resumed; any other would make it a different run.
-FREE = ("checkpoint_every", "validate_every", "validation_sets", "second_copy", "remat", "model")
+FREE = (
+    *("checkpoint_every", "validate_every", "validation_sets", "second_copy", "remat", "model"),
+    "teacher",
+)
 
 
 class NotFinite(RuntimeError):
@@ -110,6 +112,10 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
         tokens = jnp.asarray(model.params["embedding"], jnp.float32)[jnp.array(ids)]
         return Adapter(tokens[: config.header], tokens[config.header :])
     key = jax.random.key(config.seed)
+    if min(config.header, config.trailer) < 1:  # orbax stores no array without numbers
+        raise ValueError(
+            f"header is {config.header} and trailer {config.trailer}: each has one token or more."
+        )
     fresh = adapter_lib.init(key, model.params["embedding"], config.header, config.trailer)
     if config.init == "embeddings":
         return fresh
@@ -158,26 +164,29 @@ def train(
     """
     models.check_reads_text(config.model)
     say = say if hosts.is_first() else lambda *_: None
-    workdir = epath.Path(workdir)
-    workdir = workdir if "://" in str(workdir) else epath.Path(pathlib.Path(workdir).absolute())
+    workdir = hosts.absolute(workdir)
     hosts.check_shared(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     say(f"Loading {config.model}")
     checkpoints = Checkpoints(workdir / "checkpoints")
-    config = _settled(config, checkpoints.metadata())
+    saved = checkpoints.metadata()
+    config = _settled(config, saved)
     model, readers = load_models(config, cache_dir, mesh, say)
     train_sets = sources(config, "train")
     weights = [entry.weight for _, entry in entries(config)]
     examples = data.mixture(list(train_sets.values()), weights, config.seed)
     template = data.TEMPLATES[config.template]
     encode = functools.partial(data.encode_example, model.tokenizer, template)
-    folder = workdir / "teacher"
+    folder = hosts.absolute(config.teacher) if config.teacher else workdir / "teacher"
     teach = functools.partial(lessons.lesson, new_tokens=config.new_tokens, folder=folder)
     batches = Batches(config, examples, encode, teach, readers, model.config.mesh)
     optimizer = make_optimizer(config, config.num_steps)
     step_fn = jit_step(model, optimizer, config.loss)
     reader = next(iter(readers.values()))
-    state = distill.init_state(initial_adapter(config, reader), optimizer)
+    begun = config if saved is None else config.copy_and_resolve_references()
+    if saved:
+        begun.init = "embeddings"  # only its sizes matter: what a run began with may be gone
+    state = distill.init_state(initial_adapter(begun, reader), optimizer)
     if model.config.mesh:
         whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))
         state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
@@ -218,8 +227,13 @@ def train(
             machine = measure_machine(model.dtype, devices)
             sample = [encode(examples[i]) for i in coming[:SAMPLE]]
             say(train_report.forecast(reader, sample, len(coming), machine))
+        if saved is None and config.init.startswith("adapter:"):
+            scores = validate(jax.device_get(state.adapter))  # training may not better it
+            log.write({"step": -1, **{f"validation/{k}": v for k, v in scores.items()}})
+            say(f"As it begins, from {config.init}: validation KL {scores['kl']:.3f}")
+            checkpoints.save(0, state, described, scores)
 
-    pending, saved = None, start
+    pending, newest = None, start
     finished = time.perf_counter()
     with train_report.TrainingProgress(start, config.num_steps, hosts.is_first()) as progress:
         for step in range(start, config.num_steps):
@@ -245,9 +259,9 @@ def train(
                 finished = time.perf_counter()
             log.flush()
             programs.make_room()
-            if done > saved:  # a checkpoint saved again would lose its scores
+            if done > newest:  # a checkpoint saved again would lose its scores
                 checkpoints.save(done, state, described, scores)
-                saved = done
+                newest = done
             if stopping:
                 checkpoints.close()
                 say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")

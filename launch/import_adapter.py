@@ -4,6 +4,7 @@ python -m launch.import_adapter --input=llama_3_1_8b__mixture.pt --output=adapte
 """
 
 import os
+import sys
 
 from absl import app, flags
 
@@ -17,7 +18,10 @@ def main(argv):
     from kvpacket_jax import adapter as adapter_lib
     from kvpacket_jax import import_pt
 
-    adapter, rest = import_pt.read_pt(INPUT.value)
+    try:
+        adapter, rest = import_pt.read_pt(INPUT.value)
+    except (ValueError, OSError) as error:
+        sys.exit(f"\n{error}")
     # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
     metadata = {
         "model": None,

@@ -258,21 +258,6 @@ def test_options_have_folders_of_their_own(data_dir):
     assert {len(e.documents) for e in other} == {3}
 
 
-def test_iterator_resumes_exactly(data_dir):
-    sources = [data.load(name, "train", data_dir, **SMALL) for name in SETS]
-    mixed = data.mixture(sources, [0.75, 0.25], seed=3)
-    iterator = data.iterate(mixed)
-    for _ in range(17):
-        next(iterator)
-    state = json.loads(json.dumps(iterator.get_state()))
-    rest = [next(iterator) for _ in range(40)]
-
-    resumed = data.iterate(data.mixture(sources, [0.75, 0.25], seed=3))
-    resumed.set_state(state)
-    assert [next(resumed) for _ in range(40)] == rest
-    assert rest == [mixed[i] for i in range(17, 57)]
-
-
 def test_pipeline_shuffles_every_epoch_anew_and_mixture_keeps_weights(data_dir):
     source = data.load("biography", "train", data_dir, **SMALL)
     ids = [e.id for e in data.pipeline(source, seed=0, num_epochs=2)]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 import types
 
 import numpy as np
@@ -160,6 +161,9 @@ def test_a_run_leaves_its_summary(finished):
         assert r["num_samples"] == 7 and r["num_sets"] == 4
         assert r["f1_low"] <= r["f1"] <= r["f1_high"] and r["ttft_s"] > 0
         assert r["flops_total"] > 0 and r["xla_flops"] > 0 and r["exact_match"] is not None
+        assert (r["cached_tokens"] > 0) == (r["cache_bytes"] > 0)
+    full, bare, none = (r["cached_tokens"] for r in results)
+    assert bare > full == none  # these two keep the preamble alone
     assert results[0]["kl"] == 0 and results[0]["agree"] == 1
     assert results[1]["kl"] > 0 and results[2]["flops_overhead"] == 0
 
@@ -199,6 +203,34 @@ def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     assert (workdir / "rows.jsonl").read_bytes() == before
 
 
+def test_other_questions_under_the_same_settings_are_another_run(config, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    other = config.copy_and_resolve_references()
+    other.num_samples, other.dataset = 0, {"name": "jsonl", "split": "test", "options": {}}
+    with other.unlocked():
+        other.dataset.options.path = str(path)
+    claimed = []
+    for color in ("red", "blue"):
+        record = {"documents": ["It is red."], "question": "What is it?", "answers": [color]}
+        path.write_text(json.dumps(record))
+        claimed.append(evaluate.prepare_run(other).identity)
+    evaluate._claim(tmp_path / "run", claimed[0])
+    with pytest.raises(ValueError, match="another run; examples differ"):
+        evaluate._claim(tmp_path / "run", claimed[1])
+
+
+def test_examples_are_timed_again_where_more_are_asked_for(config, finished, tmp_path):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    kept = (tmp_path / "timings.json").read_bytes()
+    evaluate.evaluate(config, tmp_path)
+    assert (tmp_path / "timings.json").read_bytes() == kept
+    more = config.copy_and_resolve_references()
+    more.runs = 2
+    results = evaluate.evaluate(more, tmp_path)
+    assert all(len(times) == 2 for r in results for times in r["ttft_runs"])
+
+
 def test_an_adapter_may_come_later_but_not_another_one(tmp_path):
     claim = functools.partial(evaluate._claim, tmp_path)
     claim({"seed": 0, "adapter": "none"})
@@ -217,6 +249,8 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(config):
         ("template", "chatty", "not one of completion, chat"),
         ("num_samples", 99, "16 questions, num_samples asks for 99"),
         ("methods", ("kv_packet",), "needs an adapter"),
+        ("methods", ("no_cache,epic:tokens=2,kv_packet",), "needs an adapter"),
+        ("num_timed", 0, "num_timed is 0 and runs 1: .* at least one example"),
     ):
         other = config.copy_and_resolve_references()
         setattr(other, field, value)

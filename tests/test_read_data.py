@@ -99,3 +99,15 @@ def test_bad_lines_are_named_all_at_once(tmp_path):
         data.load("jsonl", "test", path=str(tmp_path / "none.jsonl"))
     with pytest.raises(ValueError, match="empty"):
         data.load("jsonl", "test", path=write(tmp_path / "empty.jsonl"))
+
+
+def test_lines_end_where_json_lines_do_and_no_id_comes_twice(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    separated = json.dumps(GOOD | {"question": "One\u2028or\x85two?"}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + separated.encode() + b"\r\n" + json.dumps(GOOD).encode())
+    first, second = data.load("jsonl", "test", path=path)
+    assert first.questions[0].text == "One\u2028or\x85two?" and second.id == "line-2"
+    line = json.dumps(GOOD | {"id": "a"}).encode()
+    path.write_bytes(line + b"\n\n" + line + b'\n{"documents": ["\xff"]}\n')
+    with pytest.raises(ValueError, match="line 3: the id a is line 1's already\nline 4: 'utf-8'"):
+        data.load("jsonl", "test", path=path)

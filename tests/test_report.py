@@ -180,6 +180,13 @@ def test_only_what_is_comparable_stands_together(tmp_path, plain):
     assert "not interleaved" in sections[0].notes[1] and len(sections[1].notes) == 1
 
 
+def test_adapters_of_folders_with_one_name_are_told_apart(tmp_path):
+    folders = [write(tmp_path / f"{name}/bio", adapter=name) for name in "ab"]
+    (group,) = read_group(*folders)
+    labels = [r["setting"] for r in group.rows if r["method"] == "kv_packet"]
+    assert labels == [str(folder) for folder in folders]
+
+
 def test_series_by_documents_hold_all_else(tmp_path):
     better = summaries(FOUND | {"kv_packet": ([1, 1, 1, 1], 1e7, (0.1,) * 3)})
     write(tmp_path / "10", better, {"num_documents": 10})

@@ -210,6 +210,7 @@ def test_shipped_sweeps_name_what_exists(name, tmp_path):
             assert entry.name in data.DATASETS
         for spec in config.get("methods", ()):
             make(spec)
+        assert config.teacher == str(tmp_path / "teacher")  # one for all
     if file == "documents":
         sets = [sweep.parse(m.runs[0].config).dataset.options for m in members]
         assert len({(o.num_documents, o.document_words) for o in sets}) == len(members)

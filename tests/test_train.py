@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -83,6 +84,23 @@ def test_sigterm_right_behind_a_validation_keeps_its_scores(byte_model, tmp_path
     assert best.step == 4 and np.isfinite(best.metadata["kl"])
 
 
+def test_what_a_run_begins_with_is_scored_and_not_needed_again(byte_model, trained, tmp_path):
+    began, workdir = tmp_path / "began", tmp_path / "run"
+    shutil.copytree(trained / "adapter", began)
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | {"init": f"adapter:{began}", "num_steps": 2})
+    config.optimizer.learning_rate = 10.0  # no step can be a better one
+    best = train_lib.train(config, workdir)
+    for found, expected in zip(best, adapter(trained), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    first = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == -1 and np.isfinite(first["validation/kl"])
+    shutil.rmtree(began)
+    config.validate_every = 1
+    for found, expected in zip(train_lib.train(config, workdir), best, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_run_is_not_resumed_with_other_settings(byte_model, trained):
     changed = [*command(byte_model, trained), "--config.seed=5", "--config.optimizer.b1=0.5"]
     done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
@@ -109,6 +127,10 @@ def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trai
     config.header = 7
     with pytest.raises(ValueError, match=r"header of 8 tokens.*set config.header=8 or more"):
         train_lib.initial_adapter(config, model)
+    config.header = 0
+    with pytest.raises(ValueError, match="header is 0 and trailer 8: each has one token or more"):
+        train_lib.initial_adapter(config, model)
+    config.header = 8
     for init in ("ones", "text:", "adapter:"):
         config.init = init
         with pytest.raises(ValueError, match="none of 'embeddings', 'text:…' and 'adapter:…'"):

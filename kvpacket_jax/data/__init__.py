@@ -20,7 +20,6 @@ __all__ = [
     "Question",
     "Template",
     "encode_example",
-    "iterate",
     "load",
     "mixture",
     "options",
@@ -80,12 +79,3 @@ def mixture(
         )
     parts = [pipeline(source, seed + i) for i, source in enumerate(sources)]
     return grain.MapDataset.mix(parts, weights)
-
-
-def iterate(dataset: grain.MapDataset, prefetch: int = 8) -> grain.DatasetIterator:
-    """Returns an iterator with `get_state` and `set_state`, reading `prefetch` items ahead.
-
-    The state is that of the last item handed out, whatever has been read ahead.
-    """
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
-    return iter(dataset.to_iter_dataset(read_options=options))

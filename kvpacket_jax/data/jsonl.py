@@ -19,13 +19,18 @@ def source(
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file} (dataset.options.path).")
-    examples, bad = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    examples, bad, lines = [], [], {}
+    # Bytes, for text has more ends of line than JSON lines have, and one bad line is one.
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            examples.append(_example(json.loads(line), number, preamble))
-        except ValueError as error:  # JSONDecodeError is one
+            example = _example(json.loads(line.decode("utf-8-sig")), number, preamble)
+            if example.id in lines:
+                raise ValueError(f"the id {example.id} is line {lines[example.id]}'s already")
+            lines[example.id] = number
+            examples.append(example)
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
             bad.append(f"line {number}: {error}")
     if bad:
         shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
