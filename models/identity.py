@@ -7,9 +7,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import tempfile
+import uuid
 
 from models.config import ModelConfig
 
@@ -65,7 +64,6 @@ def _read(path: pathlib.Path) -> dict[str, str]:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file so that a reader sees the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    temporary.write_text(text)
+    temporary.replace(path)
