@@ -270,7 +270,10 @@ def _why_unknown(folder: pathlib.Path, made_by: Maker, id: str) -> str:
     for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}")):
         other = _maker_of(entry.parent / "made_by.json")
         wrong = _differences(other, made_by)
-        return f"{folder} has document {id!r}, but made with {wrong}."
+        return (
+            f"{folder} has document {id!r}, but made with {wrong}. Give the model, adapter, "
+            "template and dtype it was built with, or build it with these (bare: adapter none)."
+        )
     known = []
     for path in _documents(folder, made_by).glob("*.json"):
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about

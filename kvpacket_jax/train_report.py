@@ -38,7 +38,8 @@ def forecast(
     return (
         f"{total} sets of documents of about {tokens:,.0f} tokens: about "
         f"{datetime.timedelta(minutes=round(seconds / 60))} (h:m:s) on {machine.device}, "
-        f"{machine.threads} threads, {machine.dtype}, {machine.peak / 1e12:.2f} TFLOP/s."
+        f"{machine.threads} threads, {machine.dtype}, {machine.peak / 1e12:.2f} TFLOP/s; and a few "
+        "minutes of compiling."
     )
 
 

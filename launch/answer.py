@@ -24,7 +24,9 @@ DOCUMENTS = flags.DEFINE_list(
     "documents", None, "Ids, in the order to be read in; one with a comma in quotes.", required=True
 )
 QUERY = flags.DEFINE_string("query", None, "The question.")
-METHOD = flags.DEFINE_string("method", "kv_packet", "kv_packet, or no_recompute: bare packets.")
+METHOD = flags.DEFINE_string(
+    "method", "kv_packet", "kv_packet, or no_recompute: packets built with --adapter=none."
+)
 ADAPTER = flags.DEFINE_string("adapter", None, "As it was given to launch.build_packets.")
 OTHER_MODEL = flags.DEFINE_bool("other_model", False, "As in launch.build_packets.")
 TEMPLATE = flags.DEFINE_string("template", "chat", "As in launch.build_packets.")

@@ -28,7 +28,9 @@ ADAPTER = flags.DEFINE_string(
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
-TEMPLATE = flags.DEFINE_string("template", "chat", "What the texts are put into.")
+TEMPLATE = flags.DEFINE_string(
+    "template", "chat", "The wording around the texts: chat or completion."
+)
 PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, counted from 0.")
 ON_ERROR = flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "At a line that is no document.")
@@ -51,6 +53,8 @@ def main(argv):
         with report.step(f"Loading {MODEL.value}"):
             made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
             model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
+        if adapter is None:
+            print(f"No adapter (--adapter; none is shipped for {MODEL.value}): bare packets.")
         with report.step(f"Reading {path}"):
             on_bad = print if ON_ERROR.value == "skip" else None
             parts = corpus.plan(

@@ -2,6 +2,11 @@
 
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
 python -m launch.evaluate --config=configs/evaluate.py:cost --workdir=runs/cost
+
+What there is: biography, biography_10, biography_20, biography_64, niah, wikipedia; jsonl, with
+--config.dataset.options.path=FILE of lines {"documents": ["…"], "question": "…", "answers": ["…"]};
+cost, cost_8b. Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')",
+.num_samples (questions), .adapter, .num_timed (examples to time), .new_tokens; all are in the file.
 """
 
 import pathlib

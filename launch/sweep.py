@@ -1,8 +1,8 @@
 """Runs the members of a sweep one after another; run again, it skips those that are done.
 
 python -m launch.sweep --config=configs/sweep_documents.py --workdir=runs/documents --dry_run
-python -m launch.sweep --config=configs/sweep_ratios.py:niah --workdir=runs/ratios_niah \
-    --override=evaluate.adapter=runs/mine/adapter
+python -m launch.sweep --config=configs/sweep_ratios.py:niah --workdir=runs/ratios_niah
+    --override=evaluate.adapter=runs/mine/adapter (on one line)
 """
 
 import pathlib
@@ -17,7 +17,7 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 CONFIG = flags.DEFINE_string("config", None, "The sweep's file, configs/sweep_….py or FILE:NAME.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Each member has a folder of its name in it.")
 OVERRIDE = flags.DEFINE_multi_string(
-    "override", [], "PROGRAM.field=value for all members, as evaluate.num_samples=20; repeatable."
+    "override", [], "PROGRAM.field=value for all members, as evaluate.num_samples=20."
 )
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: every n-th member from the i-th, i from 0.")
 SLURM = flags.DEFINE_bool("slurm", False, "Submits a job array through submitit, and returns.")

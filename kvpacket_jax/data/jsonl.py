@@ -14,8 +14,10 @@ def source(
 
     A line is `{"documents": ["…"], "question": "…", "answers": ["…"]}`, with an `id` if you like.
 
-    Raises FileNotFoundError, and ValueError that names every bad line.
+    Raises FileNotFoundError, and ValueError where no path is given, or that names every bad line.
     """
+    if not path:
+        raise ValueError("Give the file of questions: --config.dataset.options.path=FILE.")
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file} (dataset.options.path).")
