@@ -3,8 +3,8 @@
     python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
 
 10 to 15 s a step with the teacher's time, on two CPU cores with AVX512_BF16, and a few minutes of
-compiling at the start; twice that in float32. `--config=configs/train.py:smoke` is ten steps on the
-smallest model.
+compiling at the start; two or three times that in float32. `--config=configs/train.py:smoke` is ten
+steps on the smallest model.
 """
 
 from ml_collections import ConfigDict

@@ -251,10 +251,10 @@ def _rows(label: str, example: Example, answers: list[Answer]) -> list[dict]:
 
 def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> dict:
     """FLOPs, bytes and seconds of requests alone, on the first question of each timed example."""
+    asked = {"num_timed": config.num_timed, "runs": config.runs}
     if path.exists():
         timed = json.loads(path.read_text())
-        as_asked = timed.get("asked") == {"num_timed": config.num_timed, "runs": config.runs}
-        if as_asked and set(run.methods) <= set(timed["methods"]):
+        if timed.get("asked") == asked and set(run.methods) <= set(timed["methods"]):
             return timed
     with step("Measuring this machine"):
         machine = measure_machine(run.model.dtype, run.model.num_devices)
@@ -270,7 +270,7 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
                 found[label].append(_costs(run, entry, request) | times[label]._asdict())
     timed = {
         "date": datetime.date.today().isoformat(),
-        "asked": {"num_timed": config.num_timed, "runs": config.runs},
+        "asked": asked,
         "machine": dataclasses.asdict(machine),
         "methods": {label: _typical(measured) for label, measured in found.items()},
     }

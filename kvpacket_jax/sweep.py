@@ -116,9 +116,8 @@ def members(
             if p == "evaluate" and runs:
                 by_program[p]["adapter"] = str(runs[0].workdir / PROGRAMS["train"].final)
             base = f"--config={path}:" + ":".join(filter(None, (p, arg)))
-            config = _config_flags(base, by_program[p], extra.get(p, {}), where)
-            if parse(config).get("teacher") == "":  # what it teaches one member serves them all
-                config += (f"--config.teacher={pathlib.Path(workdir) / 'teacher'}",)
+            teacher = pathlib.Path(workdir) / "teacher"
+            config = _config_flags(base, by_program[p], extra.get(p, {}), teacher, where)
             runs.append(Run(p, folder, config, tuple(other)))
         found[name] = Member(name, tuple(runs))
 
@@ -167,9 +166,16 @@ def _extra(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _config_flags(
-    base: str, settings: Mapping[str, Any], extra: Mapping[str, str], where: str
+    base: str,
+    settings: Mapping[str, Any],
+    extra: Mapping[str, str],
+    teacher: pathlib.Path,
+    where: str,
 ) -> tuple[str, ...]:
-    """The flags of a config, parsed here as the program will, so that none fails hours later."""
+    """The flags of a config, parsed here as the program will, so that none fails hours later.
+
+    Members share the folder `teacher` where they name none: a lesson serves them all.
+    """
     kept = {key: value for key, value in settings.items() if key not in extra}
     texts = [f"--config.{k}={v}" for k, v in (kept | dict(extra)).items()]
     try:
@@ -184,6 +190,8 @@ def _config_flags(
                 f"{where}: {key} is a {type(got).__name__} in the base config, and {value!r} "
                 f"comes out as {got!r}. Give a value of its type, or another base."
             )
+    if config.get("teacher") == "":
+        texts.append(f"--config.teacher={teacher}")
     return (base, *texts)
 
 

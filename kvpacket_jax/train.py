@@ -32,7 +32,12 @@ DECAYS = ("cosine", "linear", "constant")
 
 # Settings that may change when a run is resumed; any other would make it a different run.
 FREE = (
-    *("checkpoint_every", "validate_every", "validation_sets", "second_copy", "remat", "model"),
+    "checkpoint_every",
+    "validate_every",
+    "validation_sets",
+    "second_copy",
+    "remat",
+    "model",
     "teacher",
 )
 
@@ -102,8 +107,13 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
     "adapter:…": one that was trained, by its folder or shipped name; what is longer here begins
     as "embeddings", behind its header and behind its trailer.
 
-    Raises ValueError for another `init`, and for an adapter with more tokens or for another model.
+    Raises ValueError for another `init`, no header or trailer, and for an adapter with more tokens
+    or for another model.
     """
+    if min(config.header, config.trailer) < 1:  # orbax stores no array without numbers
+        raise ValueError(
+            f"header is {config.header} and trailer {config.trailer}: each has one token or more."
+        )
     kind, _, what = config.init.partition(":")
     if kind == "text" and what:
         ids = model.tokenizer.encode(what)
@@ -112,10 +122,6 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
         tokens = jnp.asarray(model.params["embedding"], jnp.float32)[jnp.array(ids)]
         return Adapter(tokens[: config.header], tokens[config.header :])
     key = jax.random.key(config.seed)
-    if min(config.header, config.trailer) < 1:  # orbax stores no array without numbers
-        raise ValueError(
-            f"header is {config.header} and trailer {config.trailer}: each has one token or more."
-        )
     fresh = adapter_lib.init(key, model.params["embedding"], config.header, config.trailer)
     if config.init == "embeddings":
         return fresh
@@ -183,9 +189,8 @@ def train(
     optimizer = make_optimizer(config, config.num_steps)
     step_fn = jit_step(model, optimizer, config.loss)
     reader = next(iter(readers.values()))
-    begun = config if saved is None else config.copy_and_resolve_references()
-    if saved:
-        begun.init = "embeddings"  # only its sizes matter: what a run began with may be gone
+    # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
+    begun = ConfigDict(config.to_dict() | {"init": "embeddings"}) if saved else config
     state = distill.init_state(initial_adapter(begun, reader), optimizer)
     if model.config.mesh:
         whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))

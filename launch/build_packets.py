@@ -53,8 +53,8 @@ def main(argv):
         with report.step(f"Loading {MODEL.value}"):
             made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
             model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
-        if adapter is None:
-            print(f"No adapter (--adapter; none is shipped for {MODEL.value}): bare packets.")
+        if adapter is None and ADAPTER.value is None:
+            print(f"No adapter is shipped for {MODEL.value}, and none is given: bare packets.")
         with report.step(f"Reading {path}"):
             on_bad = print if ON_ERROR.value == "skip" else None
             parts = corpus.plan(

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import json
 import re
 
@@ -256,6 +257,13 @@ def test_options_have_folders_of_their_own(data_dir):
     assert {len(e.questions) for e in few} == {3}
     other = data.load("biography", "test", data_dir, num_documents=3, **SMALL)
     assert {len(e.documents) for e in other} == {3}
+
+
+def test_a_mixture_made_anew_goes_on_at_any_item(data_dir):
+    sources = [data.load(name, "train", data_dir, **SMALL) for name in SETS]
+    rest = list(itertools.islice(data.mixture(sources, [0.75, 0.25], seed=3), 17, 57))
+    resumed = data.mixture(sources, [0.75, 0.25], seed=3)
+    assert rest == [resumed[i] for i in range(17, 57)]
 
 
 def test_pipeline_shuffles_every_epoch_anew_and_mixture_keeps_weights(data_dir):
