@@ -6,9 +6,8 @@ bits depend on the batch it was computed in, and the same bytes come out after a
 
 import array
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from kvpacket_jax.data import (
     Question,
     Template,
     encode_example,
+    json_lines,
 )
 from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packet import (
@@ -133,33 +133,9 @@ def encode(model: LanguageModel, wording: Wording, *questions: Question) -> Enco
     return encode_example(model.tokenizer, wording.template, example)
 
 
-def read_lines(path: pathlib.Path) -> Iterator[tuple[int, Document | ValueError]]:
-    """The number and the document of each line `{"id": "…", "text": "…"}`, or what is wrong.
-
-    Numbers are from 1; blank lines are passed over. A number as id is taken as its text. Raises
-    FileNotFoundError.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield number, _document(line)
-                except ValueError as error:  # of decoding and of JSON too
-                    yield number, error
-
-
-def _document(line: bytes) -> Document:
-    record = json.loads(line.decode("utf-8-sig"))
-    if not isinstance(record, dict):
-        raise ValueError(f"it is not an object but {type(record).__name__}")
-    missing = [key for key in Document._fields if key not in record]
-    if missing:
-        found = ", ".join(record) or "nothing"
-        raise ValueError(f"{' and '.join(missing)} missing; it has {found}")
+def _document(number: int, record: dict) -> Document:
     id, text = record["id"], record["text"]
-    if type(id) is int:
+    if type(id) is int:  # taken as its text
         id = str(id)
     for name, value in (("id", id), ("text", text)):
         if not isinstance(value, str) or not value.strip():
@@ -209,7 +185,7 @@ def plan(
             items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
 
     documents_by = document_maker(model, adapter, wording)
-    for number, found in read_lines(path):
+    for number, found in json_lines.read(path, Document._fields, _document):
         try:
             if isinstance(found, ValueError):
                 raise found

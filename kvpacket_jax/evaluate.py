@@ -28,7 +28,8 @@ from kvpacket_jax.methods.settings import make, split
 from kvpacket_jax.packet import Packet
 from kvpacket_jax.profiling import tree_bytes
 from models import LanguageModel, sharding
-from models.identity import digest, write_text
+from models.files import write_whole
+from models.identity import digest
 
 Step = Callable[[str], contextlib.AbstractContextManager]
 
@@ -86,7 +87,7 @@ def evaluate(
         | {"machine": timed["machine"], "date": timed["date"], "model": config.model}
         for summary in scores.aggregate(chosen, config.seed)
     ]
-    write_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -164,7 +165,7 @@ def _claim(workdir: pathlib.Path, identity: dict) -> None:
         adapters = {old.get("adapter"), identity["adapter"]} - {"none"}
         identity["adapter"] = old["adapter"] = adapters.pop() if adapters else "none"
     if old == identity:
-        write_text(path, json.dumps(identity, indent=1) + "\n")
+        write_whole(path, json.dumps(identity, indent=1) + "\n")
     else:
         differ = [k for k in identity if old.get(k) != identity[k]]
         raise ValueError(
@@ -185,7 +186,7 @@ class _Rows:
                 self.all += json.loads(line)
                 kept += line + "\n"
         if kept != found:
-            write_text(path, kept)
+            write_whole(path, kept)
         self.done = {(r["example"], spec_of(r)) for r in self.all}
 
     def write(self, rows: list[dict]) -> None:
@@ -274,7 +275,7 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
         "machine": dataclasses.asdict(machine),
         "methods": {label: _typical(measured) for label, measured in found.items()},
     }
-    write_text(path, json.dumps(timed, indent=1) + "\n")
+    write_whole(path, json.dumps(timed, indent=1) + "\n")
     return timed
 
 

@@ -1,6 +1,5 @@
 """Lessons kept on disk: the teacher runs once for an example, whatever happens to the training."""
 
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from safetensors import numpy as safetensors_numpy
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.distill import Lesson, teach
 from models import LanguageModel, identity
+from models.files import write_whole
 
 FORMAT = 1
 
@@ -52,10 +52,7 @@ def lesson(
         "lengths": np.array([len(a) for a in made.answers], np.int32),
         "hidden": made.hidden,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    temporary.write_bytes(safetensors_numpy.save(arrays))
-    temporary.replace(path)
+    write_whole(path, safetensors_numpy.save(arrays))
     return made
 
 

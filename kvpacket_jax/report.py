@@ -17,6 +17,7 @@ import rich.table
 
 from kvpacket_jax.evaluate import Row, spec_of
 from kvpacket_jax.machine import Machine
+from models.files import write_whole
 
 # Wide enough for the tables; in a narrower window their lines are broken, not cut.
 WIDTH = 110
@@ -167,4 +168,4 @@ def write_json(path: str | os.PathLike, rows: Sequence[Row], machine: Machine) -
     """Writes a list of rows, each with the machine it was made on, and the date."""
     made = {"machine": dataclasses.asdict(machine), "date": datetime.date.today().isoformat()}
     text = json.dumps([row._asdict() | made for row in rows], indent=1)
-    pathlib.Path(path).write_text(text + "\n")
+    write_whole(pathlib.Path(path), text + "\n")

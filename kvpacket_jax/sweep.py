@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from kvpacket_jax import shards
-from models.identity import write_text
+from models.files import write_whole
 
 
 class Program(NamedTuple):
@@ -241,7 +241,7 @@ def run_member(member: Member, execute: Callable[[Sequence[str]], int] = execute
         final = run.workdir / PROGRAMS[run.program].final
         if not final.exists():  # a stopped training ends well, unfinished
             return f"{run.program} ended before it wrote {final}; the same command goes on."
-        write_text(run.workdir / RECORD, json.dumps(run.config) + "\n")
+        write_whole(run.workdir / RECORD, json.dumps(run.config) + "\n")
     return ""
 
 

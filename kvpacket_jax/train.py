@@ -25,6 +25,7 @@ from kvpacket_jax.machine import measure_machine
 from kvpacket_jax.profiling import count_flops
 from kvpacket_jax.validation import Validation
 from models import LanguageModel, sharding
+from models.files import write_whole
 
 SAMPLE = 20  # examples that the forecast of a run's time looks at
 DECAYS = ("cosine", "linear", "constant")
@@ -367,9 +368,7 @@ class Log:
     def flush(self) -> None:
         began = time.monotonic()
         if hosts.is_first():
-            new = self.path.with_name(f"{self.path.name}.partial")
-            new.write_text("".join(r + "\n" for r in self._rows))
-            new.replace(self.path)
+            write_whole(self.path, "".join(r + "\n" for r in self._rows))
         now = time.monotonic()
         self._due = now + self.SHARE * (now - began)
 

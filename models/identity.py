@@ -8,9 +8,9 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import uuid
 
 from models.config import ModelConfig
+from models.files import write_whole
 
 # Of ModelConfig; not part of the model.
 RUN_CHOICES = ("scan_layers", "remat", "query_block", "mesh")
@@ -50,7 +50,7 @@ def file_digest(path: pathlib.Path, cache_dir: pathlib.Path) -> str:
         with path.open("rb") as file:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         with contextlib.suppress(OSError):  # a read-only home: hash again next time
-            write_text(known_path, json.dumps(known, indent=1))
+            write_whole(known_path, json.dumps(known, indent=1))
     return known[key]
 
 
@@ -59,11 +59,3 @@ def _read(path: pathlib.Path) -> dict[str, str]:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a reader sees the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    temporary.write_text(text)
-    temporary.replace(path)

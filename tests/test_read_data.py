@@ -88,10 +88,10 @@ def test_bad_lines_are_named_all_at_once(tmp_path):
     message = str(error.value)
     for part in (
         "line 2: Expecting",
-        "line 3: question, answers missing; found documents",
+        "line 3: question and answers missing; it has documents",
         "line 4: answers must be a list",
         "line 5: documents, answers and question must be texts",
-        "line 6: expected an object, found list",
+        "line 6: it is not an object but list",
     ):
         assert part in message
     assert "\nline 1:" not in message

@@ -1,9 +1,10 @@
 """A user's own questions: a file of JSON lines with documents, question and answers."""
 
-import json
+import functools
 import os
 import pathlib
 
+from kvpacket_jax.data import json_lines
 from kvpacket_jax.data.examples import INSTRUCTION, Example, Question
 
 
@@ -19,21 +20,16 @@ def source(
     if not path:
         raise ValueError("Give the file of questions: --config.dataset.options.path=FILE.")
     file = pathlib.Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file} (dataset.options.path).")
     examples, bad, lines = [], [], {}
-    # Bytes, for text has more ends of line than JSON lines have, and one bad line is one.
-    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            example = _example(json.loads(line.decode("utf-8-sig")), number, preamble)
-            if example.id in lines:
-                raise ValueError(f"the id {example.id} is line {lines[example.id]}'s already")
-            lines[example.id] = number
-            examples.append(example)
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
-            bad.append(f"line {number}: {error}")
+    make = functools.partial(_example, preamble)
+    for number, found in json_lines.read(file, ("documents", "question", "answers"), make):
+        if isinstance(found, ValueError):
+            bad.append(f"line {number}: {found}")
+        elif found.id in lines:
+            bad.append(f"line {number}: the id {found.id} is line {lines[found.id]}'s already")
+        else:
+            lines[found.id] = number
+            examples.append(found)
     if bad:
         shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
         raise ValueError(f"{file} has lines that cannot be used:\n{shown}")
@@ -42,12 +38,7 @@ def source(
     return examples
 
 
-def _example(record, number: int, preamble: str) -> Example:
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {type(record).__name__}")
-    missing = [k for k in ("documents", "question", "answers") if k not in record]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} missing; found {', '.join(record) or 'nothing'}")
+def _example(preamble: str, number: int, record: dict) -> Example:
     for key in ("documents", "answers"):
         if not isinstance(record[key], list) or not record[key]:
             raise ValueError(f"{key} must be a list of texts, not empty")

@@ -1,0 +1,41 @@
+"""Files of JSON lines that people write: each is an object, and what is wrong is said by line."""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def read(
+    path: pathlib.Path, required: tuple[str, ...], make: Callable[[int, dict], T]
+) -> Iterator[tuple[int, T | ValueError]]:
+    """The number of each line, from 1, and what `make(number, record)` returns, or what is wrong.
+
+    Lines end with "\\n" alone, for texts may hold the other ends of line; blank ones are passed
+    over. `make` is called with records that have all `required` keys, and may raise ValueError.
+
+    Raises FileNotFoundError.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, make(number, _record(line, required))
+            except ValueError as error:  # of decoding and of JSON too
+                yield number, error
+
+
+def _record(line: bytes, required: tuple[str, ...]) -> dict:
+    record = json.loads(line.decode("utf-8-sig"))
+    if not isinstance(record, dict):
+        raise ValueError(f"it is not an object but {type(record).__name__}")
+    missing = [key for key in required if key not in record]
+    if missing:
+        found = ", ".join(record) or "nothing"
+        raise ValueError(f"{' and '.join(missing)} missing; it has {found}")
+    return record
