@@ -11,7 +11,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import devices
+from launch import configs, devices
 
 flags.adopt_module_key_flags(devices)  # so that --help shows them
 
@@ -54,4 +54,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    configs.run(main)

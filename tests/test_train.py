@@ -108,6 +108,15 @@ def test_a_run_is_not_resumed_with_other_settings(byte_model, trained):
     assert "other settings of optimizer, seed" in done.stderr
 
 
+@pytest.mark.parametrize("field", ["hedder=3", "optimizer.rate=3", "header.x=3"])
+def test_a_mistyped_field_is_named_without_a_traceback(byte_model, tmp_path, field):
+    changed = [*command(byte_model, tmp_path), f"--config.{field}"]
+    done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    wrong = field.partition("=")[0].rpartition(".")[2]
+    assert re.search(rf"no such field of the config: .*\b{wrong}\b", done.stderr)
+
+
 def test_shipped_format_loads_and_checks_its_model(byte_model, trained):
     model = models.load(str(byte_model), "float32")
     loaded = adapter_lib.load_adapter(trained / "adapter", model)
