@@ -25,6 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # The embedding table's mean and deviation; or "text:…", a text's embeddings; or "adapter:…",
     # one that was trained, by its folder or shipped name.
     config.init = "embeddings"
+    config.other_model = False  # takes an "adapter:…" of another model of the same width
 
     config.template = "chat"
     # Each entry has one number and length of documents, so that each is one compiled program.

@@ -11,6 +11,8 @@ from orbax.checkpoint import v1 as ocp
 
 from kvpacket_jax import hosts
 
+CHECKPOINT = "_CHECKPOINT_METADATA"  # a file that orbax puts into every checkpoint
+
 
 class Adapter(NamedTuple):
     """One pair for all documents, float32."""
@@ -77,10 +79,14 @@ def wrap(adapter: Adapter, x_BxTxD: jax.Array, lengths_B: jax.Array) -> jax.Arra
 def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> None:
     """Writes an orbax checkpoint of the two arrays; `metadata` says what they were trained for.
 
-    `metadata["model"]` must be the model's fingerprint: loading is checked against it.
+    `metadata["model"]` must be the model's fingerprint: loading is checked against it. An adapter
+    that is there is replaced; ValueError for a folder with anything else, which would be lost.
     """
+    path = hosts.absolute(path)
+    if path.exists() and not (path / CHECKPOINT).exists() and any(path.iterdir()):
+        raise ValueError(f"{path} is there and is no adapter: choose a new folder.")
     arrays = {name: np.asarray(x, np.float32) for name, x in adapter._asdict().items()}
-    ocp.save(hosts.absolute(path), arrays, overwrite=True, custom_metadata=metadata)
+    ocp.save(path, arrays, overwrite=True, custom_metadata=metadata)
 
 
 def shipped_adapters() -> dict[str, pathlib.Path]:
@@ -129,7 +135,7 @@ def _check_model(path: pathlib.Path, adapter: Adapter, model, other_model: bool)
             f"{path}: its tokens have {width} numbers, embeddings of {model.name} have "
             f"{model.config.dim}. It was trained for another model."
         )
-    made_for = ocp.metadata(path).custom_metadata.get("model")
+    made_for = (ocp.metadata(path).custom_metadata or {}).get("model")
     if made_for != model.fingerprint and not other_model:
         raise ValueError(
             f"{path} was trained for the model with fingerprint {made_for or 'unknown'}; "

@@ -52,13 +52,15 @@ class Batches:
 
         Raises what went wrong on this host, RuntimeError if it was another.
         """
-        chosen = [self._examples[step * self._size + i] for i in range(self._size)]
+        stopping, lessons = stop(), []  # asked first: a lesson may take longer than is left
         try:
-            lessons = self._lessons(chosen)
+            chosen = [self._examples[step * self._size + i] for i in range(self._size)]
+            if not stopping:
+                lessons = self._lessons(chosen)
         except Exception:
             self._tell(failed=True)  # the others must not wait for this host
             raise
-        told = self._tell(lessons, stop())
+        told = self._tell(lessons, stopping)
         if told is None:
             return None
         sizes, count, tokens = told

@@ -19,6 +19,7 @@ from kvpacket_jax.adapter import Adapter
 
 DTYPES = {"FloatStorage": np.dtype("<f4"), "BFloat16Storage": np.dtype(ml_dtypes.bfloat16)}
 MAX_BYTES = 1 << 30  # of the whole file unpacked; an adapter takes under a megabyte
+MAX_VALUES = 10_000  # of the settings beside the tensors
 
 
 class _Storage(NamedTuple):
@@ -92,7 +93,8 @@ def _read(file: zipfile.ZipFile) -> tuple[Adapter, dict]:
     parts = [_array(file, root, name, content[name]) for name in Adapter._fields]
     if parts[0].shape[1] != parts[1].shape[1]:
         raise ValueError(f"header {parts[0].shape} and trailer {parts[1].shape} differ in width")
-    rest = {k: v for k, v in content.items() if k not in Adapter._fields and _is_plain(v)}
+    beside = {k: v for k, v in content.items() if k not in Adapter._fields}
+    rest = {k: v for k, v in beside.items() if isinstance(k, str) and _is_plain(v)}
     return Adapter(*parts), rest
 
 
@@ -116,8 +118,18 @@ def _array(file: zipfile.ZipFile, root: str, name: str, tensor: Any) -> np.ndarr
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    """Whether JSON can hold it; ValueError for more than any adapter has, or what holds itself."""
+    ahead, seen = [value], 0
+    while ahead:
+        value, seen = ahead.pop(), seen + 1
+        if seen > MAX_VALUES:
+            raise ValueError(f"it has over {MAX_VALUES} values beside header and trailer")
+        if isinstance(value, dict):
+            if not all(isinstance(k, str) for k in value):
+                return False
+            ahead += value.values()
+        elif isinstance(value, list | tuple):
+            ahead += value
+        elif not (value is None or isinstance(value, bool | int | float | str)):
+            return False
+    return True

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import models
-from kvpacket_jax import collectives, distill, report, topologies, train
+from kvpacket_jax import collectives, distill, recipe, report, topologies, train
 from kvpacket_jax import prefill as prefill_lib
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.buckets import Buckets
@@ -170,7 +170,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
     mesh = model.config.mesh
     turns = sharding.share_of_a_copy(mesh, config.batch_size)
     adapter_tokens = config.header + config.trailer
-    optimizer = train.make_optimizer(config, config.num_steps)
+    optimizer = recipe.make_optimizer(config, config.num_steps)
     soft = [jnp.zeros((n, model.config.dim)) for n in (config.header, config.trailer)]
     state = jax.eval_shape(lambda: distill.init_state(Adapter(*soft), optimizer))
     state = _everywhere(mesh, PartitionSpec(), state)

@@ -4,11 +4,11 @@ import contextlib
 import functools
 import json
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import models
 from kvpacket_jax import adapter as adapter_lib
-from kvpacket_jax import data, distill, hosts, lessons, programs, train_report
+from kvpacket_jax import data, distill, hosts, lessons, programs, recipe, train_report
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.batches import Batches
 from kvpacket_jax.checkpoint import Checkpoints
@@ -28,127 +28,10 @@ from models import LanguageModel, sharding
 from models.files import write_whole
 
 SAMPLE = 20  # examples that the forecast of a run's time looks at
-DECAYS = ("cosine", "linear", "constant")
-
-
-# Settings that may change when a run is resumed; any other would make it a different run.
-FREE = (
-    "checkpoint_every",
-    "validate_every",
-    "validation_sets",
-    "second_copy",
-    "remat",
-    "model",
-    "teacher",
-)
 
 
 class NotFinite(RuntimeError):
     """The loss or a gradient became NaN or infinite; the checkpoints are of steps before it."""
-
-
-def _settled(config: ConfigDict, saved: dict | None) -> ConfigDict:
-    """The config with its dtype decided; ValueError if it is not that of the run it resumes.
-
-    "auto" goes by the machine: a run resumed on another one must not decide anew.
-    """
-    config = ConfigDict(config.to_dict())
-    if saved and config.dtype == "auto":
-        config.dtype = saved["config"]["dtype"]
-    elif config.dtype == "auto":
-        config.dtype = models.fastest_dtype()
-    if saved:
-        # As JSON has it: tuples are lists there.
-        old, new = saved["config"], json.loads(json.dumps(config.to_dict()))
-        differ = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE]
-        if differ:
-            raise ValueError(
-                f"The run in this workdir was started with other settings of {', '.join(differ)}: "
-                f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
-                "Give them again, or choose another --workdir."
-            )
-    return config
-
-
-def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up, decay, optional clipping, and accumulation over steps."""
-    o = config.optimizer
-    if config.loss not in distill.LOSSES:
-        raise ValueError(f"loss {config.loss!r} is not one of {', '.join(distill.LOSSES)}.")
-    if config.reduction not in distill.REDUCTIONS:
-        known = ", ".join(distill.REDUCTIONS)
-        raise ValueError(f"reduction {config.reduction!r} is not one of {known}.")
-    if o.decay not in DECAYS:
-        raise ValueError(f"optimizer.decay {o.decay!r} is not one of {', '.join(DECAYS)}.")
-    updates = max(num_steps // config.accumulate, 1)
-    after = max(updates - o.warmup_steps, 1)
-    schedule = {
-        "cosine": lambda: optax.cosine_decay_schedule(o.learning_rate, after, o.final),
-        "linear": lambda: optax.linear_schedule(o.learning_rate, o.learning_rate * o.final, after),
-        "constant": lambda: optax.constant_schedule(o.learning_rate),
-    }[o.decay]()
-    if o.warmup_steps:
-        start = o.learning_rate / (o.warmup_steps + 1)
-        warmup = optax.linear_schedule(start, o.learning_rate, o.warmup_steps)
-        schedule = optax.join_schedules([warmup, schedule], [o.warmup_steps])
-    adamw = optax.adamw(schedule, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
-    chain = optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
-    if config.accumulate > 1:
-        # MultiSteps averages; the published sum is that times their number.
-        if config.reduction == "sum":
-            chain = optax.chain(optax.scale(config.accumulate), chain)
-        chain = optax.MultiSteps(chain, config.accumulate).gradient_transformation()
-    return chain
-
-
-def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
-    """What training begins with: `config.init`, seeded.
-
-    "embeddings": from the embedding table's moments. "text:…": a text's embeddings, repeated.
-    "adapter:…": one that was trained, by its folder or shipped name; what is longer here begins
-    as "embeddings", behind its header and behind its trailer.
-
-    Raises ValueError for another `init`, no header or trailer, and for an adapter with more tokens
-    or for another model.
-    """
-    if min(config.header, config.trailer) < 1:  # orbax stores no array without numbers
-        raise ValueError(
-            f"header is {config.header} and trailer {config.trailer}: each has one token or more."
-        )
-    kind, _, what = config.init.partition(":")
-    if kind == "text" and what:
-        ids = model.tokenizer.encode(what)
-        need = config.header + config.trailer
-        ids = (ids * need)[:need]
-        tokens = jnp.asarray(model.params["embedding"], jnp.float32)[jnp.array(ids)]
-        return Adapter(tokens[: config.header], tokens[config.header :])
-    key = jax.random.key(config.seed)
-    fresh = adapter_lib.init(key, model.params["embedding"], config.header, config.trailer)
-    if config.init == "embeddings":
-        return fresh
-    if kind != "adapter" or not what:
-        raise ValueError(f"init {config.init!r} is none of 'embeddings', 'text:…' and 'adapter:…'.")
-    trained = adapter_lib.load_adapter(what, model)
-    for name, old, new in zip(Adapter._fields, trained, fresh, strict=True):
-        if len(old) > len(new):
-            raise ValueError(
-                f"The adapter {what} has a {name} of {len(old)} tokens, longer than the "
-                f"{len(new)} of this run: set config.{name}={len(old)} or more."
-            )
-    parts = zip(trained, fresh, strict=True)
-    return Adapter(*(jnp.concatenate([old, new[len(old) :]]) for old, new in parts))
-
-
-def sources(config: ConfigDict, split: str) -> dict[str, list]:
-    """The data sets of the mixture by the names of its entries."""
-    return {
-        name: data.load(entry.name, split, **data.options(entry)) for name, entry in entries(config)
-    }
-
-
-def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """The mixture's entries with a positive weight, in a fixed order."""
-    return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
 
 
 def train(
@@ -164,11 +47,13 @@ def train(
       mesh: as models.load takes it; one device if None.
 
     Returns:
-      The best adapter by validation KL.
+      The best adapter by validation KL; the newest where SIGTERM stopped the run.
 
     Raises:
+      ValueError, FileNotFoundError: for settings, before the first step.
       NotFinite: names the batch; the checkpoints are of steps before it.
     """
+    recipe.check(config)
     models.check_reads_text(config.model)
     say = say if hosts.is_first() else lambda *_: None
     workdir = hosts.absolute(workdir)
@@ -177,22 +62,30 @@ def train(
     say(f"Loading {config.model}")
     checkpoints = Checkpoints(workdir / "checkpoints")
     saved = checkpoints.metadata()
-    config = _settled(config, saved)
+    config = recipe.settled(config, saved)
     model, readers = load_models(config, cache_dir, mesh, say)
-    train_sets = sources(config, "train")
-    weights = [entry.weight for _, entry in entries(config)]
+    train_sets = recipe.sources(config, "train")
+    weights = [entry.weight for _, entry in recipe.entries(config)]
     examples = data.mixture(list(train_sets.values()), weights, config.seed)
+    held_out = recipe.sources(config, "validation")
+    for name in train_sets:
+        if train_sets[name][0] == held_out[name][0]:
+            say(
+                f"{name}: validation asks what training learns from. For a set of its own put "
+                "{split} into the file's name: mine-{split}.jsonl is mine-train.jsonl and "
+                "mine-validation.jsonl."
+            )
     template = data.TEMPLATES[config.template]
     encode = functools.partial(data.encode_example, model.tokenizer, template)
     folder = hosts.absolute(config.teacher) if config.teacher else workdir / "teacher"
     teach = functools.partial(lessons.lesson, new_tokens=config.new_tokens, folder=folder)
     batches = Batches(config, examples, encode, teach, readers, model.config.mesh)
-    optimizer = make_optimizer(config, config.num_steps)
+    optimizer = recipe.make_optimizer(config, config.num_steps)
     step_fn = jit_step(model, optimizer, config.loss)
     reader = next(iter(readers.values()))
     # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
     begun = ConfigDict(config.to_dict() | {"init": "embeddings"}) if saved else config
-    state = distill.init_state(initial_adapter(begun, reader), optimizer)
+    state = distill.init_state(recipe.initial_adapter(begun, reader), optimizer)
     if model.config.mesh:
         whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))
         state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
@@ -203,12 +96,11 @@ def train(
     validate = Validation(
         reader,
         template,
-        sources(config, "validation"),
+        held_out,
         config.validation_sets,
         functools.partial(teach, reader),
         config.new_tokens,
     )
-    stop = _on_sigterm()
     say(f"Step {start} of {config.num_steps}; example {start * config.batch_size} of the mixture")
 
     def finish(step: int, metrics, work: dict[str, int], ids: list[str]):
@@ -233,6 +125,7 @@ def train(
             machine = measure_machine(model.dtype, devices)
             sample = [encode(examples[i]) for i in coming[:SAMPLE]]
             say(train_report.forecast(reader, sample, len(coming), machine))
+    with hosts.together():
         if saved is None and config.init.startswith("adapter:"):
             scores = validate(jax.device_get(state.adapter))  # training may not better it
             log.write({"step": -1, **{f"validation/{k}": v for k, v in scores.items()}})
@@ -241,7 +134,8 @@ def train(
 
     pending, newest = None, start
     finished = time.perf_counter()
-    with train_report.TrainingProgress(start, config.num_steps, hosts.is_first()) as progress:
+    shown = train_report.TrainingProgress(start, config.num_steps, hosts.is_first())
+    with _sigterm() as stop, shown as progress:
         for step in range(start, config.num_steps):
             made = batches(step, stop)
             stopping = made is None
@@ -380,7 +274,15 @@ def _step(row: str) -> float:
         return float("inf")  # a line cut short by a kill
 
 
-def _on_sigterm() -> Callable[[], bool]:
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Yields what says whether SIGTERM came; only a program's main thread is told of it."""
     caught = []
-    signal.signal(signal.SIGTERM, lambda *_: caught.append(True))
-    return lambda: bool(caught)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: caught.append(True))
+    try:
+        yield lambda: bool(caught)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -20,15 +20,15 @@ def main(argv):
 
     try:
         adapter, rest = import_pt.read_pt(INPUT.value)
+        # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
+        metadata = {
+            "model": None,
+            "imported_from": os.path.basename(INPUT.value),
+            "released_with": rest,
+        }
+        adapter_lib.save_adapter(OUTPUT.value, adapter, metadata)
     except (ValueError, OSError) as error:
         sys.exit(f"\n{error}")
-    # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
-    metadata = {
-        "model": None,
-        "imported_from": os.path.basename(INPUT.value),
-        "released_with": rest,
-    }
-    adapter_lib.save_adapter(OUTPUT.value, adapter, metadata)
     header, trailer = (x.shape[0] for x in adapter)
     print(f"{OUTPUT.value}: {header} + {trailer} tokens of width {adapter.header.shape[1]}")
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import FAMILIES, GOLDEN
 
 from configs import train as train_config
-from kvpacket_jax import data, distill, train
+from kvpacket_jax import data, distill, recipe
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.methods.base import store_preamble
@@ -144,11 +144,20 @@ def test_five_adamw_steps(golden):
         )
 
 
+def published_config():
+    """AdamW as the reference has it."""
+    config = train_config.get_config()
+    config.optimizer.update({"warmup_steps": 0, "b1": 0.9, "b2": 0.999})
+    return config
+
+
 def test_linear_decay(golden):
     model, arrays, lessons, adapter = golden
     batch = pack([lessons["s1"]], adapter)
-    rates = jnp.asarray(arrays["linear_decay/lrs"])
-    optimizer = optax.adamw(lambda step: rates[step], weight_decay=0.0)
+    rates = arrays["linear_decay/lrs"]
+    config = published_config()
+    config.optimizer.update({"learning_rate": float(rates[0]), "decay": "linear", "final": 0.0})
+    optimizer = recipe.make_optimizer(config, len(rates))
     losses, states = run_steps(model, adapter, optimizer, [batch] * len(rates))
     np.testing.assert_allclose(losses, arrays["linear_decay/losses_before_each_step"], rtol=1e-3)
     expected = arrays["linear_decay/header_after_each_step"]
@@ -158,16 +167,11 @@ def test_linear_decay(golden):
 
 def test_accumulation_over_two_examples(golden):
     model, arrays, lessons, adapter = golden
-    from configs import train as config_lib
-    from kvpacket_jax.train import make_optimizer
-
-    config = config_lib.get_config()
+    config = published_config()
     config.accumulate = 2
-    config.optimizer.update(
-        {"learning_rate": 0.01, "warmup_steps": 0, "decay": "constant", "b1": 0.9, "b2": 0.999}
-    )
+    config.optimizer.update({"learning_rate": 0.01, "decay": "constant"})
     batches = [pack([lessons[s]], adapter) for s in ("s1", "s2")]
-    losses, states = run_steps(model, adapter, make_optimizer(config, 2), batches)
+    losses, states = run_steps(model, adapter, recipe.make_optimizer(config, 2), batches)
     np.testing.assert_allclose(losses, arrays["accum2/losses"], rtol=1e-4)
     np.testing.assert_array_equal(states[0].header, adapter.header)
     np.testing.assert_allclose(states[1].header, arrays["accum2/header_after_1_step"], atol=5e-4)
@@ -236,9 +240,9 @@ def test_remat_saves_memory_where_layers_are_scanned():
 def test_padding_of_the_shipped_mixture_stays_under_a_quarter(demo_folder):
     config = train_config.get_config()
     read = tokenizer.load(demo_folder(config.model))
-    entries = train.entries(config)
+    entries = recipe.entries(config)
     examples = data.mixture(
-        list(train.sources(config, "train").values()), [e.weight for _, e in entries], config.seed
+        list(recipe.sources(config, "train").values()), [e.weight for _, e in entries], config.seed
     )
     adapter_tokens, found = config.header + config.trailer, []
     for i in range(60):

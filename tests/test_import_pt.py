@@ -60,6 +60,25 @@ def test_pickled_code_does_not_run(tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("kind", ["doubled", "endless"])
+def test_a_few_bytes_that_unfold_to_very_much_are_refused(kind, tmp_path):
+    inner = [1]
+    if kind == "endless":
+        inner.append(inner)
+    for _ in range(40):
+        inner = [inner, inner]
+    beside = pickle.dumps(inner, protocol=2).removeprefix(b"\x80\x02").removesuffix(b".")
+
+    def change(name, content):  # one more item of the dict
+        if not name.endswith("data.pkl"):
+            return content
+        assert content.endswith(b"u.")
+        return content[:-2] + pickle.SHORT_BINUNICODE + b"\x04deep" + beside + b"u."
+
+    with pytest.raises(ValueError, match="has over 10000 values beside header and trailer"):
+        read_pt(repack(FILES[0], tmp_path / "deep.pt", change))
+
+
 @pytest.mark.parametrize("part", ["data.pkl", "data/0", "data/1"])
 def test_missing_or_short_entries_are_refused(part, tmp_path):
     absent = repack(FILES[0], tmp_path / "a.pt", lambda n, b: None if n.endswith(part) else b)

@@ -55,6 +55,11 @@ def test_an_index_past_the_end_and_unknown_options_are_refused():
         data.load("wikipedia", "test", words=3)
     with pytest.raises(ValueError, match="validation"):
         data.load("wikipedia", "dev")
+    for name, options in (("wikipedia", {}), ("jsonl", {"path": "mine.jsonl"})):
+        with pytest.raises(ValueError, match=f"{name} has no slices"):
+            data.load(name, "test[:10%]", **options)
+    with pytest.raises(ValueError, match="validation has . paragraphs of .*fewer than the 5"):
+        data.load("wikipedia", "validation", document_words=(300, 400))
 
 
 GOOD = {"documents": ["A ferry."], "question": "What?", "answers": ["A ferry", "ferry"]}
@@ -71,6 +76,9 @@ def test_own_questions_are_read_one_a_line(tmp_path):
     assert (first.id, second.id) == ("line-1", "b")
     assert first.documents == ("A ferry.",) and second.questions[0].text == "Which?"
     assert first.questions[0].answers == ("A ferry", "ferry")
+    by_split = str(tmp_path / "{split}.jsonl")
+    write(tmp_path / "test.jsonl", GOOD | {"id": "c"})
+    assert [e.id for e in data.load("jsonl", "test", path=by_split)] == ["c"]
 
 
 def test_bad_lines_are_named_all_at_once(tmp_path):

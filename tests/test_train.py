@@ -1,5 +1,7 @@
 """The loop: killed at any moment and started again, it ends with the same adapter, bit for bit."""
 
+import contextlib
+import dataclasses
 import json
 import random
 import re
@@ -29,6 +31,7 @@ from training import (
 import models
 from configs import train as config_lib
 from kvpacket_jax import adapter as adapter_lib
+from kvpacket_jax import recipe
 from kvpacket_jax import train as train_lib
 from kvpacket_jax.checkpoint import Checkpoints
 
@@ -37,33 +40,50 @@ def adapter_bytes(workdir) -> bytes:
     return b"".join(x.tobytes() for x in adapter(workdir))
 
 
-def interrupt(byte_model, workdir, steps: int, how: signal.Signals) -> int:
-    """Starts the run and sends it a signal when `steps` rows are written; its exit code."""
+def interrupt(byte_model, workdir, more: int, how: signal.Signals) -> int:
+    """Starts the run and sends it a signal `more` steps or so after it went on; its exit code."""
+    log = workdir / "metrics.jsonl"
+    before = log.stat().st_mtime_ns if log.exists() else 0
     process = start(command(byte_model, workdir), output=subprocess.DEVNULL)
-    while process.poll() is None and steps_done(workdir) < steps:
+    gone_on, limit = None, time.monotonic() + 300
+    while process.poll() is None and (gone_on is None or steps_done(workdir) < gone_on + more):
+        assert time.monotonic() < limit, "the run does not go on"
+        if gone_on is None and log.exists() and log.stat().st_mtime_ns != before:
+            gone_on = steps_done(workdir)  # it rewrites the log first
         time.sleep(0.002)
     process.send_signal(how)
     return process.wait()
 
 
-def killed_and_resumed(byte_model, workdir, trained, kills: int) -> None:
-    rng = random.Random(kills)
-    for _ in range(kills):
-        interrupt(byte_model, workdir, rng.randint(1, STEPS - 2), signal.SIGKILL)
+def killed_and_resumed(byte_model, folder, trained, kills: int) -> None:
+    """Kills in the midst of steps; a run that ends before its kill is checked, another begun."""
+    rng, runs, landed = random.Random(kills), 0, 0
+    while landed < kills:
+        code = interrupt(byte_model, folder / f"{runs}", rng.randint(1, 3), signal.SIGKILL)
+        landed += code == -signal.SIGKILL
+        if code == 0:
+            check_whole(folder / f"{runs}", trained)
+            runs += 1
+    workdir = folder / f"{runs}"
     printed = run(byte_model, workdir)
     assert re.search(r"[1-9]\d*(,\d+)* tokens/s.* \d+% of the matrix peak", printed), printed
+    check_whole(workdir, trained)
+
+
+def check_whole(workdir, trained) -> None:
+    """Ends with the adapter of the run that was not killed, and logged each step once."""
     assert adapter_bytes(workdir) == adapter_bytes(trained)
     kept = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in kept if "loss" in row] == list(range(STEPS))
 
 
 def test_killed_twice_ends_with_the_same_adapter(byte_model, trained, tmp_path):
-    killed_and_resumed(byte_model, tmp_path / "run", trained, 2)
+    killed_and_resumed(byte_model, tmp_path, trained, 2)
 
 
 @pytest.mark.slow
 def test_killed_twenty_times_ends_with_the_same_adapter(byte_model, trained, tmp_path):
-    killed_and_resumed(byte_model, tmp_path / "run", trained, 20)
+    killed_and_resumed(byte_model, tmp_path, trained, 20)
 
 
 def test_sigterm_saves_the_step_it_reached(byte_model, trained, tmp_path):
@@ -76,9 +96,10 @@ def test_sigterm_right_behind_a_validation_keeps_its_scores(byte_model, tmp_path
     config = byte_train.get_config(str(texts(byte_model)))
     config.update(options(byte_model) | {"validation_sets": 1})
     asked = iter([False] * 4 + [True])  # before each step
-    monkeypatch.setattr(train_lib, "_on_sigterm", lambda: lambda: next(asked))
+    stop = contextlib.nullcontext(lambda: next(asked))
+    monkeypatch.setattr(train_lib, "_sigterm", lambda: stop)
     state = train_lib.distill.init_state(
-        train_lib.train(config, tmp_path / "run"), train_lib.make_optimizer(config, STEPS)
+        train_lib.train(config, tmp_path / "run"), recipe.make_optimizer(config, STEPS)
     )
     best = Checkpoints(tmp_path / "run" / "checkpoints").best(state)
     assert best.step == 4 and np.isfinite(best.metadata["kl"])
@@ -127,7 +148,7 @@ def test_shipped_format_loads_and_checks_its_model(byte_model, trained):
 def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trained):
     model, config = models.load(str(byte_model), "float32"), config_lib.get_config()
     config.init, config.header = f"adapter:{trained / 'adapter'}", 9
-    began = train_lib.initial_adapter(config, model)
+    began = recipe.initial_adapter(config, model)
     assert [len(x) for x in began] == [9, 8]
     for new, old in zip(began, adapter(trained), strict=True):
         np.testing.assert_array_equal(new[:8], old)
@@ -135,15 +156,37 @@ def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trai
 
     config.header = 7
     with pytest.raises(ValueError, match=r"header of 8 tokens.*set config.header=8 or more"):
-        train_lib.initial_adapter(config, model)
-    config.header = 0
-    with pytest.raises(ValueError, match="header is 0 and trailer 8: each has one token or more"):
-        train_lib.initial_adapter(config, model)
-    config.header = 8
-    for init in ("ones", "text:", "adapter:"):
-        config.init = init
-        with pytest.raises(ValueError, match="none of 'embeddings', 'text:…' and 'adapter:…'"):
-            train_lib.initial_adapter(config, model)
+        recipe.initial_adapter(config, model)
+
+    config.init, config.header, config.trailer = "text:abc", 2, 3
+    began = recipe.initial_adapter(config, model)
+    ids = model.tokenizer.encode("abc")
+    table = np.asarray(model.params["embedding"])
+    np.testing.assert_array_equal(np.concatenate(began), table[np.resize(ids, 5)])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("header", 0, "header is 0 and trailer 8: each has one token or more"),
+        ("init", "ones", "none of 'embeddings', 'text:…' and 'adapter:…'"),
+        ("init", "text:", "none of 'embeddings', 'text:…' and 'adapter:…'"),
+        ("init", "adapter:", "none of 'embeddings', 'text:…' and 'adapter:…'"),
+        ("template", "qwen", "template 'qwen' is not one of completion, chat"),
+        ("loss", "mse", "loss 'mse' is not one of kl, cross_entropy"),
+        ("reduction", "mean", "reduction 'mean' is not one of sum, mean_tokens, mean_questions"),
+        ("optimizer.decay", "exponential", "is not one of cosine, linear, constant"),
+        ("validate_every", 0, "validate_every is 0: it is 1 or more"),
+        ("accumulate", 0, "accumulate is 0: it is 1 or more"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_loaded(tmp_path, field, value, message):
+    config = config_lib.get_config()
+    config.model = "no-such-model"
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        train_lib.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):
@@ -151,6 +194,30 @@ def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):
         adapter_lib.load_adapter(trained / "adapter", tiny("tiny_qwen3"))
     with pytest.raises(FileNotFoundError, match="no adapter"):
         adapter_lib.load_adapter(tmp_path / "absent")
+
+
+def test_an_adapter_of_a_model_as_wide_is_taken_only_when_told(byte_model, trained):
+    model = models.load(str(byte_model), "float32")
+    other = dataclasses.replace(model, fingerprint="another")
+    with pytest.raises(ValueError, match="trained for the model with fingerprint .*another"):
+        adapter_lib.load_adapter(trained / "adapter", other)
+    adapter_lib.load_adapter(trained / "adapter", other, other_model=True)
+    config = config_lib.get_config()
+    config.init = f"adapter:{trained / 'adapter'}"
+    with pytest.raises(ValueError, match="--config.other_model"):
+        recipe.initial_adapter(config, other)
+    config.other_model = True
+    recipe.initial_adapter(config, other)
+
+
+def test_an_adapter_replaces_an_adapter_and_nothing_else(trained, tmp_path):
+    shutil.copytree(trained / "adapter", tmp_path / "old")
+    adapter_lib.save_adapter(tmp_path / "old", adapter(trained), {"model": None})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there and is no adapter"):
+        adapter_lib.save_adapter(tmp_path / "notes", adapter(trained), {"model": None})
+    assert (tmp_path / "notes" / "mine.txt").exists()
 
 
 def test_the_teacher_has_weights_of_its_own_where_that_is_faster():
@@ -163,19 +230,39 @@ def test_the_teacher_has_weights_of_its_own_where_that_is_faster():
     assert not apart(np.float32, "cpu") and not apart(ml_dtypes.bfloat16, "tpu")
 
 
-def test_decay_reaches_its_final_share():
+@pytest.mark.parametrize(
+    ("decay", "middle", "last"),
+    [("cosine", 0.5 + 0.05 / 2, 0.05), ("linear", 0.525, 0.05), ("constant", 1, 1)],
+)
+def test_the_rate_warms_up_and_decays_to_its_final_share(decay, middle, last):
     config = config_lib.get_config()
-    for decay in train_lib.DECAYS:
-        config.optimizer.decay = decay
-        train_lib.make_optimizer(config, 100)
-    config.optimizer.decay = "exponential"
-    with pytest.raises(ValueError, match="cosine, linear, constant"):
-        train_lib.make_optimizer(config, 100)
+    config.optimizer.update({"decay": decay, "learning_rate": 2.0, "final": 0.05})
+    rate = recipe.learning_rate(config, 103)  # three of them warm up
+    found = [float(rate(step)) for step in (0, 1, 2, 3, 53, 103)]
+    np.testing.assert_allclose(found, 2 * np.array([1 / 4, 2 / 4, 3 / 4, 1, middle, last]), 1e-6)
 
 
-@pytest.mark.parametrize("field", ["loss", "reduction"])
-def test_an_unknown_loss_or_reduction_is_refused_by_name(field):
-    config = config_lib.get_config()
-    config[field] = "median"
-    with pytest.raises(ValueError, match=f"{field} 'median' is not one of"):
-        train_lib.make_optimizer(config, 100)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(byte_model, tmp_path):
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | {"checkpoint_every": 1})
+    config.optimizer.learning_rate = float("inf")
+    with pytest.raises(train_lib.NotFinite, match=r"Step 1: loss nan.* on line-\d+, line-\d+\."):
+        train_lib.train(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run") == {1}
+
+
+def test_a_file_without_splits_is_said_to_validate_itself(byte_model, tmp_path):
+    said = []
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | {"num_steps": 1})
+    train_lib.train(config, tmp_path / "one", say=said.append)
+    assert any(s.startswith("it: validation asks what training learns from") for s in said)
+    assert (tmp_path / "one" / "curves.png").exists()
+    for split in ("train", "validation"):
+        lines = texts(byte_model).read_text().splitlines(keepends=True)
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines[:: -1 if split == "train" else 1]))
+    config = byte_train.get_config(str(tmp_path / "{split}.jsonl"))
+    config.update(options(byte_model) | {"num_steps": 1})
+    said.clear()
+    train_lib.train(config, tmp_path / "two", say=said.append)
+    assert not any("validation asks" in s for s in said)

@@ -71,6 +71,13 @@ def check_split(split: str) -> None:
         raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
 
 
+def check_whole(split: str, name: str) -> None:
+    """Raises ValueError unless `split` exists and is no slice, for sets that are not stored."""
+    check_split(split)
+    if split not in SPLITS:
+        raise ValueError(f"{name} has no slices, {split!r}: give {', '.join(SPLITS)}")
+
+
 def as_range(name: str, value, low: int, high: int) -> tuple[int, int]:
     """Returns `value`, a number or a (least, most) pair, as a pair.
 

@@ -4,22 +4,24 @@ import functools
 import os
 import pathlib
 
-from kvpacket_jax.data import json_lines
+from kvpacket_jax.data import generated, json_lines
 from kvpacket_jax.data.examples import INSTRUCTION, Example, Question
 
 
 def source(
     split: str, data_dir: str | os.PathLike, path: str, preamble: str = INSTRUCTION
 ) -> list[Example]:
-    """Returns one example a line of `path`; a file has no splits, so any will do.
+    """Returns one example a line of `path`.
 
     A line is `{"documents": ["…"], "question": "…", "answers": ["…"]}`, with an `id` if you like.
+    "{split}" in the path stands for the split's name; without it every split is the same file.
 
     Raises FileNotFoundError, and ValueError where no path is given, or that names every bad line.
     """
     if not path:
         raise ValueError("Give the file of questions: --config.dataset.options.path=FILE.")
-    file = pathlib.Path(path).expanduser()
+    generated.check_whole(split, "jsonl")
+    file = pathlib.Path(str(path).replace("{split}", split)).expanduser()
     examples, bad, lines = [], [], {}
     make = functools.partial(_example, preamble)
     for number, found in json_lines.read(file, ("documents", "question", "answers"), make):

@@ -108,7 +108,14 @@ class Source(Sequence):
     """The examples of a split, made when they are read."""
 
     def __init__(self, split: str, config: WikipediaConfig):
-        generated.check_split(split)
+        generated.check_whole(split, "wikipedia")
+        paragraphs = [p for record in records(split) for p in record["paragraphs"]]
+        fitting, needed = sum(_fits(p, config) for p in paragraphs), config.num_documents[1]
+        if fitting < needed:
+            raise ValueError(
+                f"wikipedia's {split} has {fitting} paragraphs of {config.document_words} words, "
+                f"fewer than the {needed} documents of an example: give a wider document_words."
+            )
         self._split, self._config = split, config
 
     def __len__(self) -> int:
