@@ -96,7 +96,9 @@ def shipped_adapters() -> dict[str, pathlib.Path]:
 
 
 def name_for(model: str, named: str | None) -> str | None:
-    """What to load for a model's name: the adapter that is named, else the one shipped, if any."""
+    """What to load for a model's name: the adapter named, else the one shipped; None for "none"."""
+    if named == "none":
+        return None
     return named or (model if model in shipped_adapters() else None)
 
 

@@ -55,18 +55,21 @@ def compose(
     """Lays packets side by side; a preamble is simply the first.
 
     Args:
-      slots: of the buffer, `slots_needed` or more; a bucket if None.
+      slots: of the buffer; a bucket if None.
 
     Returns:
       The context (batch 1) and its length: the position of what comes next.
 
     Raises:
-      ValueError: packets of another model or dtype, or a context longer than the model's.
+      ValueError: packets of another model or dtype, a context longer than the model's, or fewer
+        slots than `slots_needed`.
     """
     for i, packet in enumerate(packets):
         _check(model, packet, i)
     model.check_length(sum(p.length for p in packets))
     slots = context_slots(packets, buckets) if slots is None else slots
+    if slots < (needed := slots_needed(packets)):  # XLA would move the last over the one before
+        raise ValueError(f"{slots} slots do not hold these packets: they need {needed}.")
     context = _empty(model.config, slots, model.dtype)
     offset = 0
     for packet in packets:

@@ -106,7 +106,7 @@ def load_model(
     model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir, mesh)
     sharding.tell(model.config, model.params)
     name = name_for(source, adapter)
-    return model, load_adapter(name, model, other_model) if name not in (None, "none") else None
+    return model, load_adapter(name, model, other_model) if name else None
 
 
 def document_maker(model: LanguageModel, adapter: Adapter | None, wording: Wording) -> Maker:

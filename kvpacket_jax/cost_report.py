@@ -106,7 +106,9 @@ def run(
 
     Raises ValueError, OSError or RuntimeError: what was found and what would do.
     """
-    specs = list(METHODS) if point["methods"] == "all" else list(point["methods"])
+    # On the command line ml-collections makes one text of "a,b".
+    specs = [spec for text in point["methods"] for spec in settings.split(text)]
+    specs = list(METHODS) if specs == ["all"] else specs
     lengths = document_lengths(point["documents"])
     for spec in specs:  # before the model is loaded
         settings.make(spec)
@@ -252,7 +254,7 @@ def summary(rows: Sequence[CostRow], request: Request, model: LanguageModel) -> 
 def machine_line(machine: Machine) -> str:
     """What the figures were made on."""
     return (
-        f"{machine.device} ({machine.platform}, {machine.devices} used by jax, {machine.threads} "
+        f"{machine.device} ({machine.platform}, {machine.devices} used, {machine.threads} "
         f"threads), {machine.dtype}, jax {machine.jax_version}; measured here: matrix peak "
         f"{si(machine.peak)}FLOP/s, memory {si(machine.bandwidth)}B/s."
     )

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 import models
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import data, distill, lessons, metrics, programs, scores
+from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.answers import Answer, answer, reference
 from kvpacket_jax.cost import Entry, cost, time_methods
 from kvpacket_jax.data import Example, Template, encode_example
@@ -70,29 +71,37 @@ def evaluate(
       ValueError: unknown names, no adapter for kv_packet, or a workdir of other settings.
     """
     workdir = pathlib.Path(workdir)
+    rows = _Rows(workdir / "rows.jsonl")
     with step(f"Loading {config.model} and {config.dataset.name}"):
-        run = prepare_run(config, cache_dir, mesh)
+        run = prepare_run(config, cache_dir, mesh, rows.labels)
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir, run.identity)
-    rows = _Rows(workdir / "rows.jsonl")
-    teacher = pathlib.Path(config.teacher or workdir / "teacher")
+    teacher = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
     for example in track(run.examples, "answering"):
         _answer_example(run, example, config.new_tokens, teacher, rows)
         programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
-    chosen = [r for r in rows.all if spec_of(r) in run.methods]
     results = [
         summary
         | timed["methods"][spec_of(summary)]
         | {"machine": timed["machine"], "date": timed["date"], "model": config.model}
-        for summary in scores.aggregate(chosen, config.seed)
+        for summary in scores.aggregate(rows.all, config.seed)
     ]
     write_whole(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
 
-def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | None = None) -> Run:
-    """Loads and checks all that a run needs; nothing is computed yet."""
+def prepare_run(
+    config: ConfigDict,
+    cache_dir: str | None = None,
+    mesh: str | None = None,
+    begun: Sequence[str] = (),
+) -> Run:
+    """Loads and checks all that a run needs; nothing is computed yet.
+
+    Args:
+      begun: methods besides the config's; those that the workdir has answers of.
+    """
     if config.template not in data.TEMPLATES:
         known = ", ".join(data.TEMPLATES)
         raise ValueError(f"template {config.template!r} is not one of {known}.")
@@ -107,22 +116,26 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
     )
     # On the command line ml-collections makes one text of "a,b".
     chosen = [spec for text in config.methods for spec in split(text)]
-    specs = list(dict.fromkeys([scores.REFERENCE, *chosen]))
+    specs = list(dict.fromkeys([scores.REFERENCE, *chosen, *begun]))
     for spec in specs:  # before the model is loaded
         make(spec)
     model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
     sharding.tell(model.config, model.params)
     name = adapter_lib.name_for(config.model, config.adapter)
     wrapper = adapter_lib.load_adapter(name, model, config.other_model) if name else None
-    wrapped = any(s.split(":")[0] == "kv_packet" for s in specs)
-    if wrapper is None and wrapped:
+    if wrapper is None and any(s.split(":")[0] == "kv_packet" for s in specs):
         raise ValueError(
-            f"kv_packet needs an adapter, and none is shipped for {config.model}: give "
+            f"kv_packet needs an adapter, and there is none for {config.model}: give "
             "--config.adapter=DIR of a trained one, or leave kv_packet out of --config.methods."
         )
+    methods = dict(make(spec, wrapper) for spec in specs)
+    wrapped = any(getattr(m, "adapter", None) is not None for m in methods.values())
+    template = data.TEMPLATES[config.template]
+    _check_lengths(model, template, examples, config.new_tokens, wrapper if wrapped else None)
     identity = {
         "model": model.fingerprint,
         "dtype": str(model.dtype),
+        "tokenizer": digest([model.tokenizer.fingerprint, *model.tokenizer.stop_ids]),
         "adapter": adapter_lib.fingerprint(wrapper if wrapped else None),
         "template": digest(dataclasses.asdict(data.TEMPLATES[config.template])),
         "dataset": config.dataset.to_dict(),
@@ -131,8 +144,21 @@ def prepare_run(config: ConfigDict, cache_dir: str | None = None, mesh: str | No
         "new_tokens": config.new_tokens,
         "seed": config.seed,
     }
-    methods = dict(make(spec, wrapper) for spec in specs)
-    return Run(model, data.TEMPLATES[config.template], methods, examples, identity)
+    return Run(model, template, methods, examples, identity)
+
+
+def _check_lengths(model, template, examples, new_tokens: int, adapter: Adapter | None) -> None:
+    """Raises ValueError that names the first example that is longer than the model's context."""
+    soft = adapter.num_tokens if adapter else 0
+    for example in examples:
+        ids = encode_example(model.tokenizer, template, example)
+        documents = sum(len(d) + soft for d in ids.documents)
+        try:
+            model.check_length(
+                len(ids.preamble) + documents + max(map(len, ids.questions)) + new_tokens
+            )
+        except ValueError as error:
+            raise ValueError(f"Example {example.id}: {error}") from error
 
 
 def _first_questions(source: Sequence[Example], count: int) -> list[Example]:
@@ -156,7 +182,7 @@ def _first_questions(source: Sequence[Example], count: int) -> list[Example]:
 def _claim(workdir: pathlib.Path, identity: dict) -> None:
     """Refuses a workdir whose rows came from other settings; methods may be added.
 
-    The adapter is that of kv_packet's rows, once there are any.
+    The adapter is that of the rows of methods with one, once there are any.
     """
     path = workdir / "run.json"
     identity = json.loads(json.dumps(identity))
@@ -176,18 +202,29 @@ def _claim(workdir: pathlib.Path, identity: dict) -> None:
 
 
 class _Rows:
-    """rows.jsonl; a line cut short by a kill, and what it belonged to, is done again."""
+    """rows.jsonl; a line cut short by a kill, and what it belonged to, is done again.
+
+    A line that two processes wrote, both at work in the folder, counts once.
+    """
 
     def __init__(self, path: pathlib.Path):
-        self._path, self.all, kept = path, [], ""
+        self._path, self.all, self.done, kept = path, [], set(), ""
         found = path.read_text() if path.exists() else ""
         for line in found.splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                self.all += json.loads(line)
-                kept += line + "\n"
+                rows = json.loads(line)
+                answered = {(r["example"], spec_of(r)) for r in rows}
+                if not answered & self.done:
+                    self.all += rows
+                    self.done |= answered
+                    kept += line + "\n"
         if kept != found:
             write_whole(path, kept)
-        self.done = {(r["example"], spec_of(r)) for r in self.all}
+
+    @property
+    def labels(self) -> list[str]:
+        """Methods that have answers here."""
+        return list(dict.fromkeys(spec_of(r) for r in self.all))
 
     def write(self, rows: list[dict]) -> None:
         # One line: all rows of a method and an example, or none.
@@ -252,13 +289,14 @@ def _rows(label: str, example: Example, answers: list[Answer]) -> list[dict]:
 
 def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> dict:
     """FLOPs, bytes and seconds of requests alone, on the first question of each timed example."""
-    asked = {"num_timed": config.num_timed, "runs": config.runs}
+    devices = run.model.num_devices
+    asked = {"num_timed": config.num_timed, "runs": config.runs, "devices": devices}
     if path.exists():
         timed = json.loads(path.read_text())
         if timed.get("asked") == asked and set(run.methods) <= set(timed["methods"]):
             return timed
     with step("Measuring this machine"):
-        machine = measure_machine(run.model.dtype, run.model.num_devices)
+        machine = measure_machine(run.model.dtype, devices)
     found: dict[str, list[dict]] = {label: [] for label in run.methods}
     examples = run.examples[: config.num_timed]
     for i, example in enumerate(examples):

@@ -32,7 +32,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """A folder of this host's disks, absolute as orbax wants it; gs://… as it is."""
-    return epath.Path(path if "://" in str(path) else pathlib.Path(path).absolute())
+    return epath.Path(path if "://" in str(path) else pathlib.Path(path).expanduser().absolute())
 
 
 def is_first() -> bool:

@@ -9,6 +9,7 @@ from safetensors import numpy as safetensors_numpy
 
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.distill import Lesson, teach
+from kvpacket_jax.generate import stop_array
 from models import LanguageModel, identity
 from models.files import write_whole
 
@@ -25,7 +26,7 @@ def lesson(
     """The teacher's lesson, read from `folder` or made and written there.
 
     The file is named by all that made it, so a restart or another run with the same model and data
-    finds it. A damaged file is made again.
+    finds it. A file that cannot be read is made again.
     """
     key = identity.digest(
         {
@@ -37,7 +38,7 @@ def lesson(
             "documents": example.documents,
             "questions": example.questions,
             "new_tokens": new_tokens,
-            "stop_ids": None if stop_ids is None else list(stop_ids),
+            "stop_ids": stop_array(model, stop_ids).tolist(),
         }
     )
     path = folder / f"{key}.safetensors"

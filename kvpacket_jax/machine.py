@@ -17,9 +17,10 @@ from kvpacket_jax.profiling import call_seconds
 class Machine:
     """What figures were made on. Those of two machines are never compared.
 
-    device: model of CPU or accelerator. devices: how many jax sees. threads: of the host, that
-    this process may use. peak: FLOP/s of products of `dtype` operands with float32 results.
-    bandwidth: bytes/s to and from memory. Both are measured on one device.
+    device: model of CPU or accelerator. devices: how many of them the model lay on. threads: of the
+    host, that this process may use. peak: FLOP/s of products of `dtype` operands with float32
+    results. bandwidth: bytes/s to and from memory. Both are of one device times `devices` (once for
+    those of one CPU, which share it).
     """
 
     device: str
@@ -35,8 +36,6 @@ class Machine:
 def measure_machine(dtype: Any, devices: int = 1) -> Machine:
     """Measures the default device, in a second or two, with products of `dtype` operands.
 
-    Peak and bandwidth are those of so many `devices` together (those of one CPU share it).
-
     float32 products are at full precision, as the models' are: no TF32, no bf16 passes.
     """
     device = jax.devices()[0]
@@ -48,7 +47,7 @@ def measure_machine(dtype: Any, devices: int = 1) -> Machine:
     return Machine(
         device=model[1] if model else device.device_kind,
         platform=device.platform,
-        devices=jax.device_count(),
+        devices=devices,
         threads=len(affinity(0)) if affinity else os.cpu_count() or 1,
         jax_version=jax.__version__,
         dtype=jnp.dtype(dtype).name,
@@ -98,5 +97,5 @@ def _fastest(fn: Callable[[], Any], budget: float = 0.25) -> float:
 
 
 def floor_seconds(flops: float, moved_bytes: float, machine: Machine) -> float:
-    """The least seconds one device of `machine` takes for `flops` and memory traffic."""
+    """The least seconds `machine` takes for `flops` and memory traffic."""
     return max(flops / machine.peak, moved_bytes / machine.bandwidth)

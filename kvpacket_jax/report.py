@@ -168,4 +168,4 @@ def write_json(path: str | os.PathLike, rows: Sequence[Row], machine: Machine) -
     """Writes a list of rows, each with the machine it was made on, and the date."""
     made = {"machine": dataclasses.asdict(machine), "date": datetime.date.today().isoformat()}
     text = json.dumps([row._asdict() | made for row in rows], indent=1)
-    write_whole(pathlib.Path(path), text + "\n")
+    write_whole(pathlib.Path(path).expanduser(), text + "\n")

@@ -68,7 +68,7 @@ def write_report(
     """
     found, unfinished = results.read(workdirs)
     sections = report(found, unfinished)
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     (output / "figures").mkdir(parents=True, exist_ok=True)
     for shown in (s for section in sections for s in section.shown):
         (output / "figures" / f"{shown.name}.svg").write_text(shown.svg)

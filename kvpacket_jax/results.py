@@ -82,7 +82,7 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
       ValueError: nothing finished in any of them, or a file that is not evaluate.py's.
     """
     found, unfinished = {}, []
-    for top in map(pathlib.Path, workdirs):
+    for top in (pathlib.Path(w).expanduser() for w in workdirs):
         if not top.is_dir():
             raise FileNotFoundError(f"There is no folder {str(top)!r}.")
         for path in sorted(top.rglob("run.json")):
@@ -209,6 +209,10 @@ class Series(NamedTuple):
     points: list[Point]
 
 
+# What differs with the documents, in run.json.
+OF_THE_DATA = ("dataset", "examples", "num_samples")
+
+
 def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
     """F1 by number and by length of documents, where at least two evaluations differ in it alone.
 
@@ -222,7 +226,7 @@ def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
             if option not in options:
                 continue
             value = options.pop(option)
-            asked = {k: v for k, v in e.run.items() if k not in ("dataset", "num_samples")}
+            asked = {k: v for k, v in e.run.items() if k not in OF_THE_DATA}
             dataset = e.run["dataset"] | {"options": options}
             key = json.dumps([asked, dataset], sort_keys=True)
             held.setdefault(key, {}).setdefault(_middle(value), e)

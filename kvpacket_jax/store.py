@@ -41,6 +41,7 @@ FORMAT = 1
 # could go unnoticed: the format itself protects nothing.
 SEAL = "header_sha256"
 PARTIAL = ".partial-"
+LISTED = 2000  # documents of a store that are read to name those like an unknown id
 READERS = 4  # threads: one waits for the disk while another copies and hashes
 
 
@@ -101,7 +102,8 @@ def forget(folder: pathlib.Path, wanted: Sequence[tuple[str, Maker]]) -> None:
     for name in dict.fromkeys(name for name, _ in wanted):
         with packet_path(folder, name).open("rb") as file:
             os.fsync(file.fileno())  # what is not written yet cannot be dropped
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):  # macOS has none: what is read is then in memory
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def verify(folder: pathlib.Path, name: str) -> None:
@@ -274,8 +276,10 @@ def _why_unknown(folder: pathlib.Path, made_by: Maker, id: str) -> str:
             f"{folder} has document {id!r}, but made with {wrong}. Give the model, adapter, "
             "template and dtype it was built with, or build it with these (bare: adapter none)."
         )
-    known = []
-    for path in _documents(folder, made_by).glob("*.json"):
+    known, paths = [], list(_documents(folder, made_by).glob("*.json"))
+    if len(paths) > LISTED:  # each is a file to be read
+        return f"{folder} has no document {id!r} among its {len(paths) - 1:,}."
+    for path in paths:
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
             known += [_entry(path)] if path.name != "made_by.json" else []
     close = difflib.get_close_matches(id, known, n=20, cutoff=0.0)

@@ -62,7 +62,7 @@ class Run(NamedTuple):
         if not (self.workdir / PROGRAMS[self.program].final).exists():
             return False
         record = self.workdir / RECORD
-        return not record.exists() or json.loads(record.read_text()) == list(self.config)
+        return record.exists() and json.loads(record.read_text()) == list(self.config)
 
 
 class Member(NamedTuple):
@@ -96,6 +96,7 @@ def members(
       FileNotFoundError: no such file.
     """
     path, _, arg = file.partition(":")
+    root = pathlib.Path(workdir).expanduser()
     found: dict[str, Member] = {}
     extra = _extra(overrides)
 
@@ -112,11 +113,11 @@ def members(
         by_program = _by_program(programs, settings, where)
         runs = []
         for p in programs:
-            folder = pathlib.Path(workdir) / name / (p if len(programs) > 1 else "")
+            folder = root / name / (p if len(programs) > 1 else "")
             if p == "evaluate" and runs:
                 by_program[p]["adapter"] = str(runs[0].workdir / PROGRAMS["train"].final)
             base = f"--config={path}:" + ":".join(filter(None, (p, arg)))
-            teacher = pathlib.Path(workdir) / "teacher"
+            teacher = root / "teacher"
             config = _config_flags(base, by_program[p], extra.get(p, {}), teacher, where)
             runs.append(Run(p, folder, config, tuple(other)))
         found[name] = Member(name, tuple(runs))

@@ -1,6 +1,7 @@
 """The flags of what programs keep between runs: models, and what was compiled for them."""
 
 import logging
+import os
 import pathlib
 
 from absl import flags
@@ -23,9 +24,9 @@ def use(distributed: bool = False) -> pathlib.Path:
 
     absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
     logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
-    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir())
+    cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir()).expanduser()
     if COMPILATION_CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     elif not distributed:  # folders of its own might find a program on one host and not on others
         jax.config.update("jax_compilation_cache_dir", str(cache_dir / "compiled"))

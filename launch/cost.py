@@ -38,13 +38,12 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax import cost_report, report
-    from kvpacket_jax.methods import settings
 
     cache_dir = caches.use()
     point = {
         "model": MODEL.value,
         "dtype": DTYPE.value,
-        "methods": "all" if METHODS.value == "all" else settings.split(METHODS.value),
+        "methods": (METHODS.value,),
         "documents": DOCUMENTS.value,
         "preamble": PREAMBLE.value,
         "query": QUERY.value,

@@ -27,7 +27,7 @@ DOCUMENTS = flags.DEFINE_enum(
     "Lives of people, what the shipped adapter was trained on; or prose, which it was not.",
 )
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
-ADAPTER = flags.DEFINE_string("adapter", None, "A folder, or a shipped name; default: the model's.")
+ADAPTER = flags.DEFINE_string("adapter", None, "A folder, a shipped name, or none.")
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
@@ -54,20 +54,20 @@ def main(argv):
             model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.tell(model.config, model.params)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
+        with report.step("Measuring this machine"):
+            machine = measure_machine(model.dtype, model.num_devices)
+        label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter)"}
+        methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
+        example = demo.DOCUMENTS[DOCUMENTS.value]()
+        rows = evaluate.compare(
+            model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
+        )
+        if JSON.value:
+            report.write_json(JSON.value, rows, machine)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"\n{error}")
-    with report.step("Measuring this machine"):
-        machine = measure_machine(model.dtype, model.num_devices)
-    label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter yet)"}
-    methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
-    example = demo.DOCUMENTS[DOCUMENTS.value]()
-    rows = evaluate.compare(
-        model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
-    )
     report.console.print(report.answer_table(rows), report.method_table(rows))
     report.console.print(report.peak_share(rows[0], machine))
-    if JSON.value:
-        report.write_json(JSON.value, rows, machine)
 
 
 if __name__ == "__main__":

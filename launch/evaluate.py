@@ -33,7 +33,7 @@ def main(argv):
     from kvpacket_jax import cost_report, evaluate, report
 
     cache_dir = caches.use()
-    workdir = pathlib.Path(WORKDIR.value)
+    workdir = pathlib.Path(WORKDIR.value).expanduser()
     try:
         if "documents" in CONFIG.value:  # costs alone
             measured = cost_report.run(

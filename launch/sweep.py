@@ -40,7 +40,7 @@ def main(argv):
         if DRY_RUN.value:
             print("\n".join(sweep.described(member) for member in found))
         elif SLURM.value:
-            folder = pathlib.Path(WORKDIR.value) / "slurm"
+            folder = pathlib.Path(WORKDIR.value).expanduser() / "slurm"
             print("\n".join(sweep.submit(found, folder, SLURM_OPTIONS.value)))
         elif sweep.run_members(found):
             sys.exit(1)

@@ -11,7 +11,7 @@ import pytest
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.buckets import CHUNK, Buckets
-from kvpacket_jax.compose import compose, context_slots
+from kvpacket_jax.compose import compose, context_slots, slots_needed
 from kvpacket_jax.generate import generate
 from kvpacket_jax.packet import build_packets, packet_caches
 from kvpacket_jax.prefill import prefill
@@ -129,6 +129,15 @@ def test_padding_and_bucket_sizes_change_nothing(model, adapter):
     for logits, answer in results[1:]:
         np.testing.assert_allclose(logits, results[0][0], atol=2e-4)
         assert answer == results[0][1]
+
+
+def test_fewer_slots_than_packets_and_padding_need_are_refused(model, adapter):
+    packets = build_packets(model, adapter, [ids(0, 5), ids(1, 9)], SMALL)
+    needed = slots_needed(packets)
+    assert needed > sum(p.length for p in packets)
+    compose(model, packets, slots=needed)
+    with pytest.raises(ValueError, match=f"{needed - 1} slots do not hold .* they need {needed}"):
+        compose(model, packets, slots=needed - 1)
 
 
 def test_what_stands_in_the_padding_is_never_seen(model, adapter):

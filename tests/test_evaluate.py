@@ -192,6 +192,35 @@ def test_a_run_cut_short_goes_on_to_the_same_summary(config, finished, tmp_path)
     )
 
 
+def test_a_method_is_added_and_what_is_there_stays(config, finished, tmp_path):
+    whole, results = finished
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join([*rows, rows[-1]]))  # by two processes at once
+    one = config.copy_and_resolve_references()
+    one.methods = ("epic",)
+    found = evaluate.evaluate(one, tmp_path)
+    assert [r["method"] for r in found] == [*(r["method"] for r in results), "epic"]
+    for new, old in zip(comparable(found), comparable(results), strict=False):
+        assert {k: new[k] for k in old if "f1" not in k} == {
+            k: v for k, v in old.items() if "f1" not in k
+        }
+    assert {r["num_samples"] for r in found} == {7}
+
+
+def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    long = {"documents": ["x" * 5000], "question": "Which?", "answers": ["x"], "id": "the-long-one"}
+    short = long | {"documents": ["x"], "id": "short"}
+    path.write_text(f"{json.dumps(short)}\n{json.dumps(long)}\n")
+    other = config.copy_and_resolve_references()
+    other.num_samples, other.dataset = 0, {"name": "jsonl", "split": "test", "options": {}}
+    with other.unlocked():
+        other.dataset.options.path = str(path)
+    with pytest.raises(ValueError, match="Example the-long-one: .* spans .* positions"):
+        evaluate.prepare_run(other)
+
+
 def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     workdir, _ = finished
     before = (workdir / "rows.jsonl").read_bytes()

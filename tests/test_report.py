@@ -79,6 +79,7 @@ def summaries(found=FOUND, **machine) -> list[dict]:
 def write(folder, rows=None, options=None, **run):
     run = RUN | run
     run["dataset"] = RUN["dataset"] | {"options": RUN["dataset"]["options"] | (options or {})}
+    run["examples"] = f"digest of {run['dataset']}"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run))
     if rows is not False:

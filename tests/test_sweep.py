@@ -98,6 +98,8 @@ def test_done_members_are_skipped_until_their_settings_change(file, tmp_path):
     again = sweep.members(file, tmp_path, ["evaluate.data.n=7"])
     assert "--config.data.n=7" in again[1].runs[0].config
     assert run(again)[0] == ["evaluate evaluate", "one evaluate"]
+    (tmp_path / "lr/sweep.json").unlink()  # run by hand, nobody knows with which settings
+    assert run(again)[0] == ["lr train"]
 
 
 def test_a_failure_stops_its_member_alone_and_is_named(file, tmp_path):
