@@ -2,6 +2,7 @@
 PYTHON ?= python3
 MODEL ?= qwen2.5-coder-0.5b
 ARGS ?=
+RUNS ?= runs/adapter
 
 SUPPORTED := 3.11 3.12 3.13
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -12,7 +13,7 @@ STAMP := .venv/installed-py$(VERSION)
 RUN := .venv/bin/python -m
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-all plan lint format
+.PHONY: help demo adapter test test-fast test-all plan lint format
 .DEFAULT_GOAL := help
 
 help:  ## Lists the targets.
@@ -21,6 +22,16 @@ help:  ## Lists the targets.
 
 demo: $(STAMP)  ## Answers questions from cached documents with a real model. MODEL=, ARGS=--json=demo.json
 	$(RUN) launch.demo --model=$(MODEL) $(ARGS)
+
+adapter: $(STAMP)  ## Trains the shipped adapter from nothing, in RUNS=runs/adapter; goes on after a stop.
+	@echo "Three runs, of 480, 170 and 130 steps. Each says how long it takes; all three take 1.6 times"
+	@echo "the first: 3 hours on two cores with AVX512_BF16, 8 hours in float32."
+	$(RUN) launch.train --config=configs/train.py --workdir=$(RUNS)/first
+	$(RUN) launch.train --config=configs/train.py:more --config.init=adapter:$(RUNS)/first/adapter \
+	  --config.teacher=$(RUNS)/teacher --workdir=$(RUNS)/second
+	$(RUN) launch.train --config=configs/train.py:more --config.init=adapter:$(RUNS)/second/adapter \
+	  --config.teacher=$(RUNS)/teacher --config.num_steps=130 --config.validate_every=65 \
+	  --workdir=$(RUNS)/third
 
 test: lint  ## Lint, format and the tests; fetches the demo models it needs.
 	$(RUN) pytest $(PARALLEL) --durations=20 $(ARGS)
