@@ -4,8 +4,8 @@ configs/train.py         from nothing: 8 + 8 tokens, 480 steps
 configs/train.py:more    goes on with the shipped one, 16 + 16 tokens, 170 steps at half the rate
 configs/train.py:smoke   ten steps on the smallest model
 
-`make adapter` is how the shipped one was made: the first, then twice the second. A step takes about
-15 s with the teacher's time on two CPU cores with AVX512_BF16, 36 s on two without (float32).
+`make adapter` is how the shipped one was made: the first, then the second. A step takes about 15 s
+with the teacher's time on two CPU cores with AVX512_BF16, 36 s on two without (float32).
 """
 
 from ml_collections import ConfigDict
