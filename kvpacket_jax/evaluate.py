@@ -81,12 +81,9 @@ def evaluate(
         _answer_example(run, example, config.new_tokens, teacher, rows)
         programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
-    results = [
-        summary
-        | timed["methods"][spec_of(summary)]
-        | {"machine": timed["machine"], "date": timed["date"], "model": config.model}
-        for summary in scores.aggregate(rows.all, config.seed)
-    ]
+    summaries = {spec_of(s): s for s in scores.aggregate(rows.all, config.seed)}
+    about = {"machine": timed["machine"], "date": timed["date"], "model": config.model}
+    results = [summaries[label] | timed["methods"][label] | about for label in run.methods]
     write_whole(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     return results
 
