@@ -106,8 +106,7 @@ def run(
 
     Raises ValueError, OSError or RuntimeError: what was found and what would do.
     """
-    # On the command line ml-collections makes one text of "a,b".
-    specs = [spec for text in point["methods"] for spec in settings.split(text)]
+    specs = settings.listed(point["methods"])
     specs = list(METHODS) if specs == ["all"] else specs
     lengths = document_lengths(point["documents"])
     for spec in specs:  # before the model is loaded

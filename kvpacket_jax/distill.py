@@ -209,7 +209,7 @@ def pack(lessons: Sequence[Lesson], sizes: Sizes, count: int) -> Batch:
 def tokens(lessons: Sequence[Lesson], adapter_tokens: int) -> int:
     """Tokens that a step runs through the layers, without padding."""
     return sum(
-        _context_length(lesson.example, adapter_tokens)
+        lesson.example.context_length(adapter_tokens)
         + sum(map(len, answer_rows(lesson.example.questions, lesson.answers)))
         for lesson in lessons
     )
@@ -224,11 +224,7 @@ def computed(sizes: Sizes, adapter_tokens: int) -> int:
 def student_length(lesson: Lesson, adapter_tokens: int) -> int:
     """Positions of the student's longest row: preamble, wrapped documents, question and answer."""
     longest = max(map(len, answer_rows(lesson.example.questions, lesson.answers)))
-    return _context_length(lesson.example, adapter_tokens) + longest + 1
-
-
-def _context_length(example: EncodedExample, adapter_tokens: int) -> int:
-    return len(example.preamble) + sum(len(d) + adapter_tokens for d in example.documents)
+    return lesson.example.context_length(adapter_tokens) + longest + 1
 
 
 def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array:

@@ -19,13 +19,12 @@ from ml_collections import ConfigDict
 import models
 from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import data, distill, lessons, metrics, programs, scores
-from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.answers import Answer, answer, reference
 from kvpacket_jax.cost import Entry, cost, time_methods
-from kvpacket_jax.data import Example, Template, encode_example
+from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
 from kvpacket_jax.machine import measure_machine
 from kvpacket_jax.methods import Method, Request
-from kvpacket_jax.methods.settings import make, split
+from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packet import Packet
 from kvpacket_jax.profiling import tree_bytes
 from models import LanguageModel, sharding
@@ -41,7 +40,7 @@ class Run(NamedTuple):
     model: LanguageModel
     template: Template
     methods: dict[str, Method]  # by "name" or "name:setting"
-    examples: list[Example]
+    examples: list[tuple[Example, EncodedExample]]
     identity: dict  # all that its answers depend on
 
 
@@ -77,8 +76,8 @@ def evaluate(
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir, run.identity)
     teacher = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
-    for example in track(run.examples, "answering"):
-        _answer_example(run, example, config.new_tokens, teacher, rows)
+    for example, encoded in track(run.examples, "answering"):
+        _answer_example(run, example, encoded, config.new_tokens, teacher, rows)
         programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
     summaries = {spec_of(s): s for s in scores.aggregate(rows.all, config.seed)}
@@ -111,9 +110,7 @@ def prepare_run(
         data.load(config.dataset.name, config.dataset.split, **data.options(config.dataset)),
         config.num_samples,
     )
-    # On the command line ml-collections makes one text of "a,b".
-    chosen = [spec for text in config.methods for spec in split(text)]
-    specs = list(dict.fromkeys([scores.REFERENCE, *chosen, *begun]))
+    specs = list(dict.fromkeys([scores.REFERENCE, *listed(config.methods), *begun]))
     for spec in specs:  # before the model is loaded
         make(spec)
     model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
@@ -128,7 +125,9 @@ def prepare_run(
     methods = dict(make(spec, wrapper) for spec in specs)
     wrapped = any(getattr(m, "adapter", None) is not None for m in methods.values())
     template = data.TEMPLATES[config.template]
-    _check_lengths(model, template, examples, config.new_tokens, wrapper if wrapped else None)
+    encoded = [encode_example(model.tokenizer, template, example) for example in examples]
+    asked = list(zip(examples, encoded, strict=True))
+    _check_lengths(model, asked, config.new_tokens, wrapper.num_tokens if wrapped else 0)
     identity = {
         "model": model.fingerprint,
         "dtype": str(model.dtype),
@@ -141,19 +140,15 @@ def prepare_run(
         "new_tokens": config.new_tokens,
         "seed": config.seed,
     }
-    return Run(model, template, methods, examples, identity)
+    return Run(model, template, methods, asked, identity)
 
 
-def _check_lengths(model, template, examples, new_tokens: int, adapter: Adapter | None) -> None:
+def _check_lengths(model: LanguageModel, asked, new_tokens: int, soft_tokens: int) -> None:
     """Raises ValueError that names the first example that is longer than the model's context."""
-    soft = adapter.num_tokens if adapter else 0
-    for example in examples:
-        ids = encode_example(model.tokenizer, template, example)
-        documents = sum(len(d) + soft for d in ids.documents)
+    for example, encoded in asked:
+        longest = max(map(len, encoded.questions)) + new_tokens
         try:
-            model.check_length(
-                len(ids.preamble) + documents + max(map(len, ids.questions)) + new_tokens
-            )
+            model.check_length(encoded.context_length(soft_tokens) + longest)
         except ValueError as error:
             raise ValueError(f"Example {example.id}: {error}") from error
 
@@ -236,13 +231,17 @@ def spec_of(row: dict) -> str:
 
 
 def _answer_example(
-    run: Run, example: Example, new_tokens: int, teacher: pathlib.Path, rows: _Rows
+    run: Run,
+    example: Example,
+    encoded: EncodedExample,
+    new_tokens: int,
+    teacher: pathlib.Path,
+    rows: _Rows,
 ) -> None:
     missing = [label for label in run.methods if (example.id, label) not in rows.done]
     if not missing:
         return
     model, template = run.model, run.template
-    encoded = encode_example(model.tokenizer, template, example)
     lesson = lessons.lesson(model, encoded, new_tokens, teacher)
     for label in missing:
         if label == scores.REFERENCE:
@@ -253,7 +252,7 @@ def _answer_example(
         rows.write(_rows(label, example, answers))
 
 
-def _stored(run: Run, label: str, encoded: data.EncodedExample, example_id: str) -> Entry:
+def _stored(run: Run, label: str, encoded: EncodedExample, example_id: str) -> Entry:
     method = run.methods[label]
     if hasattr(method, "seed"):  # what is drawn differs between examples
         method = dataclasses.replace(method, seed=int(digest([method.seed, example_id])[:8], 16))
@@ -296,8 +295,7 @@ def _timings(run: Run, config: ConfigDict, path: pathlib.Path, step: Step) -> di
         machine = measure_machine(run.model.dtype, devices)
     found: dict[str, list[dict]] = {label: [] for label in run.methods}
     examples = run.examples[: config.num_timed]
-    for i, example in enumerate(examples):
-        encoded = encode_example(run.model.tokenizer, run.template, example)
+    for i, (example, encoded) in enumerate(examples):
         with step(f"Timing and counting all methods, example {i + 1} of {len(examples)}"):
             entries = {label: _stored(run, label, encoded, example.id) for label in run.methods}
             request = Request(encoded.preamble, encoded.documents, encoded.questions[0])

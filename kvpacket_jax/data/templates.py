@@ -29,6 +29,10 @@ class EncodedExample:
     documents: list[list[int]]
     questions: list[list[int]]
 
+    def context_length(self, soft_tokens: int = 0) -> int:
+        """Positions before the question, with so many soft tokens around each document."""
+        return len(self.preamble) + sum(len(d) + soft_tokens for d in self.documents)
+
 
 @dataclasses.dataclass(frozen=True)
 class Template:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from kvpacket_jax.adapter import Adapter
@@ -67,6 +68,11 @@ def split(text: str) -> list[str]:
         else:
             specs.append(part)
     return specs
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+    """The specs of a config's methods: from a command line ml-collections has one text, "a,b"."""
+    return [spec for text in texts for spec in split(text)]
 
 
 def settings(method: type[Method]) -> dict[str, Any]:
