@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from launch import caches, devices
+from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -43,14 +43,12 @@ def main(argv):
 
     cache_dir = caches.use()
     folder = pathlib.Path(STORE.value).expanduser()
-    try:
+    with errors.in_one_line():
         ask.check_method(METHOD.value)
         wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
         made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
         model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
         session = ask.open_session(model, folder, DOCUMENTS.value, wording, METHOD.value, adapter)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
     for question in ask.questions() if QUERY.value is None else [QUERY.value]:
         try:
             for piece in ask.answer(session, question, NEW_TOKENS.value):
@@ -60,8 +58,8 @@ def main(argv):
                 print(ask.cost_text(session, ask.measure(session, question)))
         except KeyboardInterrupt:
             break
-        except (ValueError, OSError, RuntimeError) as error:  # the next question may fit
-            print(error, file=sys.stderr)
+        except errors.EXPECTED as error:  # the next question may fit
+            print(errors.words(error), file=sys.stderr)
             if QUERY.value is not None:
                 sys.exit(1)
 

@@ -7,11 +7,10 @@ its part of the corpus: --shard=0/4, 1/4, 2/4 and 3/4.
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
 
-from launch import caches, devices
+from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -47,7 +46,7 @@ def main(argv):
 
     cache_dir = caches.use()
     folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
-    try:
+    with errors.in_one_line():
         wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
         shard = shards.parse(SHARD.value)
         with report.step(f"Loading {MODEL.value}"):
@@ -62,8 +61,6 @@ def main(argv):
             )
         with build_report.BuildProgress(parts) as progress:
             corpus.build(model, parts, folder, on_batch=progress.update, on_damaged=progress.say)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
     print(progress.summary())
 
 

@@ -4,11 +4,9 @@ python -m launch.cost --model=qwen2.5-coder-0.5b --documents=8x1024 --query=50
 python -m launch.cost --model=random:llama-3.1-8b --methods=kv_packet,cache_blend:ratio=0.3
 """
 
-import sys
-
 from absl import app, flags
 
-from launch import caches, devices
+from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -53,14 +51,12 @@ def main(argv):
         "runs": RUNS.value,
         "seed": SEED.value,
     }
-    try:
+    with errors.in_one_line():
         measured = cost_report.run(
             point, cache_dir, devices.MESH.value, PROFILE_DIR.value, report.step
         )
         if JSON.value:
             report.write_json(JSON.value, measured.rows, measured.machine)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
     cost_report.show(measured)
 
 

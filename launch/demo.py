@@ -3,11 +3,9 @@
 python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
 """
 
-import sys
-
 from absl import app, flags
 
-from launch import caches, devices
+from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -49,7 +47,7 @@ def main(argv):
 
     cache_dir = caches.use()
     adapter = name_for(MODEL.value, ADAPTER.value)
-    try:
+    with errors.in_one_line():
         with report.step(f"Loading {MODEL.value}"):
             model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.tell(model.config, model.params)
@@ -64,8 +62,6 @@ def main(argv):
         )
         if JSON.value:
             report.write_json(JSON.value, rows, machine)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
     report.console.print(report.answer_table(rows), report.method_table(rows))
     report.console.print(report.peak_share(rows[0], machine))
 

@@ -10,12 +10,11 @@ cost, cost_8b. Fields one would change: --config.model, .methods="('kv_packet','
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import caches, configs, devices
+from launch import caches, configs, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -34,7 +33,7 @@ def main(argv):
 
     cache_dir = caches.use()
     workdir = pathlib.Path(WORKDIR.value).expanduser()
-    try:
+    with errors.in_one_line():
         if "documents" in CONFIG.value:  # costs alone
             measured = cost_report.run(
                 CONFIG.value, cache_dir, devices.MESH.value, step=report.step
@@ -46,8 +45,6 @@ def main(argv):
         results = evaluate.evaluate(
             CONFIG.value, workdir, cache_dir, devices.MESH.value, report.step, report.track
         )
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
     report.console.print(report.quality_table(results), report.cost_table(results))
     report.console.print(f"{workdir / 'results.json'}")
 

@@ -4,9 +4,10 @@ python -m launch.import_adapter --input=llama_3_1_8b__mixture.pt --output=adapte
 """
 
 import os
-import sys
 
 from absl import app, flags
+
+from launch import errors
 
 INPUT = flags.DEFINE_string("input", None, "The .pt file.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
@@ -18,7 +19,7 @@ def main(argv):
     from kvpacket_jax import adapter as adapter_lib
     from kvpacket_jax import import_pt
 
-    try:
+    with errors.in_one_line():
         adapter, rest = import_pt.read_pt(INPUT.value)
         # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
         metadata = {
@@ -27,8 +28,6 @@ def main(argv):
             "released_with": rest,
         }
         adapter_lib.save_adapter(OUTPUT.value, adapter, metadata)
-    except (ValueError, OSError) as error:
-        sys.exit(f"\n{error}")
     header, trailer = (x.shape[0] for x in adapter)
     print(f"{OUTPUT.value}: {header} + {trailer} tokens of width {adapter.header.shape[1]}")
 

@@ -6,12 +6,11 @@ Needs libtpu for --topology: `make plan` installs it in an environment of its ow
 """
 
 import os
-import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import configs, devices
+from launch import configs, devices, errors
 
 flags.adopt_module_key_flags(devices)  # so that --help shows them
 
@@ -31,13 +30,11 @@ def main(argv):
     if TOPOLOGY.value:
         from kvpacket_jax import topologies
 
-        try:
+        with errors.in_one_line():
             os.environ.update(topologies.environment(TOPOLOGY.value))  # before jax is imported
-        except ValueError as error:
-            sys.exit(f"\n{error}")
     from kvpacket_jax import plan, report
 
-    try:
+    with errors.in_one_line():
         rows = plan.plan(
             CONFIG.value,
             TOPOLOGY.value,
@@ -46,8 +43,6 @@ def main(argv):
             report.step,
             report.console.print,
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
     report.console.print(*plan.tables(rows))
     for row in rows:
         report.console.print(plan.verdict(row), highlight=False)

@@ -4,9 +4,10 @@ python -m launch.report --workdir=runs/ratios,runs/documents --output=runs/repor
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
+
+from launch import errors
 
 WORKDIR = flags.DEFINE_list(
     "workdir", None, "Of evaluations or sweeps, with commas; folders below are looked into."
@@ -23,10 +24,8 @@ def main(argv):
     from kvpacket_jax import report_page
 
     output = OUTPUT.value or pathlib.Path(WORKDIR.value[0]) / "report"
-    try:
+    with errors.in_one_line():
         page, text = report_page.write_report(WORKDIR.value, output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"\n{error}")
     print(f"{page}\n{text}")
 
 

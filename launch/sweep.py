@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from launch import caches
+from launch import caches, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 
@@ -34,7 +34,7 @@ def main(argv):
 
     passed_on = (caches.CACHE_DIR, caches.COMPILATION_CACHE)
     other = [f"--{f.name}={f.value}" for f in passed_on if f.value]
-    try:
+    with errors.in_one_line():
         found = sweep.members(CONFIG.value, WORKDIR.value, OVERRIDE.value, other)
         found = sweep.shard(found, SHARD.value)
         if DRY_RUN.value:
@@ -44,8 +44,6 @@ def main(argv):
             print("\n".join(sweep.submit(found, folder, SLURM_OPTIONS.value)))
         elif sweep.run_members(found):
             sys.exit(1)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
 
 
 if __name__ == "__main__":

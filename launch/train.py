@@ -8,12 +8,10 @@ would change: --config.model, .header, .trailer, .init, .num_steps, .batch_size,
 in the file.
 """
 
-import sys
-
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import caches, configs, devices
+from launch import caches, configs, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -40,12 +38,10 @@ def main(argv):
     from kvpacket_jax import hosts, train
 
     cache_dir = caches.use(DISTRIBUTED.value)
-    try:
+    with errors.in_one_line():
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         train.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+"""How a program ends on an error: with what was wrong; with --verbosity=1, with where as well."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from absl import logging
+
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """Ends the program with an error's own words, for whoever typed the command."""
+    try:
+        yield
+    except EXPECTED as error:
+        sys.exit(f"\n{words(error)}")
+
+
+def words(error: Exception) -> str:
+    """What is shown of an error in place of its traceback; raises it with --verbosity=1."""
+    if logging.level_debug():
+        raise error
+    # Others the project raises seldom: likely a mistake in the code, of a new method say.
+    meant = isinstance(error, ValueError | OSError)
+    return str(error) if meant else f"{error}\n--verbosity=1 shows where."
