@@ -2,53 +2,27 @@
 
 import time
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-from kvpacket_jax import corpus, report
-
-LINE_SECONDS = 30  # between lines where there is no terminal
+from kvpacket_jax import corpus
+from kvpacket_jax.progress import Bar
 
 
-class BuildProgress:
-    """Follows `corpus.build` over the parts of a plan; a context manager."""
+class BuildProgress(Bar):
+    """Follows `corpus.build` over the parts of a plan."""
 
     def __init__(self, parts: list[corpus.Part]):
         self._packets = sum(len(part.items) for part in parts)
         tokens = sum(len(item.tokens) for part in parts for item in part.items)
-        self._start = self._said = time.perf_counter()
+        super().__init__("packets", tokens, state=f"0/{self._packets}")
+        self._start = time.perf_counter()
         self._done = corpus.Progress(0, 0, 0)
         self._made_tokens = 0
-        self._bar = Progress(
-            TextColumn("packets"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=report.console,
-            disable=not report.console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=tokens, state=f"0/{self._packets}")
 
-    def __enter__(self):
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self._bar.stop()
-
-    def update(self, batch: corpus.Progress) -> None:
+    def add(self, batch: corpus.Progress) -> None:
         """Shows one more batch."""
         self._done = corpus.Progress(*(a + b for a, b in zip(self._done, batch, strict=True)))
         # What was there costs no computing: rates are of batches that were computed.
         self._made_tokens += batch.tokens if batch.made else 0
-        state = f"{self._done.packets}/{self._packets}  {self._rates()}"
-        self._bar.update(self._task, advance=batch.tokens, state=state)
-        if not report.console.is_terminal and time.perf_counter() - self._said > LINE_SECONDS:
-            self._said = time.perf_counter()
-            report.console.print(f"packets {state}", highlight=False)
-
-    def say(self, text: str) -> None:
-        """Prints above the bar."""
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.update(self._done.tokens, f"{self._done.packets}/{self._packets}  {self._rates()}")
 
     def summary(self) -> str:
         """What was done, as a sentence."""

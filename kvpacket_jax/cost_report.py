@@ -20,7 +20,8 @@ from kvpacket_jax.cost import Entry, Timing
 from kvpacket_jax.machine import Machine, floor_seconds, measure_machine
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.methods.kv_packet import KVPacket
-from kvpacket_jax.report import console, milliseconds, si, table
+from kvpacket_jax.progress import console
+from kvpacket_jax.report import milliseconds, si, table
 from models import LanguageModel, sharding
 
 ALONE = "query alone"

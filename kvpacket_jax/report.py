@@ -1,41 +1,19 @@
-"""What is shown: progress, tables of results, and the same rows as JSON."""
+"""What is shown of results: tables, and the same rows as JSON."""
 
-import contextlib
 import dataclasses
 import datetime
 import itertools
 import json
 import os
 import pathlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import rich.box
-import rich.console
-import rich.progress
 import rich.table
 
 from kvpacket_jax.evaluate import Row, spec_of
 from kvpacket_jax.machine import Machine
 from models.files import write_whole
-
-# Wide enough for the tables; in a narrower window their lines are broken, not cut.
-WIDTH = 110
-console = rich.console.Console()
-if not os.isatty(1) or console.width < WIDTH:
-    console.width = WIDTH
-
-
-@contextlib.contextmanager
-def step(text: str) -> Iterator[None]:
-    """Says what is being done, and how many seconds it took."""
-    start = time.perf_counter()
-    with console.status(f"{text} …"):
-        if not console.is_terminal:
-            console.print(f"{text} …", highlight=False)
-        yield
-    if console.is_terminal:
-        console.print(f"{text}: {time.perf_counter() - start:.1f} s", highlight=False)
 
 
 def si(value: float) -> str:
@@ -94,11 +72,6 @@ def answer_table(rows: Sequence[Row]) -> rich.table.Table:
             table.add_row("" if i else question, row.method, row.answer, verdict)
         table.add_section()
     return table
-
-
-def track(items: Sequence, text: str) -> Iterator:
-    """The items one by one, behind a progress bar with the time left."""
-    return rich.progress.track(items, text, console=console)
 
 
 def _number(value: float | None, digits: int = 2) -> str:

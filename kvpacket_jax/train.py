@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import signal
 import threading
 import time
@@ -47,11 +48,12 @@ def train(
       mesh: as models.load takes it; one device if None.
 
     Returns:
-      The best adapter by validation KL; the newest where SIGTERM stopped the run.
+      The best adapter by validation KL; the newest after SIGTERM.
 
     Raises:
       ValueError, FileNotFoundError: for settings, before the first step.
       NotFinite: names the batch; the checkpoints are of steps before it.
+      KeyboardInterrupt: after a Ctrl-C, when the step is saved.
     """
     recipe.check(config)
     models.check_reads_text(config.model)
@@ -115,7 +117,7 @@ def train(
                 "smaller optimizer.learning_rate or optimizer.clip_norm=1, in another workdir."
             )
         log.write(row)
-        progress.update(row)
+        progress.add(row)
         programs.give_back()
 
     coming = range(start * config.batch_size, config.num_steps * config.batch_size)
@@ -135,7 +137,7 @@ def train(
     pending, newest = None, start
     finished = time.perf_counter()
     shown = train_report.TrainingProgress(start, config.num_steps, hosts.is_first())
-    with _sigterm() as stop, shown as progress:
+    with _stop_asked() as stop, shown as progress:
         for step in range(start, config.num_steps):
             made = batches(step, stop)
             stopping = made is None
@@ -146,7 +148,7 @@ def train(
             pending = (step, metrics, made.work, made.ids) if made else None
             done = step if stopping else step + 1
             checked = done % config.validate_every == 0 or done == config.num_steps
-            checked = checked and not stopping  # SIGTERM leaves seconds, not minutes
+            checked = checked and not stopping  # there may be seconds, not minutes
             if not (checked or stopping or done % config.checkpoint_every == 0):
                 continue
             if pending:
@@ -164,7 +166,9 @@ def train(
                 newest = done
             if stopping:
                 checkpoints.close()
-                say(f"Stopped by SIGTERM at step {done}; the same command goes on from there.")
+                say(f"Stopped at step {done}; the same command goes on from there.")
+                if stop() == signal.SIGINT:
+                    raise KeyboardInterrupt
                 return state.adapter
     best = checkpoints.best(state)
     checkpoints.close()
@@ -275,14 +279,30 @@ def _step(row: str) -> float:
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Yields what says whether SIGTERM came; only a program's main thread is told of it."""
-    caught = []
+def _stop_asked() -> Iterator[Callable[[], int]]:
+    """Yields what says which signal asked to stop, SIGTERM or Ctrl-C's, or 0.
+
+    Only a program's main thread is told of signals. A second Ctrl-C stops at once, as usual.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: caught.append(True))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    asked = 0
+
+    def told(number, _):
+        nonlocal asked
+        asked = number
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+            # Not print: it may have been interrupted itself.
+            os.write(2, b"\nStops behind this step, with all saved. Ctrl-C again: at once.\n")
+
+    signal.signal(signal.SIGTERM, told)
+    if before[signal.SIGINT] is signal.default_int_handler:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, told)
     try:
-        yield lambda: bool(caught)
+        yield lambda: asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

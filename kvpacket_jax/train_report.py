@@ -12,10 +12,10 @@ from etils import epath
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.machine import Machine
+from kvpacket_jax.progress import Bar
 from models import LanguageModel
 
 # Of the matrix peak, over a whole run: steps, the teacher, validation, compiling. Measured on two
@@ -59,42 +59,24 @@ def speed(log: epath.PathLike, start: int, flops_per_token: float, machine: Mach
     )
 
 
-class TrainingProgress:
-    """A bar with loss, tokens per second and time left; a line for each validation."""
+class TrainingProgress(Bar):
+    """Follows the steps of a run, with loss, tokens per second and validations."""
 
     def __init__(self, start: int, total: int, shown: bool = True):
-        self._shown = shown
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            disable=not shown,
-        )
-        self._task = self._bar.add_task("", total=total, completed=start, state="")
+        super().__init__("training", total, start, f"{start}/{total}", shown)
+        self._steps = total
 
-    def __enter__(self):
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self._bar.stop()
-
-    def update(self, row: dict) -> None:
+    def add(self, row: dict) -> None:
         """Shows one step's row of metrics."""
-        padding = 1 - row["tokens"] / row["computed"]
-        state = (
-            f"KL {row['kl']:.3f}  {row['tokens'] / row['seconds']:.0f} tokens/s  "
-            f"{padding:.0%} padding"
-        )
-        self._bar.update(self._task, completed=row["step"] + 1, state=state)
+        done, padding = row["step"] + 1, 1 - row["tokens"] / row["computed"]
+        speed = row["tokens"] / row["seconds"]
+        state = f"KL {row['kl']:.3f}  {speed:.0f} tokens/s  {padding:.0%} padding"
+        self.update(done, f"{done}/{self._steps}  {state}")
 
     def validated(self, step: int, scores: dict) -> None:
-        """Prints a validation's scores above the bar."""
+        """Shows a validation's scores."""
         text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        if self._shown:
-            self._bar.console.print(f"step {step}: validation {text}")
+        self.say(f"step {step}: validation {text}")
 
 
 def read_rows(path: epath.PathLike) -> list[dict]:

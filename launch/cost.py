@@ -35,7 +35,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import cost_report, report
+    from kvpacket_jax import cost_report, progress, report
 
     cache_dir = caches.use()
     point = {
@@ -53,7 +53,7 @@ def main(argv):
     }
     with errors.in_one_line():
         measured = cost_report.run(
-            point, cache_dir, devices.MESH.value, PROFILE_DIR.value, report.step
+            point, cache_dir, devices.MESH.value, PROFILE_DIR.value, progress.step
         )
         if JSON.value:
             report.write_json(JSON.value, measured.rows, measured.machine)

@@ -38,7 +38,7 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     import models
-    from kvpacket_jax import evaluate, report
+    from kvpacket_jax import evaluate, progress, report
     from kvpacket_jax.adapter import load_adapter, name_for
     from kvpacket_jax.data import TEMPLATES, demo
     from kvpacket_jax.machine import measure_machine
@@ -48,22 +48,22 @@ def main(argv):
     cache_dir = caches.use()
     adapter = name_for(MODEL.value, ADAPTER.value)
     with errors.in_one_line():
-        with report.step(f"Loading {MODEL.value}"):
+        with progress.step(f"Loading {MODEL.value}"):
             model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.tell(model.config, model.params)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
-        with report.step("Measuring this machine"):
+        with progress.step("Measuring this machine"):
             machine = measure_machine(model.dtype, model.num_devices)
         label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter)"}
         methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
         example = demo.DOCUMENTS[DOCUMENTS.value]()
         rows = evaluate.compare(
-            model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=report.step
+            model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=progress.step
         )
         if JSON.value:
             report.write_json(JSON.value, rows, machine)
-    report.console.print(report.answer_table(rows), report.method_table(rows))
-    report.console.print(report.peak_share(rows[0], machine))
+    progress.console.print(report.answer_table(rows), report.method_table(rows))
+    progress.console.print(report.peak_share(rows[0], machine))
 
 
 if __name__ == "__main__":

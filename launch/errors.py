@@ -1,6 +1,7 @@
 """How a program ends on an error: with what was wrong; with --verbosity=1, with where as well."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -11,11 +12,13 @@ EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
-    """Ends the program with an error's own words, for whoever typed the command."""
+    """Ends the program with an error's own words, or with nothing but a status after Ctrl-C."""
     try:
         yield
     except EXPECTED as error:
         sys.exit(f"\n{words(error)}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def words(error: Exception) -> str:

@@ -29,24 +29,24 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import cost_report, evaluate, report
+    from kvpacket_jax import cost_report, evaluate, progress, report
 
     cache_dir = caches.use()
     workdir = pathlib.Path(WORKDIR.value).expanduser()
     with errors.in_one_line():
         if "documents" in CONFIG.value:  # costs alone
             measured = cost_report.run(
-                CONFIG.value, cache_dir, devices.MESH.value, step=report.step
+                CONFIG.value, cache_dir, devices.MESH.value, step=progress.step
             )
             workdir.mkdir(parents=True, exist_ok=True)
             report.write_json(workdir / "cost.json", measured.rows, measured.machine)
             cost_report.show(measured)
             return
         results = evaluate.evaluate(
-            CONFIG.value, workdir, cache_dir, devices.MESH.value, report.step, report.track
+            CONFIG.value, workdir, cache_dir, devices.MESH.value, progress.step, progress.track
         )
-    report.console.print(report.quality_table(results), report.cost_table(results))
-    report.console.print(f"{workdir / 'results.json'}")
+    progress.console.print(report.quality_table(results), report.cost_table(results))
+    progress.console.print(f"{workdir / 'results.json'}")
 
 
 if __name__ == "__main__":

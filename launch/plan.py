@@ -32,7 +32,7 @@ def main(argv):
 
         with errors.in_one_line():
             os.environ.update(topologies.environment(TOPOLOGY.value))  # before jax is imported
-    from kvpacket_jax import plan, report
+    from kvpacket_jax import plan, progress
 
     with errors.in_one_line():
         rows = plan.plan(
@@ -40,12 +40,12 @@ def main(argv):
             TOPOLOGY.value,
             devices.MESH.value,
             plan.work(DOCUMENTS.value, PREAMBLE.value, QUERY.value, ANSWER.value),
-            report.step,
-            report.console.print,
+            progress.step,
+            progress.console.print,
         )
-    report.console.print(*plan.tables(rows))
+    progress.console.print(*plan.tables(rows))
     for row in rows:
-        report.console.print(plan.verdict(row), highlight=False)
+        progress.console.print(plan.verdict(row), highlight=False)
 
 
 if __name__ == "__main__":

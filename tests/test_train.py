@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -92,12 +93,43 @@ def test_sigterm_saves_the_step_it_reached(byte_model, trained, tmp_path):
     assert max(saved_steps(workdir)) >= steps_done(workdir)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal's programs have it; a shell's jobs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_the_step_it_reached(byte_model, trained, tmp_path, monkeypatch, ctrl_c):
+    workdir = tmp_path / "run"
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model))
+    presses = iter([ctrl_c])  # one
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        shown = train_lib.train_report.TrainingProgress
+        patch.setattr(shown, "add", lambda *_: [press() for press in presses])
+        train_lib.train(config, workdir)
+    assert max(saved_steps(workdir)) == steps_done(workdir) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train_lib.train(config, workdir)
+    check_whole(workdir, trained)
+
+
+def test_a_second_ctrl_c_stops_at_once(ctrl_c):
+    with train_lib._stop_asked() as stop:
+        ctrl_c()
+        assert stop() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c()
+
+
 def test_sigterm_right_behind_a_validation_keeps_its_scores(byte_model, tmp_path, monkeypatch):
     config = byte_train.get_config(str(texts(byte_model)))
     config.update(options(byte_model) | {"validation_sets": 1})
-    asked = iter([False] * 4 + [True])  # before each step
+    asked = itertools.chain([0] * 4, itertools.repeat(signal.SIGTERM))  # before each step
     stop = contextlib.nullcontext(lambda: next(asked))
-    monkeypatch.setattr(train_lib, "_sigterm", lambda: stop)
+    monkeypatch.setattr(train_lib, "_stop_asked", lambda: stop)
     state = train_lib.distill.init_state(
         train_lib.train(config, tmp_path / "run"), recipe.make_optimizer(config, STEPS)
     )

@@ -1,0 +1,89 @@
+"""What is shown while something runs: a bar in a terminal, a line now and then in a log."""
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+import rich.console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Wide enough for the tables; in a narrower window their lines are broken, not cut.
+WIDTH = 110
+console = rich.console.Console()
+if not os.isatty(1) or console.width < WIDTH:
+    console.width = WIDTH
+
+LINE_SECONDS = 30  # between lines where there is no terminal
+SPEED_SECONDS = 600  # that the time left is told from: one training step may take a minute
+
+
+@contextlib.contextmanager
+def step(text: str) -> Iterator[None]:
+    """Says what is being done, and how many seconds it took."""
+    start = time.perf_counter()
+    with console.status(f"{text} …"):
+        if not console.is_terminal:
+            console.print(f"{text} …", highlight=False)
+        yield
+    if console.is_terminal:
+        console.print(f"{text}: {time.perf_counter() - start:.1f} s", highlight=False)
+
+
+def track(items: Sequence, text: str) -> Iterator:
+    """The items one by one, with how many are done and the time left."""
+    with Bar(text, len(items), state=f"0/{len(items)}") as bar:
+        for i, item in enumerate(items, 1):
+            yield item
+            bar.update(i, f"{i}/{len(items)}")
+
+
+class Bar:
+    """How far a loop is, its state in words, and the time left; a context manager."""
+
+    def __init__(
+        self, text: str, total: int, completed: int = 0, state: str = "", shown: bool = True
+    ):
+        self._text, self._shown = text, shown
+        self._bar = Progress(
+            TextColumn(text),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            speed_estimate_period=SPEED_SECONDS,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=total, completed=completed, state=state)
+        self._said = time.perf_counter()
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def update(self, completed: int, state: str) -> None:
+        """Shows that `completed` of the total are done."""
+        self._bar.update(self._task, completed=completed, state=state)
+        if console.is_terminal or time.perf_counter() - self._said < LINE_SECONDS:
+            return
+        self._said = time.perf_counter()
+        task = self._bar.tasks[0]
+        when = ""
+        if task.finished:
+            when = f"  in {_whole_seconds(task.elapsed)}"
+        elif task.time_remaining is not None:
+            when = f"  {_whole_seconds(task.time_remaining)} left"
+        self.say(f"{self._text} {state}{when}")
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        if self._shown:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _whole_seconds(seconds: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=round(seconds))
