@@ -129,6 +129,7 @@ def train(
             say(train_report.forecast(reader, sample, len(coming), machine))
     with hosts.together():
         if saved is None and config.init.startswith("adapter:"):
+            say(f"Validating {config.init}, which it begins with")
             scores = validate(jax.device_get(state.adapter))  # training may not better it
             log.write({"step": -1, **{f"validation/{k}": v for k, v in scores.items()}})
             say(f"As it begins, from {config.init}: validation KL {scores['kl']:.3f}")

@@ -21,6 +21,7 @@ from models import LanguageModel
 # Of the matrix peak, over a whole run: steps, the teacher, validation, compiling. Measured on two
 # CPU cores; a guess elsewhere.
 EFFICIENCY = 0.3
+MEAN = 30  # training steps that the figure's curve is a mean of: sets differ more than steps do
 PASSES = 4  # the teacher's, then the student's forward, forward again (remat) and backward
 
 
@@ -90,10 +91,14 @@ def training_figure(log: epath.PathLike, path: epath.PathLike) -> None:
     steps = [r for r in rows if "kl" in r]
     checks = [r for r in rows if "validation/kl" in r]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    left.plot([r["step"] + 1 for r in steps], [r["kl"] for r in steps], lw=0.8, label="training")
+    at, kl = map(np.array, _curve(steps, "kl"))
+    left.plot(at, kl, ".", ms=3, color="#CCCCCC", label="a training step")
+    if len(kl) >= MEAN:
+        means = np.convolve(kl, np.full(MEAN, 1 / MEAN), "valid")
+        left.plot(at[MEAN - 1 :], means, label=f"mean of the last {MEAN}")
     left.plot(*_curve(checks, "validation/kl"), "o-", label="validation")
     left.set(xlabel="step", ylabel="KL to the teacher, nats a token", ylim=(0, None))
-    left.legend(frameon=False)
+    left.legend(framealpha=0.9, edgecolor="none")
     for key, label in (("f1", "F1"), ("agree", "same answer as the teacher")):
         right.plot(*_curve(checks, f"validation/{key}"), "o-", label=label)
     right.set(xlabel="step", ylabel="share of questions", ylim=(0, 1))
