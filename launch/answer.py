@@ -57,6 +57,8 @@ def main(argv):
             if SHOW_COST.value:
                 print(ask.cost_text(session, ask.measure(session, question)))
         except KeyboardInterrupt:
+            if QUERY.value is not None:
+                sys.exit(errors.INTERRUPTED)
             break
         except errors.EXPECTED as error:  # the next question may fit
             print(errors.words(error), file=sys.stderr)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
+INTERRUPTED = 128 + signal.SIGINT  # the status that shells give
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 
 
@@ -18,13 +19,14 @@ def in_one_line() -> Iterator[None]:
     except EXPECTED as error:
         sys.exit(f"\n{words(error)}")
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
 
 
 def words(error: Exception) -> str:
     """What is shown of an error in place of its traceback; raises it with --verbosity=1."""
     if logging.level_debug():
         raise error
-    # Others the project raises seldom: likely a mistake in the code, of a new method say.
-    meant = isinstance(error, ValueError | OSError)
-    return str(error) if meant else f"{error}\n--verbosity=1 shows where."
+    # Likely a mistake in the code, of a new method say.
+    if isinstance(error, TypeError):
+        return f"{error}\n--verbosity=1 shows where."
+    return str(error)
