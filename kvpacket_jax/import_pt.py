@@ -6,9 +6,11 @@ can run.
 """
 
 import collections
+import io
 import math
 import pathlib
 import pickle
+import pickletools
 import zipfile
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from kvpacket_jax.adapter import Adapter
 
 DTYPES = {"FloatStorage": np.dtype("<f4"), "BFloat16Storage": np.dtype(ml_dtypes.bfloat16)}
 MAX_BYTES = 1 << 30  # of the whole file unpacked; an adapter takes under a megabyte
-MAX_VALUES = 10_000  # of the settings beside the tensors
+MAX_VALUES = 10_000  # beside the tensors: settings, and what the pickle numbers
 
 
 class _Storage(NamedTuple):
@@ -86,8 +88,12 @@ def _read(file: zipfile.ZipFile) -> tuple[Adapter, dict]:
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in file.namelist() and file.read(f"{root}byteorder") != b"little":
         raise ValueError("its numbers are not little-endian")
-    with file.open(pickles[0]) as stream:
-        content = _Unpickler(stream).load()
+    described = file.read(pickles[0])
+    # The place of a memo is a number in the file, and the unpickler makes room up to it.
+    places = [n for op, n, _ in pickletools.genops(described) if op.name in ("PUT", "LONG_BINPUT")]
+    if max(places, default=0) > MAX_VALUES:
+        raise ValueError(f"it numbers over {MAX_VALUES} values")
+    content = _Unpickler(io.BytesIO(described)).load()
     if not isinstance(content, dict) or not {"header", "trailer"} <= set(content):
         raise ValueError("it holds no header and trailer")
     parts = [_array(file, root, name, content[name]) for name in Adapter._fields]

@@ -79,6 +79,15 @@ def test_a_few_bytes_that_unfold_to_very_much_are_refused(kind, tmp_path):
         read_pt(repack(FILES[0], tmp_path / "deep.pt", change))
 
 
+def test_a_place_far_away_is_refused_before_room_is_made(tmp_path):
+    def change(name, content):
+        far = pickle.LONG_BINPUT + (1 << 30).to_bytes(4, "little")
+        return content[:-1] + far + b"." if name.endswith("data.pkl") else content
+
+    with pytest.raises(ValueError, match="it numbers over 10000 values"):
+        read_pt(repack(FILES[0], tmp_path / "far.pt", change))
+
+
 @pytest.mark.parametrize("part", ["data.pkl", "data/0", "data/1"])
 def test_missing_or_short_entries_are_refused(part, tmp_path):
     absent = repack(FILES[0], tmp_path / "a.pt", lambda n, b: None if n.endswith(part) else b)
