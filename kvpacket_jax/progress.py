@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import rich.console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 # Wide enough for the tables; in a narrower window their lines are broken, not cut.
 WIDTH = 110
@@ -23,12 +24,12 @@ SPEED_SECONDS = 600  # that the time left is told from: one training step may ta
 def step(text: str) -> Iterator[None]:
     """Says what is being done, and how many seconds it took."""
     start = time.perf_counter()
-    with console.status(f"{text} …"):
+    with console.status(Text(f"{text} …")):
         if not console.is_terminal:
-            console.print(f"{text} …", highlight=False)
+            console.print(Text(f"{text} …"))
         yield
     if console.is_terminal:
-        console.print(f"{text}: {time.perf_counter() - start:.1f} s", highlight=False)
+        console.print(Text(f"{text}: {time.perf_counter() - start:.1f} s"))
 
 
 def track(items: Sequence, text: str) -> Iterator:
@@ -49,7 +50,7 @@ class Bar:
         self._bar = Progress(
             TextColumn(text),
             BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             speed_estimate_period=SPEED_SECONDS,

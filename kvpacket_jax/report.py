@@ -10,14 +10,17 @@ from collections.abc import Sequence
 
 import rich.box
 import rich.table
+from rich.text import Text
 
 from kvpacket_jax.evaluate import Row, spec_of
 from kvpacket_jax.machine import Machine
 from models.files import write_whole
 
 
-def si(value: float) -> str:
-    """A count to three digits with the prefix of its size: 1,160,000,000,000 is "1.16 T"."""
+def si(value: float | None) -> str:
+    """A count to three digits with its size's prefix: 1,160,000,000,000 is "1.16 T", None "-"."""
+    if value is None:
+        return "-"
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}"
@@ -69,7 +72,8 @@ def answer_table(rows: Sequence[Row]) -> rich.table.Table:
     for question in dict.fromkeys(row.question for row in rows):
         for i, row in enumerate(r for r in rows if r.question == question):
             verdict = "[green]right" if row.right else "[red]wrong"
-            table.add_row("" if i else question, row.method, row.answer, verdict)
+            asked = Text("" if i else question)  # not markup, whatever brackets it has
+            table.add_row(asked, row.method, Text(row.answer), verdict)
         table.add_section()
     return table
 
@@ -80,7 +84,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _between(row: dict, key: str) -> str:
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-    return "-" if low is None else f"{low:.2f} to {high:.2f}"
+    return "-" if low is None else f"{low:z.2f} to {high:z.2f}"
 
 
 def quality_table(results: Sequence[dict]) -> rich.table.Table:
@@ -119,10 +123,8 @@ def cost_table(results: Sequence[dict]) -> rich.table.Table:
     for r in results:
         found.add_row(
             spec_of(r),
-            *(f"{1e3 * r[k]:,.0f}" for k in ("ttft_s", "compose_s", "prefill_s")),
-            *(si(r[k]) for k in ("flops_total", "flops_overhead")),
-            "-" if r["xla_flops"] is None else si(r["xla_flops"]),
-            si(r["cache_bytes"]),
+            *(milliseconds(r[k]) for k in ("ttft_s", "compose_s", "prefill_s")),
+            *(si(r[k]) for k in ("flops_total", "flops_overhead", "xla_flops", "cache_bytes")),
         )
     return found
 

@@ -281,10 +281,6 @@ def published(datasets: Iterable[str]) -> tuple[str, dict[tuple[str, str], list[
 # ---- tables, as text
 
 
-def count(value: float | None) -> str:
-    return "-" if value is None else si(value)
-
-
 def _score(r: Mapping, key: str) -> str:
     value, low, high = (r.get(f"{key}{end}") for end in ("", "_low", "_high"))
     if value is None:
@@ -329,9 +325,9 @@ def table(rows: Sequence[dict]) -> Table:
                 _score(r, "agree"),
                 _score(r, "kl_answer"),
                 milliseconds(r.get("ttft_s")),
-                count(r.get("flops_total")),
-                count(r.get("flops_overhead")),
-                count(r.get("cache_bytes")),
+                si(r.get("flops_total")),
+                si(r.get("flops_overhead")),
+                si(r.get("cache_bytes")),
             )
         )
     return header, cells

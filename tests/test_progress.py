@@ -52,5 +52,12 @@ def test_a_host_that_shows_nothing_says_nothing(monkeypatch):
     assert not out.getvalue()
 
 
+def test_brackets_are_no_markup(monkeypatch):
+    screen = Screen(monkeypatch, terminal=False)
+    with progress.step("Reading /data/[old]/[/x]"):
+        pass
+    assert screen.out.getvalue() == "Reading /data/[old]/[/x] …\n"
+
+
 def test_a_terminal_gets_a_bar(monkeypatch):
     assert "4/4" in "".join(Screen(monkeypatch, terminal=True).follow("abcd", 60))

@@ -1,13 +1,16 @@
 """Reports: what may stand together, points, fronts, tables, and a page that needs nothing else."""
 
 import base64
+import io
 import itertools
 import json
 import re
+import types
 
 import pytest
+import rich.console
 
-from kvpacket_jax import figures, report_page, results, scores
+from kvpacket_jax import figures, report, report_page, results, scores
 from kvpacket_jax.results import Point
 
 MACHINE = {
@@ -254,3 +257,10 @@ def test_what_cannot_be_reported_is_named(tmp_path):
     (tmp_path / "begun/results.json").write_text("[]")
     with pytest.raises(ValueError, match=r"begun/results.json and its run.json are not"):
         results.read([tmp_path])
+
+
+def test_brackets_of_an_answer_are_no_markup():
+    row = types.SimpleNamespace(question="Which [b]?", method="it", answer="[/INST]", right=True)
+    out = io.StringIO()
+    rich.console.Console(file=out, width=110).print(report.answer_table([row]))
+    assert "Which [b]?" in out.getvalue() and "[/INST]" in out.getvalue()
