@@ -12,7 +12,7 @@ _policies = ocp.training.preservation_policies
 
 
 class Best(NamedTuple):
-    """The best state by validation KL, or the newest where nothing was validated."""
+    """The best state by validation KL."""
 
     step: int
     state: TrainState
@@ -20,7 +20,7 @@ class Best(NamedTuple):
 
 
 class Checkpoints:
-    """One run's checkpoints, each with a description of the run: its model and its config."""
+    """One run's checkpoints, each with a description of the run: model, config, examples."""
 
     def __init__(self, folder: pathlib.Path):
         self._checkpointer = ocp.training.Checkpointer(
@@ -46,18 +46,28 @@ class Checkpoints:
     def restore(self, state: TrainState, described: dict) -> TrainState:
         """The newest state, or `state` where there is none.
 
-        Raises ValueError if the run in the folder trains another model.
+        Raises ValueError if the run in the folder trains another model or on other examples.
         """
         latest = self._checkpointer.latest
         if latest is None:
             return state
-        found = self.metadata()["model"]
-        if found != described["model"]:
+        found = self.metadata()
+        if found["model"] != described["model"]:
             raise ValueError(
-                f"The checkpoints are of a run on the model {found}, this one trains "
+                f"The checkpoints are of a run on the model {found['model']}, this one trains "
                 f"{described['model']}. Choose another --workdir."
             )
+        if found.get("examples") != described.get("examples"):
+            raise ValueError(
+                "The checkpoints are of a run on other examples: a file of the mixture has been "
+                "changed since. Put it back, or choose another --workdir."
+            )
         return self._load(latest.step, state)
+
+    def unscored(self) -> int | None:
+        """The step of the newest checkpoint if it was saved without scores."""
+        latest = self._checkpointer.latest
+        return latest.step if latest and not latest.metrics else None
 
     def _load(self, step: int, like: TrainState) -> TrainState:
         abstract = jax.tree.map(
@@ -80,12 +90,9 @@ class Checkpoints:
         )
 
     def best(self, like: TrainState) -> Best:
-        """The best checkpoint so far."""
+        """The best checkpoint so far; one was saved with scores."""
         self._checkpointer.wait()
         scored = [c for c in self._checkpointer.checkpoints if c.metrics]
-        if not scored:
-            latest = self._checkpointer.latest
-            return Best(latest.step, self._load(latest.step, like), {"kl": float("nan")})
         chosen = min(scored, key=lambda c: c.metrics["kl"])
         return Best(chosen.step, self._load(chosen.step, like), dict(chosen.metrics))
 

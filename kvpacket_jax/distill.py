@@ -221,12 +221,6 @@ def computed(sizes: Sizes, adapter_tokens: int) -> int:
     return sizes.preamble + packets + sizes.questions * sizes.row
 
 
-def student_length(lesson: Lesson, adapter_tokens: int) -> int:
-    """Positions of the student's longest row: preamble, wrapped documents, question and answer."""
-    longest = max(map(len, answer_rows(lesson.example.questions, lesson.answers)))
-    return lesson.example.context_length(adapter_tokens) + longest + 1
-
-
 def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array:
     """The student's states float32 `[A, D]` for one example (`lesson` without its axis E).
 

@@ -127,7 +127,10 @@ def prepare_run(
     template = data.TEMPLATES[config.template]
     encoded = [encode_example(model.tokenizer, template, example) for example in examples]
     asked = list(zip(examples, encoded, strict=True))
-    _check_lengths(model, asked, config.new_tokens, wrapper.num_tokens if wrapped else 0)
+    for example, ids in asked:
+        lessons.check_length(
+            model, example, ids, wrapper.num_tokens if wrapped else 0, config.new_tokens
+        )
     identity = {
         "model": model.fingerprint,
         "dtype": str(model.dtype),
@@ -141,16 +144,6 @@ def prepare_run(
         "seed": config.seed,
     }
     return Run(model, template, methods, asked, identity)
-
-
-def _check_lengths(model: LanguageModel, asked, new_tokens: int, soft_tokens: int) -> None:
-    """Raises ValueError that names the first example that is longer than the model's context."""
-    for example, encoded in asked:
-        longest = max(map(len, encoded.questions)) + new_tokens
-        try:
-            model.check_length(encoded.context_length(soft_tokens) + longest)
-        except ValueError as error:
-            raise ValueError(f"Example {example.id}: {error}") from error
 
 
 def _first_questions(source: Sequence[Example], count: int) -> list[Example]:

@@ -20,14 +20,20 @@ DECAYS = ("cosine", "linear", "constant")
 FREE = (
     "checkpoint_every",
     "validate_every",
-    "validation_sets",
     "second_copy",
     "remat",
     "model",
     "other_model",
     "teacher",
 )
-AT_LEAST_ONE = ("batch_size", "accumulate", "num_steps", "checkpoint_every", "validate_every")
+AT_LEAST_ONE = (
+    "batch_size",
+    "accumulate",
+    "num_steps",
+    "checkpoint_every",
+    "validate_every",
+    "validation_sets",
+)
 
 
 def check(config: ConfigDict) -> None:
@@ -43,6 +49,11 @@ def check(config: ConfigDict) -> None:
     for name in AT_LEAST_ONE:
         if config[name] < 1:
             raise ValueError(f"{name} is {config[name]}: it is 1 or more.")
+    if config.num_steps % config.accumulate:
+        raise ValueError(
+            f"num_steps is {config.num_steps}, not a multiple of accumulate, {config.accumulate}: "
+            "what the last steps learn would reach no update."
+        )
     if min(config.header, config.trailer) < 1:  # orbax stores no array without numbers
         raise ValueError(
             f"header is {config.header} and trailer {config.trailer}: each has one token or more."

@@ -1,13 +1,15 @@
 """The training loop: data, steps, checkpoints, validation. All state is at this edge."""
 
 import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -22,12 +24,14 @@ from kvpacket_jax import data, distill, hosts, lessons, programs, recipe, train_
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.batches import Batches
 from kvpacket_jax.checkpoint import Checkpoints
+from kvpacket_jax.data import Example
 from kvpacket_jax.machine import measure_machine
 from kvpacket_jax.profiling import count_flops
 from kvpacket_jax.validation import Validation
-from models import LanguageModel, sharding
+from models import LanguageModel, identity, sharding
 from models.files import write_whole
 
+BEFORE = -1  # the step in the log of what was before the first
 SAMPLE = 20  # examples that the forecast of a run's time looks at
 
 
@@ -91,18 +95,28 @@ def train(
     if model.config.mesh:
         whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))
         state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
-    described = {"model": model.fingerprint, "config": config.to_dict()}
-    state = checkpoints.restore(state, described)
-    start = int(state.step)
-    log = Log(workdir / "metrics.jsonl", start)
+    soft_tokens = config.header + config.trailer
     validate = Validation(
         reader,
         template,
         held_out,
         config.validation_sets,
         functools.partial(teach, reader),
+        soft_tokens,
         config.new_tokens,
     )
+    say("Reading the examples of all steps")
+    check = functools.partial(
+        lessons.check_length, reader, soft_tokens=soft_tokens, new_tokens=config.new_tokens
+    )
+    described = {
+        "model": model.fingerprint,
+        "config": config.to_dict(),
+        "examples": survey(examples, config.num_steps * config.batch_size, encode, check),
+    }
+    state = checkpoints.restore(state, described)
+    start = int(state.step)
+    log = Log(workdir / "metrics.jsonl", start if saved else BEFORE)
     say(f"Step {start} of {config.num_steps}; example {start * config.batch_size} of the mixture")
 
     def finish(step: int, metrics, work: dict[str, int], ids: list[str]):
@@ -120,6 +134,9 @@ def train(
         progress.add(row)
         programs.give_back()
 
+    def due(done: int) -> bool:
+        return done > 0 and (done % config.validate_every == 0 or done == config.num_steps)
+
     coming = range(start * config.batch_size, config.num_steps * config.batch_size)
     with hosts.together():
         if coming and hosts.is_first():
@@ -131,9 +148,13 @@ def train(
         if saved is None and config.init.startswith("adapter:"):
             say(f"Validating {config.init}, which it begins with")
             scores = validate(jax.device_get(state.adapter))  # training may not better it
-            log.write({"step": -1, **{f"validation/{k}": v for k, v in scores.items()}})
+            log.validation(BEFORE, scores)
             say(f"As it begins, from {config.init}: validation KL {scores['kl']:.3f}")
             checkpoints.save(0, state, described, scores)
+        elif due(start) and checkpoints.unscored() == start:  # stopped before it was validated
+            scores = validate(jax.device_get(state.adapter))
+            log.validation(start - 1, scores)
+            checkpoints.save(start, state, described, scores)
 
     pending, newest = None, start
     finished = time.perf_counter()
@@ -148,16 +169,16 @@ def train(
                 finish(*pending)
             pending = (step, metrics, made.work, made.ids) if made else None
             done = step if stopping else step + 1
-            checked = done % config.validate_every == 0 or done == config.num_steps
-            checked = checked and not stopping  # there may be seconds, not minutes
-            if not (checked or stopping or done % config.checkpoint_every == 0):
+            if not (due(done) or stopping or done % config.checkpoint_every == 0):
                 continue
             if pending:
                 finish(*pending)  # a checkpoint must not be ahead of the log
             pending, scores = None, {}
-            if checked:
-                scores = validate(jax.device_get(state.adapter))
-                log.write({"step": step, **{f"validation/{k}": v for k, v in scores.items()}})
+            if due(done) and not stopping:
+                scores = validate(jax.device_get(state.adapter), stop)
+                stopping = not scores  # there may be seconds, not minutes
+            if scores:
+                log.validation(step, scores)
                 progress.validated(done, scores)
                 finished = time.perf_counter()
             log.flush()
@@ -186,6 +207,20 @@ def train(
                 say(train_report.speed(log.path, start, token_flops, machine))
     say(f"Best validation KL {best.metadata['kl']:.3f} at step {best.step}: {workdir / 'adapter'}")
     return best.state.adapter
+
+
+def survey(examples: Sequence[Example], count: int, encode: Callable, check: Callable) -> str:
+    """Reads the first `count` examples, all of a run's; a digest of them.
+
+    `check(example, encoded)` raises ValueError for one that no model can learn from: here, and not
+    hours later at the step that draws it.
+    """
+    read = hashlib.sha256()
+    for i in range(count):
+        example = examples[i]
+        check(example, encode(example))
+        read.update(identity.digest(dataclasses.asdict(example)).encode())
+    return read.hexdigest()
 
 
 def load_models(
@@ -256,8 +291,11 @@ class Log:
     def __init__(self, path: epath.Path, start: int):
         self.path = path
         rows = path.read_text().splitlines() if path.exists() else []
-        self._rows = [r for r in rows if _step(r) < start]
+        self._rows = [r for r in rows if json.loads(r)["step"] < start]
         self.flush()
+
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        self.write({"step": step, **{f"validation/{k}": v for k, v in scores.items()}})
 
     def write(self, row: dict) -> None:
         self._rows.append(json.dumps(row))
@@ -270,13 +308,6 @@ class Log:
             write_whole(self.path, "".join(r + "\n" for r in self._rows))
         now = time.monotonic()
         self._due = now + self.SHARE * (now - began)
-
-
-def _step(row: str) -> float:
-    try:
-        return json.loads(row)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line cut short by a kill
 
 
 @contextlib.contextmanager

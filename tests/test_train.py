@@ -104,7 +104,8 @@ def ctrl_c():
 def test_ctrl_c_saves_the_step_it_reached(byte_model, trained, tmp_path, monkeypatch, ctrl_c):
     workdir = tmp_path / "run"
     config = byte_train.get_config(str(texts(byte_model)))
-    config.update(options(byte_model))
+    late = {"checkpoint_every": STEPS, "validate_every": STEPS}  # what is saved is Ctrl-C's
+    config.update(options(byte_model) | late)
     presses = iter([ctrl_c])  # one
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         shown = train_lib.train_report.TrainingProgress
@@ -112,6 +113,7 @@ def test_ctrl_c_saves_the_step_it_reached(byte_model, trained, tmp_path, monkeyp
         train_lib.train(config, workdir)
     assert max(saved_steps(workdir)) == steps_done(workdir) == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    config.update(options(byte_model))
     train_lib.train(config, workdir)
     check_whole(workdir, trained)
 
@@ -124,12 +126,37 @@ def test_a_second_ctrl_c_stops_at_once(ctrl_c):
             ctrl_c()
 
 
+def sigterm_after(monkeypatch, times: int) -> None:
+    """The signal has come when it is asked for so often: before each step and validated set."""
+    asked = itertools.chain([0] * times, itertools.repeat(signal.SIGTERM))
+    stop = contextlib.nullcontext(lambda: next(asked))
+    monkeypatch.setattr(train_lib, "_stop_asked", lambda: stop)
+
+
+def validations(workdir) -> list[dict]:
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if "validation/kl" in row]
+
+
+def test_sigterm_in_a_validation_saves_and_the_resumed_run_validates(
+    byte_model, trained, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model))
+    with monkeypatch.context() as patch:
+        sigterm_after(patch, 4 + 1)
+        train_lib.train(config, workdir)
+    assert max(saved_steps(workdir)) == 4 and not validations(workdir)
+    train_lib.train(config, workdir)
+    check_whole(workdir, trained)
+    assert validations(workdir) == validations(trained)
+
+
 def test_sigterm_right_behind_a_validation_keeps_its_scores(byte_model, tmp_path, monkeypatch):
     config = byte_train.get_config(str(texts(byte_model)))
     config.update(options(byte_model) | {"validation_sets": 1})
-    asked = itertools.chain([0] * 4, itertools.repeat(signal.SIGTERM))  # before each step
-    stop = contextlib.nullcontext(lambda: next(asked))
-    monkeypatch.setattr(train_lib, "_stop_asked", lambda: stop)
+    sigterm_after(monkeypatch, 4 + 1)
     state = train_lib.distill.init_state(
         train_lib.train(config, tmp_path / "run"), recipe.make_optimizer(config, STEPS)
     )
@@ -159,6 +186,33 @@ def test_a_run_is_not_resumed_with_other_settings(byte_model, trained):
     done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "other settings of optimizer, seed" in done.stderr
+
+
+def test_a_run_is_not_resumed_on_other_examples(byte_model, trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    path = texts(byte_model)
+    config = byte_train.get_config(str(path))
+    config.update(options(byte_model))
+    before = path.read_text()
+    path.write_text("\n".join(before.splitlines()[:-1]))
+    try:
+        with pytest.raises(ValueError, match="other examples: a file of the mixture has been"):
+            train_lib.train(config, workdir)
+    finally:
+        path.write_text(before)
+
+
+def test_an_example_that_is_too_long_is_named_before_the_first_step(byte_model, tmp_path):
+    config = byte_train.get_config(str(tmp_path / "it-{split}.jsonl"))
+    config.update(options(byte_model))
+    lines = texts(byte_model).read_text().splitlines()
+    long = json.dumps(json.loads(lines[-1]) | {"id": "long", "documents": ["far " * 100_000]})
+    for split, last in (("train", long), ("validation", lines[-1])):
+        (tmp_path / f"it-{split}.jsonl").write_text("\n".join([*lines[:-1], last]))
+    with pytest.raises(ValueError, match="Example long: "):
+        train_lib.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("field", ["hedder=3", "optimizer.rate=3", "header.x=3"])
@@ -210,6 +264,8 @@ def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trai
         ("optimizer.decay", "exponential", "is not one of cosine, linear, constant"),
         ("validate_every", 0, "validate_every is 0: it is 1 or more"),
         ("accumulate", 0, "accumulate is 0: it is 1 or more"),
+        ("validation_sets", 0, "validation_sets is 0: it is 1 or more"),
+        ("accumulate", 7, "num_steps is 480, not a multiple of accumulate, 7"),
     ],
 )
 def test_settings_are_refused_before_anything_is_loaded(tmp_path, field, value, message):
