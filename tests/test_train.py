@@ -13,9 +13,11 @@ import time
 import types
 
 import byte_train
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from training import (
     ROOT,
     STEPS,
@@ -35,6 +37,25 @@ from kvpacket_jax import adapter as adapter_lib
 from kvpacket_jax import recipe
 from kvpacket_jax import train as train_lib
 from kvpacket_jax.checkpoint import Checkpoints
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs(byte_model):
+    """What one run of this process compiled, the next ones read; as those of their own do."""
+    wanted = {
+        "jax_compilation_cache_dir": str(byte_model.parent / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+
+    def configure(values):
+        compilation_cache.reset_cache()  # jax looks at these once
+        for name, value in values.items():
+            jax.config.update(name, value)
+
+    configure(wanted)
+    yield
+    configure(before)
 
 
 def adapter_bytes(workdir) -> bytes:
