@@ -10,8 +10,10 @@ class BuildProgress(Bar):
     """Follows `corpus.build` over the parts of a plan."""
 
     def __init__(self, parts: list[corpus.Part]):
-        self._packets = sum(len(part.items) for part in parts)
-        tokens = sum(len(item.tokens) for part in parts for item in part.items)
+        items = [item for part in parts for item in part.items]
+        self._packets = len(items)
+        self._preamble = any(not item.ids for item in items)
+        tokens = sum(len(item.tokens) for item in items)
         super().__init__("packets", tokens, state=f"0/{self._packets}")
         self._start = time.perf_counter()
         self._done = corpus.Progress(0, 0, 0)
@@ -29,7 +31,8 @@ class BuildProgress(Bar):
         done = self._done
         kept = done.packets - done.made
         return (
-            f"{done.packets} packets of {done.tokens:,} tokens: {done.made} made"
+            f"{done.packets} packets{', the preamble among them,' if self._preamble else ''} of "
+            f"{done.tokens:,} tokens: {done.made} made"
             + (f" ({self._rates()})" if done.made else "")
             + f", {kept} there already."
         )

@@ -328,7 +328,7 @@ def _stop_asked() -> Iterator[Callable[[], int]]:
         if number == signal.SIGINT:
             signal.signal(number, before[number])
             # Not print: it may have been interrupted itself.
-            os.write(2, b"\nStops behind this step, with all saved. Ctrl-C again: at once.\n")
+            os.write(2, b"\nStops after this step, with all saved. Ctrl-C again: at once.\n")
 
     signal.signal(signal.SIGTERM, told)
     if before[signal.SIGINT] is signal.default_int_handler:  # a job in the background ignores it

@@ -14,6 +14,7 @@ from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(errors)
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
 DTYPE = flags.DEFINE_enum(
@@ -43,12 +44,14 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax import build_report, corpus, progress, shards
+    from kvpacket_jax.data import json_lines
 
     cache_dir = caches.use()
     folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
     with errors.in_one_line():
         wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
         shard = shards.parse(SHARD.value)
+        json_lines.check_exists(path)
         with progress.step(f"Loading {MODEL.value}"):
             made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
             model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)

@@ -22,8 +22,7 @@ def use(distributed: bool = False) -> pathlib.Path:
 
     import models
 
-    if not absl_logging.level_debug():
-        absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
+    absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
     logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir()).expanduser()
     if COMPILATION_CACHE.value:

@@ -10,6 +10,7 @@ from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(errors)
 
 MODEL = flags.DEFINE_string(
     "model",

@@ -9,6 +9,7 @@ from launch import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(errors)
 
 SHOWN = ("full_recompute", "kv_packet", "no_recompute", "no_cache")
 

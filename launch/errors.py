@@ -1,11 +1,13 @@
-"""How a program ends on an error: with what was wrong; with --verbosity=1, with where as well."""
+"""How a program ends on an error: with what was wrong, and with where only if asked."""
 
 import contextlib
 import signal
 import sys
 from collections.abc import Iterator
 
-from absl import logging
+from absl import flags
+
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Shows where in the code an error came from.")
 
 INTERRUPTED = 128 + signal.SIGINT  # the status that shells give
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
@@ -23,10 +25,10 @@ def in_one_line() -> Iterator[None]:
 
 
 def words(error: Exception) -> str:
-    """What is shown of an error in place of its traceback; raises it with --verbosity=1."""
-    if logging.level_debug():
+    """What is shown of an error in place of its traceback; raises it with --traceback."""
+    if TRACEBACK.value:
         raise error
     # Likely a mistake in the code, of a new method say.
     if isinstance(error, TypeError):
-        return f"{error}\n--verbosity=1 shows where."
+        return f"{error}\n--traceback shows where."
     return str(error)

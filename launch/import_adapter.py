@@ -9,6 +9,8 @@ from absl import app, flags
 
 from launch import errors
 
+flags.adopt_module_key_flags(errors)  # so that --help shows it
+
 INPUT = flags.DEFINE_string("input", None, "The .pt file.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
 

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from launch import configs, devices, errors
 
 flags.adopt_module_key_flags(devices)  # so that --help shows them
+flags.adopt_module_key_flags(errors)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/train.py", "Training; --config.model is random:NAME or a model's folder."

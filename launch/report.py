@@ -9,6 +9,8 @@ from absl import app, flags
 
 from launch import errors
 
+flags.adopt_module_key_flags(errors)  # so that --help shows it
+
 WORKDIR = flags.DEFINE_list(
     "workdir", None, "Of evaluations or sweeps, with commas; folders below are looked into."
 )

@@ -13,6 +13,7 @@ from absl import app, flags
 from launch import caches, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(errors)
 
 CONFIG = flags.DEFINE_string("config", None, "The sweep's file, configs/sweep_….py or FILE:NAME.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Each member has a folder of its name in it.")

@@ -15,6 +15,7 @@ from launch import caches, configs, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(errors)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/train.py", "What to train; any field as --config.field=value."

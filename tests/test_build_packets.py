@@ -196,7 +196,7 @@ GOOD = '{"id": "a", "text": "x"}'
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "line 2: Expecting"),
+        (b"{", "line 2: no JSON at character"),
         (b"[1]", "line 2: it is not an object but list"),
         (b'{"id": "b"}', "line 2: text missing; it has id"),
         (b"{}", "line 2: id and text missing; it has nothing"),
@@ -329,5 +329,8 @@ def test_the_program_ends_with_a_message_at_a_bad_line(command, tmp_path):
         command(tmp_path / "store", input=path), cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "line 2: Expecting value" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "line 2: no JSON at character 1: Expecting value" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert not (tmp_path / "store").exists()

@@ -18,8 +18,7 @@ def read(
 
     Raises FileNotFoundError.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+    check_exists(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -30,8 +29,17 @@ def read(
                 yield number, error
 
 
+def check_exists(path: pathlib.Path) -> None:
+    """Raises FileNotFoundError where there is no such file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+
+
 def _record(line: bytes, required: tuple[str, ...]) -> dict:
-    record = json.loads(line.decode("utf-8-sig"))
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON at character {error.pos + 1}: {error.msg}") from error
     if not isinstance(record, dict):
         raise ValueError(f"it is not an object but {type(record).__name__}")
     missing = [key for key in required if key not in record]
