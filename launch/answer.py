@@ -50,21 +50,25 @@ def main(argv):
         made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
         model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
         session = ask.open_session(model, folder, DOCUMENTS.value, wording, METHOD.value, adapter)
-    for question in ask.questions() if QUERY.value is None else [QUERY.value]:
+
+    def reply(question: str) -> None:
+        for piece in ask.answer(session, question, NEW_TOKENS.value):
+            print(piece, end="", flush=True)
+        print()
+        if SHOW_COST.value:
+            print(ask.cost_text(session, ask.measure(session, question)))
+
+    if QUERY.value is not None:
+        with errors.in_one_line():
+            reply(QUERY.value)
+        return
+    for question in ask.questions():
         try:
-            for piece in ask.answer(session, question, NEW_TOKENS.value):
-                print(piece, end="", flush=True)
-            print()
-            if SHOW_COST.value:
-                print(ask.cost_text(session, ask.measure(session, question)))
+            reply(question)
         except KeyboardInterrupt:
-            if QUERY.value is not None:
-                sys.exit(errors.INTERRUPTED)
             break
         except errors.EXPECTED as error:  # the next question may fit
             print(errors.words(error), file=sys.stderr)
-            if QUERY.value is not None:
-                sys.exit(1)
 
 
 if __name__ == "__main__":

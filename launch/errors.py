@@ -9,7 +9,6 @@ from absl import flags
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Shows where in the code an error came from.")
 
-INTERRUPTED = 128 + signal.SIGINT  # the status that shells give
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 
 
@@ -21,7 +20,7 @@ def in_one_line() -> Iterator[None]:
     except EXPECTED as error:
         sys.exit(f"\n{words(error)}")
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)  # the status that shells give
 
 
 def words(error: Exception) -> str:
