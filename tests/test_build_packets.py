@@ -196,7 +196,7 @@ GOOD = '{"id": "a", "text": "x"}'
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "line 2: no JSON at character"),
+        (b"{", "line 2: no JSON at character 2: Expecting"),
         (b"[1]", "line 2: it is not an object but list"),
         (b'{"id": "b"}', "line 2: text missing; it has id"),
         (b"{}", "line 2: id and text missing; it has nothing"),

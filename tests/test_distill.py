@@ -237,8 +237,8 @@ def test_remat_saves_memory_where_layers_are_scanned():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("arg", [None, "more"])
-def test_padding_of_the_shipped_mixture_is_about_a_quarter(demo_folder, arg):
+@pytest.mark.parametrize(("arg", "filled"), [(None, 0.74), ("more", 0.75)])
+def test_padding_of_the_shipped_mixture_is_about_a_quarter(demo_folder, arg, filled):
     config = train_config.get_config(arg)
     read = tokenizer.load(demo_folder(config.model))
     entries = recipe.entries(config)
@@ -254,4 +254,4 @@ def test_padding_of_the_shipped_mixture_is_about_a_quarter(demo_folder, arg):
         real = distill.tokens([lesson], adapter_tokens)
         found.append((real, distill.computed(sizes, adapter_tokens)))
     real, computed = np.sum(found, axis=0)
-    assert real > 0.74 * computed
+    assert real > filled * computed

@@ -95,7 +95,7 @@ def test_bad_lines_are_named_all_at_once(tmp_path):
         data.load("jsonl", "test", path=path)
     message = str(error.value)
     for part in (
-        "line 2: no JSON at character",
+        "line 2: no JSON at character 2: Expecting",
         "line 3: question and answers missing; it has documents",
         "line 4: answers must be a list",
         "line 5: documents, answers and question must be texts",

@@ -37,7 +37,7 @@ def check_exists(path: pathlib.Path) -> None:
 
 def _record(line: bytes, required: tuple[str, ...]) -> dict:
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        record = json.loads(line.removesuffix(b"\n").decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON at character {error.pos + 1}: {error.msg}") from error
     if not isinstance(record, dict):
