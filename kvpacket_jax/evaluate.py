@@ -125,12 +125,11 @@ def prepare_run(
     methods = dict(make(spec, wrapper) for spec in specs)
     wrapped = any(getattr(m, "adapter", None) is not None for m in methods.values())
     template = data.TEMPLATES[config.template]
-    encoded = [encode_example(model.tokenizer, template, example) for example in examples]
-    asked = list(zip(examples, encoded, strict=True))
-    for example, ids in asked:
-        lessons.check_length(
-            model, example, ids, wrapper.num_tokens if wrapped else 0, config.new_tokens
-        )
+    soft_tokens = wrapper.num_tokens if wrapped else 0
+    asked = [
+        (example, lessons.encode(model, template, example, soft_tokens, config.new_tokens))
+        for example in examples
+    ]
     identity = {
         "model": model.fingerprint,
         "dtype": str(model.dtype),

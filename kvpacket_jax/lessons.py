@@ -7,7 +7,7 @@ import safetensors
 from etils import epath
 from safetensors import numpy as safetensors_numpy
 
-from kvpacket_jax.data import EncodedExample, Example
+from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
 from kvpacket_jax.distill import Lesson, teach
 from kvpacket_jax.generate import stop_array
 from models import LanguageModel, identity
@@ -57,24 +57,22 @@ def lesson(
     return made
 
 
-def check_length(
-    model: LanguageModel,
-    example: Example,
-    encoded: EncodedExample,
-    soft_tokens: int,
-    new_tokens: int,
-) -> None:
-    """Raises ValueError that names an example that is longer than the model's context.
+def encode(
+    model: LanguageModel, template: Template, example: Example, soft_tokens: int, new_tokens: int
+) -> EncodedExample:
+    """The example as token ids; ValueError, which names it, if the model's context is too short.
 
     Args:
       soft_tokens: around each document, h + t.
       new_tokens: the longest answer.
     """
+    encoded = encode_example(model.tokenizer, template, example)
     longest = max(map(len, encoded.questions)) + new_tokens
     try:
         model.check_length(encoded.context_length(soft_tokens) + longest)
     except ValueError as error:
         raise ValueError(f"Example {example.id}: {error}") from error
+    return encoded
 
 
 def _split(tokens: np.ndarray, lengths: np.ndarray) -> list[list[int]]:

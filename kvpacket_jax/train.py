@@ -82,37 +82,39 @@ def train(
                 "mine-validation.jsonl."
             )
     template = data.TEMPLATES[config.template]
-    encode = functools.partial(data.encode_example, model.tokenizer, template)
+    reader = next(iter(readers.values()))
+    encode = functools.partial(
+        lessons.encode,
+        reader,
+        template,
+        soft_tokens=config.header + config.trailer,
+        new_tokens=config.new_tokens,
+    )
     folder = hosts.absolute(config.teacher) if config.teacher else workdir / "teacher"
     teach = functools.partial(lessons.lesson, new_tokens=config.new_tokens, folder=folder)
     batches = Batches(config, examples, encode, teach, readers, model.config.mesh)
     optimizer = recipe.make_optimizer(config, config.num_steps)
     step_fn = jit_step(model, optimizer, config.loss)
-    reader = next(iter(readers.values()))
     # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
     begun = ConfigDict(config.to_dict() | {"init": "embeddings"}) if saved else config
     state = distill.init_state(recipe.initial_adapter(begun, reader), optimizer)
     if model.config.mesh:
         whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))
         state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
-    soft_tokens = config.header + config.trailer
     validate = Validation(
         reader,
         template,
         held_out,
         config.validation_sets,
+        encode,
         functools.partial(teach, reader),
-        soft_tokens,
         config.new_tokens,
     )
     say("Reading the examples of all steps")
-    check = functools.partial(
-        lessons.check_length, reader, soft_tokens=soft_tokens, new_tokens=config.new_tokens
-    )
     described = {
         "model": model.fingerprint,
         "config": config.to_dict(),
-        "examples": survey(examples, config.num_steps * config.batch_size, encode, check),
+        "examples": survey(examples, config.num_steps * config.batch_size, encode),
     }
     state = checkpoints.restore(state, described)
     start = int(state.step)
@@ -209,16 +211,15 @@ def train(
     return best.state.adapter
 
 
-def survey(examples: Sequence[Example], count: int, encode: Callable, check: Callable) -> str:
+def survey(examples: Sequence[Example], count: int, encode: Callable) -> str:
     """Reads the first `count` examples, all of a run's; a digest of them.
 
-    `check(example, encoded)` raises ValueError for one that no model can learn from: here, and not
-    hours later at the step that draws it.
+    `encode` raises ValueError for one that is too long: here, not hours later at its step.
     """
     read = hashlib.sha256()
     for i in range(count):
         example = examples[i]
-        check(example, encode(example))
+        encode(example)
         read.update(identity.digest(dataclasses.asdict(example)).encode())
     return read.hexdigest()
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from kvpacket_jax import hosts, lessons, metrics
+from kvpacket_jax import hosts, metrics
 from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.answers import answer
 from kvpacket_jax.cost import Entry
-from kvpacket_jax.data import Example, Template, encode_example
+from kvpacket_jax.data import Example, Template
 from kvpacket_jax.distill import Lesson
 from kvpacket_jax.methods import METHODS, Method
 from models import LanguageModel
@@ -22,11 +22,8 @@ class Validation:
 
     Args:
       sets: name -> examples; the first `count` of each are used.
-      teach: EncodedExample -> Lesson.
-      soft_tokens: of the adapters, h + t.
+      encode: Example -> EncodedExample; teach: EncodedExample -> Lesson.
       new_tokens: the longest answer.
-
-    Raises ValueError that names an example that is longer than the model's context.
     """
 
     def __init__(
@@ -35,15 +32,13 @@ class Validation:
         template: Template,
         sets: dict,
         count: int,
+        encode: Callable,
         teach: Callable,
-        soft_tokens: int,
         new_tokens: int,
     ):
         self._model, self._template, self._new_tokens = model, template, new_tokens
         examples = [s[i] for s in sets.values() for i in range(min(count, len(s)))]
-        encoded = [encode_example(model.tokenizer, template, e) for e in examples]
-        for example, ids in zip(examples, encoded, strict=True):
-            lessons.check_length(model, example, ids, soft_tokens, new_tokens)
+        encoded = list(map(encode, examples))  # all, so that every host refuses what one would
         mine = slice(jax.process_index(), None, jax.process_count())
         self._examples, self._encoded = examples[mine], encoded[mine]
         self._teach, self._lessons = teach, []
