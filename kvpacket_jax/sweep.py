@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from kvpacket_jax import shards
+from kvpacket_jax.runtime import shards
 from models.files import write_whole
 
 

@@ -40,29 +40,31 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import ask, corpus
+    from kvpacket_jax.serve import build, session
 
     cache_dir = caches.use()
     folder = pathlib.Path(STORE.value).expanduser()
     with errors.in_one_line():
-        ask.check_method(METHOD.value)
-        wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
+        session.check_method(METHOD.value)
+        wording = build.wording(TEMPLATE.value, PREAMBLE.value)
         made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-        model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
-        session = ask.open_session(model, folder, DOCUMENTS.value, wording, METHOD.value, adapter)
+        model, adapter = build.load_model(MODEL.value, *made_with, devices.MESH.value)
+        opened = session.open_session(
+            model, folder, DOCUMENTS.value, wording, METHOD.value, adapter
+        )
 
     def reply(question: str) -> None:
-        for piece in ask.answer(session, question, NEW_TOKENS.value):
+        for piece in session.answer(opened, question, NEW_TOKENS.value):
             print(piece, end="", flush=True)
         print()
         if SHOW_COST.value:
-            print(ask.cost_text(session, ask.measure(session, question)))
+            print(session.cost_text(opened, session.measure(opened, question)))
 
     if QUERY.value is not None:
         with errors.in_one_line():
             reply(QUERY.value)
         return
-    for question in ask.questions():
+    for question in session.questions():
         try:
             reply(question)
         except KeyboardInterrupt:

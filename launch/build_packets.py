@@ -43,27 +43,29 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import build_report, corpus, progress, shards
     from kvpacket_jax.data import json_lines
+    from kvpacket_jax.runtime import progress, shards
+    from kvpacket_jax.serve import build
+    from kvpacket_jax.serve.progress import BuildProgress
 
     cache_dir = caches.use()
     folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
     with errors.in_one_line():
-        wording = corpus.wording(TEMPLATE.value, PREAMBLE.value)
+        wording = build.wording(TEMPLATE.value, PREAMBLE.value)
         shard = shards.parse(SHARD.value)
         json_lines.check_exists(path)
         with progress.step(f"Loading {MODEL.value}"):
             made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-            model, adapter = corpus.load_model(MODEL.value, *made_with, devices.MESH.value)
+            model, adapter = build.load_model(MODEL.value, *made_with, devices.MESH.value)
         if adapter is None and ADAPTER.value is None:
             print(f"No adapter is shipped for {MODEL.value}, and none is given: bare packets.")
         with progress.step(f"Reading {path}"):
             on_bad = print if ON_ERROR.value == "skip" else None
-            parts = corpus.plan(
+            parts = build.plan(
                 model, adapter, wording, path, shard, batch_tokens=BATCH_TOKENS.value, on_bad=on_bad
             )
-        with build_report.BuildProgress(parts) as shown:
-            corpus.build(model, parts, folder, on_batch=shown.add, on_damaged=shown.say)
+        with BuildProgress(parts) as shown:
+            build.build(model, parts, folder, on_batch=shown.add, on_damaged=shown.say)
     print(shown.summary())
 
 

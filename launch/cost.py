@@ -36,7 +36,9 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import cost_report, progress, report
+    from kvpacket_jax.measure import cost_report
+    from kvpacket_jax.report import tables
+    from kvpacket_jax.runtime import progress
 
     cache_dir = caches.use()
     point = {
@@ -57,7 +59,7 @@ def main(argv):
             point, cache_dir, devices.MESH.value, PROFILE_DIR.value, progress.step
         )
         if JSON.value:
-            report.write_json(JSON.value, measured.rows, measured.machine)
+            tables.write_json(JSON.value, measured.rows, measured.machine)
     cost_report.show(measured)
 
 

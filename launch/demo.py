@@ -39,11 +39,13 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     import models
-    from kvpacket_jax import evaluate, progress, report
-    from kvpacket_jax.adapter import load_adapter, name_for
     from kvpacket_jax.data import TEMPLATES, demo
-    from kvpacket_jax.machine import measure_machine
+    from kvpacket_jax.evaluate import run
+    from kvpacket_jax.measure.machine import measure_machine
     from kvpacket_jax.methods import settings
+    from kvpacket_jax.packets.adapter import load_adapter, name_for
+    from kvpacket_jax.report import tables
+    from kvpacket_jax.runtime import progress
     from models import sharding
 
     cache_dir = caches.use()
@@ -58,13 +60,13 @@ def main(argv):
         label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter)"}
         methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
         example = demo.DOCUMENTS[DOCUMENTS.value]()
-        rows = evaluate.compare(
+        rows = run.compare(
             model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=progress.step
         )
         if JSON.value:
-            report.write_json(JSON.value, rows, machine)
-    progress.console.print(report.answer_table(rows), report.method_table(rows))
-    progress.console.print(report.peak_share(rows[0], machine))
+            tables.write_json(JSON.value, rows, machine)
+    progress.console.print(tables.answer_table(rows), tables.method_table(rows))
+    progress.console.print(tables.peak_share(rows[0], machine))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import cost_report, evaluate, progress, report
+    from kvpacket_jax.evaluate import run
+    from kvpacket_jax.measure import cost_report
+    from kvpacket_jax.report import tables
+    from kvpacket_jax.runtime import progress
 
     cache_dir = caches.use()
     workdir = pathlib.Path(WORKDIR.value).expanduser()
@@ -40,13 +43,13 @@ def main(argv):
                 CONFIG.value, cache_dir, devices.MESH.value, step=progress.step
             )
             workdir.mkdir(parents=True, exist_ok=True)
-            report.write_json(workdir / "cost.json", measured.rows, measured.machine)
+            tables.write_json(workdir / "cost.json", measured.rows, measured.machine)
             cost_report.show(measured)
             return
-        results = evaluate.evaluate(
+        results = run.evaluate(
             CONFIG.value, workdir, cache_dir, devices.MESH.value, progress.step, progress.track
         )
-    progress.console.print(report.quality_table(results), report.cost_table(results))
+    progress.console.print(tables.quality_table(results), tables.cost_table(results))
     progress.console.print(f"{workdir / 'results.json'}")
 
 

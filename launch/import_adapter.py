@@ -18,8 +18,8 @@ OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=Tr
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    from kvpacket_jax import adapter as adapter_lib
-    from kvpacket_jax import import_pt
+    from kvpacket_jax.packets import adapter as adapter_lib
+    from kvpacket_jax.packets import import_pt
 
     with errors.in_one_line():
         adapter, rest = import_pt.read_pt(INPUT.value)

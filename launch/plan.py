@@ -29,24 +29,25 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     if TOPOLOGY.value:
-        from kvpacket_jax import topologies
+        from kvpacket_jax.plan import topologies
 
         with errors.in_one_line():
             os.environ.update(topologies.environment(TOPOLOGY.value))  # before jax is imported
-    from kvpacket_jax import plan, progress
+    from kvpacket_jax.plan import fit
+    from kvpacket_jax.runtime import progress
 
     with errors.in_one_line():
-        rows = plan.plan(
+        rows = fit.plan(
             CONFIG.value,
             TOPOLOGY.value,
             devices.MESH.value,
-            plan.work(DOCUMENTS.value, PREAMBLE.value, QUERY.value, ANSWER.value),
+            fit.work(DOCUMENTS.value, PREAMBLE.value, QUERY.value, ANSWER.value),
             progress.step,
             progress.console.print,
         )
-    progress.console.print(*plan.tables(rows))
+    progress.console.print(*fit.tables(rows))
     for row in rows:
-        progress.console.print(plan.verdict(row), highlight=False)
+        progress.console.print(fit.verdict(row), highlight=False)
 
 
 if __name__ == "__main__":

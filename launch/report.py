@@ -23,11 +23,11 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}; several workdirs go with commas.")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import report_page
+    from kvpacket_jax.report import page
 
     output = OUTPUT.value or pathlib.Path(WORKDIR.value[0]) / "report"
     with errors.in_one_line():
-        page, text = report_page.write_report(WORKDIR.value, output)
+        page, text = page.write_report(WORKDIR.value, output)
     print(f"{page}\n{text}")
 
 

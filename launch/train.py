@@ -36,13 +36,14 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax import hosts, train
+    from kvpacket_jax.runtime import hosts
+    from kvpacket_jax.train import loop
 
     cache_dir = caches.use(DISTRIBUTED.value)
     with errors.in_one_line():
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        train.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
+        loop.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
 
 
 if __name__ == "__main__":

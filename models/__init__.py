@@ -12,18 +12,10 @@ import jax.numpy as jnp
 import platformdirs
 
 from models import config as config_lib
-from models import (
-    demo_models,
-    gguf,
-    hub,
-    identity,
-    llama,
-    qwen,
-    random_models,
-    sharding,
-    weights,
-)
+from models import identity, sharding, weights
 from models.config import ModelConfig
+from models.families import llama, qwen
+from models.sources import demo_models, gguf, hub, random_models
 from models.tokenizer import Tokenizer
 from models.tokenizer import load as load_tokenizer
 from models.transformer import Transformer

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import safetensors
 
-from models import llama, qwen, sharding, transformer
+from models import sharding, transformer
 from models.config import ModelConfig
+from models.families import llama, qwen
 
 LAYER_KEYS = {
     "llama": llama.LAYER_KEYS,

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-from typing import NamedTuple
 
 # Most of the tests' time is LLVM's, on programs that run once; the commands' tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -12,42 +11,16 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
-import training
 from safetensors.numpy import save_file
 
 import models
 from models import config as model_config
 from models import transformer, weights
+from tests.support import training
+from tests.support.golden import GOLDEN
 
 # For tests of meshes; all others run on the first.
 jax.config.update("jax_num_cpu_devices", 8)
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
-FAMILIES = ("tiny_llama31", "tiny_qwen2", "tiny_qwen3")
-INDEX = json.loads((GOLDEN / "index.json").read_text())
-CASES = {case["name"]: case for case in INDEX["cases"]}
-
-
-class Case(NamedTuple):
-    """One prompt of the golden set with what the published code computes from it."""
-
-    model: models.LanguageModel
-    preamble: list[int]
-    documents: list[list[int]]
-    query: list[int]
-    arrays: dict[str, np.ndarray]
-
-
-def load_case(name: str, model: models.LanguageModel) -> Case:
-    arrays = np.load(GOLDEN / f"case_{name}.npz")
-    documents = [arrays[f"doc{i}_ids"].tolist() for i in range(len(CASES[name]["doc_lens"]))]
-    return Case(
-        model,
-        arrays["preamble_ids"].tolist(),
-        documents,
-        arrays["query_ids"].tolist(),
-        arrays,
-    )
 
 
 @pytest.fixture(scope="session")

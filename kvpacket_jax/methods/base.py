@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kvpacket_jax.packet import Packet, build_packets
-from kvpacket_jax.prefill import Context, Prefilled
+from kvpacket_jax.packets.packet import Packet, build_packets
+from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
 
 

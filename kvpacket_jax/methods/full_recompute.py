@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from kvpacket_jax.buckets import near
 from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
-from kvpacket_jax.packet import Packet
-from kvpacket_jax.prefill import Context, prefill
+from kvpacket_jax.packets.buckets import near
+from kvpacket_jax.packets.packet import Packet
+from kvpacket_jax.packets.prefill import Context, prefill
 from models import LanguageModel
 
 

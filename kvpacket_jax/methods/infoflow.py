@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.buckets import Buckets, power_of_two
 from kvpacket_jax.methods.base import Prepared, store_preamble
 from kvpacket_jax.methods.recompute import (
     Layout,
@@ -23,7 +22,8 @@ from kvpacket_jax.methods.recompute import (
     run_rows,
     side_by_side,
 )
-from kvpacket_jax.packet import Packet, build_packets
+from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from kvpacket_jax.packets.packet import Packet, build_packets
 from models import attention, kv_cache, rope
 from models.attention import Segment
 from models.kv_cache import KVCache

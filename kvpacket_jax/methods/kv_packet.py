@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from kvpacket_jax.adapter import Adapter
-from kvpacket_jax.compose import compose
 from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
-from kvpacket_jax.packet import Packet, build_packets
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.compose import compose
+from kvpacket_jax.packets.packet import Packet, build_packets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from kvpacket_jax.methods.base import Prepared, SharedMethod, end_to_end, store_preamble
-from kvpacket_jax.packet import Packet
+from kvpacket_jax.packets.packet import Packet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.buckets import Buckets, near, power_of_two
-from kvpacket_jax.compose import compose, slots_needed
 from kvpacket_jax.methods.base import Method, Prepared, Request, store_preamble
-from kvpacket_jax.packet import Packet, build_packets, check_ids
-from kvpacket_jax.prefill import Prefilled
+from kvpacket_jax.packets.buckets import Buckets, near, power_of_two, round_up
+from kvpacket_jax.packets.compose import compose, slots_needed
+from kvpacket_jax.packets.packet import Packet, build_packets, check_ids
+from kvpacket_jax.packets.prefill import Prefilled
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
 
@@ -147,7 +147,7 @@ def context_slots(slots: int) -> int:
     Its steps are powers of two, as those of `near`: the rows of a whole context fit.
     """
     step = power_of_two(slots, LEAST_SLOTS) // 16
-    return max(LEAST_SLOTS, -(-slots // step) * step)
+    return max(LEAST_SLOTS, round_up(slots, step))
 
 
 # ---- parts of jitted programs

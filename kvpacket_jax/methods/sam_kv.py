@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.buckets import Buckets, power_of_two
 from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.methods.recompute import (
     Layout,
@@ -23,7 +22,8 @@ from kvpacket_jax.methods.recompute import (
     prepared,
     row_bucket,
 )
-from kvpacket_jax.packet import Packet
+from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from kvpacket_jax.packets.packet import Packet
 from models import kv_cache, rope
 from models.kv_cache import KVCache
 

@@ -8,8 +8,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from kvpacket_jax.adapter import Adapter
 from kvpacket_jax.methods import METHODS, Method
+from kvpacket_jax.packets.adapter import Adapter
 
 _WORDS = {"true": True, "false": False}
 _KINDS = {int: "a whole number", float: "a number", str: "text", types.NoneType: "none"}

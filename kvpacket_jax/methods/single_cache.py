@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from kvpacket_jax.buckets import Buckets, near
 from kvpacket_jax.methods.base import Prepared, SharedMethod, end_to_end
-from kvpacket_jax.packet import Packet, build_packets
+from kvpacket_jax.packets.buckets import Buckets, near
+from kvpacket_jax.packets.packet import Packet, build_packets
 
 
 @dataclasses.dataclass(frozen=True)

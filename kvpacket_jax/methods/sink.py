@@ -6,11 +6,11 @@ import functools
 import jax
 import numpy as np
 
-from kvpacket_jax.buckets import near
 from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
 from kvpacket_jax.methods.recompute import lay_out, side_by_side
-from kvpacket_jax.packet import BATCH_TOKENS, Packet, check_ids
-from kvpacket_jax.prefill import prefill_rows
+from kvpacket_jax.packets.buckets import near
+from kvpacket_jax.packets.packet import BATCH_TOKENS, Packet, check_ids
+from kvpacket_jax.packets.prefill import prefill_rows
 from models import kv_cache
 
 

@@ -1,0 +1,111 @@
+"""What a method answers, held against the model that reads everything."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kvpacket_jax.data import Question, Template
+from kvpacket_jax.measure.cost import Entry
+from kvpacket_jax.methods import Request
+from kvpacket_jax.packets.generate import stream
+from kvpacket_jax.packets.prefill import Context, Prefilled, prefill
+from kvpacket_jax.teacher import Lesson, compare_tokens, hidden_states
+from models import LanguageModel
+
+
+class Answer(NamedTuple):
+    """To one question. The reference is the greedy answer from the full context."""
+
+    text: str
+    same: bool  # as the reference's text
+    kl: np.ndarray  # float32 [A]: at each token of the reference's answer, reference || found
+
+
+def reference(
+    model: LanguageModel, lesson: Lesson, questions: Sequence[Question], template: Template
+) -> list[Answer]:
+    """full_recompute's answers, which the teacher of `lesson` gave."""
+    return [
+        Answer(
+            template.answer(q, model.tokenizer.decode(ids)), True, np.zeros(len(ids), np.float32)
+        )
+        for q, ids in zip(questions, lesson.answers, strict=True)
+    ]
+
+
+def answer(
+    model: LanguageModel,
+    entry: Entry,
+    lesson: Lesson,
+    questions: Sequence[Question],
+    template: Template,
+    new_tokens: int = 32,
+) -> list[Answer]:
+    """A method's greedy answers to all questions of an example.
+
+    They are rows over one context if the method lets its questions share one; else each has its
+    own. Of the reference's tokens the KL is taken with the same context before them. That pass
+    tells too whether the method would have said each of them: only other answers are decoded.
+
+    Args:
+      lesson: the example as `template` encodes it, with the reference's answers.
+      new_tokens: at most so many; fewer once every answer has met a stop of the template's.
+    """
+    example = lesson.example
+    request = Request(example.preamble, example.documents, example.questions[0])
+    everyone = range(len(questions))
+    shared = entry.method.shared_context(model, entry.stored, request)
+    if shared is not None:
+        found = [(everyone, *shared, None)]
+    else:
+        found = (_alone(model, entry, request, lesson, i, new_tokens) for i in everyone)
+    expected = reference(model, lesson, questions, template)
+    starts = np.cumsum([0, *map(len, lesson.answers)])
+    answers = []
+    for which, context, start, ready in found:
+        tokens = [lesson.answers[i] for i in which]
+        queries = [example.questions[i] for i in which]
+        hidden = hidden_states(model, context, start, queries, tokens)
+        teacher = lesson.hidden[starts[which[0]] : starts[which[-1] + 1]]
+        ends = np.cumsum([len(t) for t in tokens])[:-1]
+        kl, best = (np.split(x, ends) for x in compare_tokens(model, teacher, hidden))
+        texts = [expected[i].text for i in which]
+        other = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
+        if other:
+            again = [queries[n] for n in other]
+            ready = ready or prefill(model, context, again, start, new_tokens)
+            asked = [questions[which[n]] for n in other]
+            decoded = _decode(model, context, ready, asked, template, new_tokens)
+            for n, text in zip(other, decoded, strict=True):
+                texts[n] = text
+        for i, text, divergence in zip(which, texts, kl, strict=True):
+            answers.append(Answer(text, text == expected[i].text, divergence))
+    return answers
+
+
+def _alone(model, entry: Entry, request: Request, lesson: Lesson, i: int, new_tokens: int):
+    request = request._replace(query=lesson.example.questions[i])
+    context, start, ready, _ = entry.method.prepare(model, entry.stored, request, new_tokens)
+    return range(i, i + 1), context, start, ready
+
+
+def _decode(
+    model: LanguageModel,
+    context: Context,
+    ready: Prefilled,
+    questions: Sequence[Question],
+    template: Template,
+    new_tokens: int,
+) -> list[str]:
+    ids: list[list[int]] = [[] for _ in questions]
+    texts: list[str] = []
+    for fresh in stream(model, context, ready, new_tokens):
+        ids = [old + new for old, new in zip(ids, fresh, strict=True)]
+        texts = [model.tokenizer.decode(i) for i in ids]
+        if all(
+            i[-1] in model.tokenizer.stop_ids or any(s in text for s in template.stop[q.form])
+            for q, i, text in zip(questions, ids, texts, strict=True)
+        ):
+            break
+    return [template.answer(q, text) for q, text in zip(questions, texts, strict=True)]

@@ -1,0 +1,105 @@
+"""From answers to questions to what is said of a method: means, intervals, differences.
+
+Questions about one set of documents are not independent, so the bootstrap draws sets.
+"""
+
+import collections
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+
+from kvpacket_jax.evaluate import metrics
+
+REFERENCE = "full_recompute"
+BARE = "no_recompute"
+RESAMPLES = 10_000
+
+
+def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
+    """One summary for each label (method and setting), in the order in which they first appear.
+
+    Args:
+      rows: of evaluate.py: one for each question and label.
+
+    Returns:
+      Dicts with n, means, and 95 % intervals (`_low`, `_high`; None where there is one set only).
+      `f1_difference` is paired, to full_recompute on the same questions. "Where right" is where
+      full_recompute's answer matches exactly. None where a figure does not exist.
+    """
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[row["method"], row["setting"]].append(row)
+    reference = {_key(r): r for r in groups.get((REFERENCE, ""), ())}
+    summaries = [_summary(*label, group, reference, seed) for label, group in groups.items()]
+    known = {s["method"]: s["f1"] for s in summaries}
+    full, bare = known.get(REFERENCE), known.get(BARE)
+    for s in summaries:
+        s["f1_share"] = s["f1"] / full if full else None
+        gap = None if full is None or bare is None else full - bare
+        s["gap_closed"] = (s["f1"] - bare) / gap if gap else None
+    return summaries
+
+
+def _key(row: dict) -> tuple:
+    return row["example"], row["question"]
+
+
+def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed: int) -> dict:
+    f1 = [r["f1"] for r in rows]
+    low, high = _interval(rows, f1, seed)
+    found = {
+        "method": method,
+        "setting": setting,
+        "num_samples": len(rows),
+        "num_sets": len({r["example"] for r in rows}),
+        "f1": float(np.mean(f1)),
+        "f1_low": low,
+        "f1_high": high,
+        "f1_micro": metrics.f1_micro([r["answer"] for r in rows], [r["expected"] for r in rows]),
+        "exact_match": _mean([r["exact_match"] for r in rows]),
+        "kl": _mean([r["kl"] for r in rows]),
+        "kl_answer": _mean([r["kl_answer"] for r in rows]),
+        "agree": _mean([r["same"] for r in rows]),
+    }
+    found["agree_low"], found["agree_high"] = _interval(rows, [r["same"] for r in rows], seed)
+    if all(_key(r) in reference for r in rows):
+        pairs = [(r, reference[_key(r)]) for r in rows]
+        differences = [r["f1"] - full["f1"] for r, full in pairs]
+        low, high = _interval(rows, differences, seed)
+        found |= {
+            "f1_difference": float(np.mean(differences)),
+            "f1_difference_low": low,
+            "f1_difference_high": high,
+        }
+        for name, right in (("where_right", True), ("where_wrong", False)):
+            chosen = [r for r, full in pairs if full["exact_match"] == right]
+            found[f"num_{name}"] = len(chosen)
+            found[f"agree_{name}"] = _mean([r["same"] for r in chosen])
+            found[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _interval(rows: list[dict], values: Sequence[float], seed: int):
+    """The 95 % bootstrap interval of the mean of `values`, one for each row, sets resampled."""
+    sums, counts = collections.Counter(), collections.Counter()
+    for row, value in zip(rows, values, strict=True):
+        sums[row["example"]] += float(value)
+        counts[row["example"]] += 1
+    if len(counts) < 2:
+        return None, None
+    data = [np.array([c[k] for k in counts], float) for c in (sums, counts)]
+    result = scipy.stats.bootstrap(
+        data,
+        lambda s, n, axis=-1: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(seed),
+    )
+    return tuple(map(float, result.confidence_interval))

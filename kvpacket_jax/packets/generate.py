@@ -1,0 +1,123 @@
+"""Greedy decoding on the device, in chunks that can be streamed."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvpacket_jax.packets.buckets import CHUNK
+from kvpacket_jax.packets.prefill import Context, Prefilled
+from models import LanguageModel
+
+
+@functools.partial(jax.jit, static_argnames=("module",), donate_argnames=("tail",))
+def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, stop_ids):
+    """CHUNK tokens behind `token_Q`, fewer if all rows are done: int32 `[Q, CHUNK]`."""
+    apply = functools.partial(module.apply, {"params": params})
+
+    def step(state):
+        i, token, done, tail, out = state
+        x, tail = apply(
+            apply(token[:, None], method="embed"),
+            (position_Q + i)[:, None],
+            jnp.ones((token.shape[0], 1), bool),
+            context,
+            tail,
+            slot + i,
+            method="run_layers",
+        )
+        token = jnp.argmax(apply(x, method="logits")[:, 0], axis=-1).astype(jnp.int32)
+        done |= jnp.isin(token, stop_ids)
+        return i + 1, token, done, tail, out.at[:, i].set(token)
+
+    out = jnp.zeros((token_Q.shape[0], CHUNK), jnp.int32)
+    state = (jnp.int32(0), token_Q, done_Q, tail, out)
+    _, token, done, tail, out = jax.lax.while_loop(
+        lambda s: (s[0] < CHUNK) & ~s[2].all(), step, state
+    )
+    return out, token, done, tail
+
+
+@jax.jit
+def _first(logits_QxV, stop_ids, is_real):
+    token = jnp.argmax(logits_QxV, axis=-1).astype(jnp.int32)
+    return token, jnp.isin(token, stop_ids) | ~is_real
+
+
+def chunks_needed(new_tokens: int) -> int:
+    """Decoding programs run for that many tokens; the first token comes from the prefill."""
+    return -(-(new_tokens - 1) // CHUNK)
+
+
+def stop_array(model: LanguageModel, stop_ids: Sequence[int] | None) -> np.ndarray:
+    """The ids that end an answer, the tokenizer's if None; int32, never empty."""
+    if stop_ids is None and model.tokenizer is None:
+        raise ValueError(f"{model.name} came without a tokenizer: say which ids end an answer.")
+    ids = model.tokenizer.stop_ids if stop_ids is None else stop_ids
+    return np.array(list(ids) or [-1], np.int32)
+
+
+def stream(
+    model: LanguageModel,
+    context: Context,
+    prefilled: Prefilled,
+    new_tokens: int,
+    stop_ids: Sequence[int] | None = None,
+) -> Iterator[list[list[int]]]:
+    """Yields the new tokens of each query, some at a time, a stop token included.
+
+    Consumes `prefilled`: its tail is donated. Raises ValueError if the tail has too little room.
+    """
+    needed = prefilled.slot + CHUNK * chunks_needed(new_tokens)
+    if needed > prefilled.tail.num_slots:
+        raise ValueError(
+            f"{new_tokens} new tokens need {needed} slots, the request's tail has "
+            f"{prefilled.tail.num_slots}: tell `prefill` how many tokens are to come (new_tokens)."
+        )
+    stops, num_queries = stop_array(model, stop_ids), prefilled.num_queries
+    token, done = _first(prefilled.logits, stops, np.arange(len(prefilled.logits)) < num_queries)
+    tail, slot, positions = prefilled.tail, prefilled.slot, prefilled.positions
+    finished, left = [False] * num_queries, new_tokens
+    block = np.asarray(token)[:, None]
+    for _ in range(1 + chunks_needed(new_tokens)):
+        fresh = [[] for _ in range(num_queries)]
+        for q, tokens in enumerate(block[:num_queries, :left].tolist()):
+            for t in tokens if not finished[q] else ():
+                fresh[q].append(t)
+                if t in stops:
+                    finished[q] = True
+                    break
+        yield fresh
+        left -= block.shape[1]
+        if all(finished) or left <= 0:
+            return
+        out, token, done, tail = _decode(
+            model.module,
+            model.params,
+            context,
+            tail,
+            token,
+            positions,
+            np.int32(slot),
+            done,
+            stops,
+        )
+        slot, positions = slot + CHUNK, positions + CHUNK
+        block = np.asarray(out)
+
+
+def generate(
+    model: LanguageModel,
+    context: Context,
+    prefilled: Prefilled,
+    new_tokens: int,
+    stop_ids: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """All new tokens of each query, at most `new_tokens`, a stop token included."""
+    answers = [[] for _ in range(prefilled.num_queries)]
+    for fresh in stream(model, context, prefilled, new_tokens, stop_ids):
+        for answer, tokens in zip(answers, fresh, strict=True):
+            answer.extend(tokens)
+    return answers

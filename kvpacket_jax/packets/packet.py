@@ -1,0 +1,222 @@
+"""Packet: the KV cache of one wrapped document at local positions; build_packets makes them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from models import LanguageModel, kv_cache
+from models.kv_cache import KVCache
+from models.rope import Rope
+
+BATCH_TOKENS = 2048  # rows computed at once; enough to fill a CPU and a small GPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """What all packets of one build are made by; they are read under the same only."""
+
+    model: str  # fingerprint
+    tokenizer: str  # fingerprint, or "none"
+    template: str  # what the texts were put into, a digest; "none" for ids from elsewhere
+    adapter: str  # fingerprint, or "none"
+    dtype: str
+    rope: Rope
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest(Maker):
+    """What made a packet."""
+
+    tokens: tuple[int, ...]
+
+
+def manifest(made_by: Maker, tokens: Sequence[int]) -> Manifest:
+    """The manifest of one packet of a build."""
+    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
+    return Manifest(**fields, tokens=tuple(tokens))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["cache"], meta_fields=["length", "manifest"]
+)
+@dataclasses.dataclass(frozen=True)
+class Packet:
+    """Immutable, and it knows nothing of its neighbours.
+
+    `cache` has batch 1 and a bucket of slots, the first `length` of them valid, at positions
+    0 … length - 1.
+    """
+
+    cache: KVCache
+    length: int
+    manifest: Manifest
+
+
+def packet_caches(module, params, adapter: Adapter, ids_BxT, lengths_B) -> KVCache:
+    """The caches of documents as batch rows: each is run alone, and sees only itself.
+
+    Pure and differentiable in `adapter`; training calls this same function.
+
+    Args:
+      ids_BxT: int32, padded; lengths_B: int32, true lengths before wrapping.
+
+    Returns:
+      A KVCache with batch B and h + T + t slots.
+    """
+    apply = functools.partial(module.apply, {"params": params})
+    x = adapter_lib.wrap(adapter, apply(ids_BxT, method="embed"), lengths_B)
+    B, T, _ = x.shape
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    valid = positions < (lengths_B + adapter.num_tokens)[:, None]
+    cache = kv_cache.init(module.config, B, T, params["embedding"].dtype)
+    return apply(x, positions, valid, (), cache, 0, method="run_layers")[1]
+
+
+@functools.partial(jax.jit, static_argnames=("module", "slots"))
+def _build(module, params, adapter, ids_BxT, lengths_B, slots: int) -> list[KVCache]:
+    caches = packet_caches(module, params, adapter, ids_BxT, lengths_B)
+    caches = kv_cache.resize(caches, slots)
+    return [kv_cache.row(caches, i) for i in range(ids_BxT.shape[0])]
+
+
+def maker(model: LanguageModel, adapter: Adapter | None, template: str = "none") -> Maker:
+    """The maker of packets that `model` builds with `adapter` now."""
+    return Maker(
+        model=model.fingerprint,
+        tokenizer=model.tokenizer.fingerprint if model.tokenizer else "none",
+        template=template,
+        adapter=adapter_lib.fingerprint(adapter),
+        dtype=str(jnp.dtype(model.dtype)),
+        rope=model.config.rope,
+    )
+
+
+class Batch(NamedTuple):
+    """Documents that are run together."""
+
+    rows: int  # a build bucket, soft tokens included
+    members: tuple[int, ...]  # which documents
+
+
+def plan_batches(
+    lengths: Sequence[int], buckets: Buckets = Buckets(), batch_tokens: int = BATCH_TOKENS
+) -> list[Batch]:
+    """Documents by build bucket, in their order. A function of its arguments alone.
+
+    Args:
+      lengths: positions of each, soft tokens included.
+      batch_tokens: rows computed at once, at most, unless a single document has more.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(buckets.build(length), []).append(i)
+    batches = []
+    for rows, members in sorted(groups.items()):
+        # A power of two, as batches are padded to.
+        size = 1 << max(0, (batch_tokens // rows).bit_length() - 1)
+        batches += [
+            Batch(rows, tuple(members[at : at + size])) for at in range(0, len(members), size)
+        ]
+    return batches
+
+
+def build_batch(
+    model: LanguageModel,
+    adapter: Adapter | None,
+    rows: int,
+    documents: Sequence[Sequence[int]],
+    made_by: Maker,
+    buckets: Buckets = Buckets(),
+) -> list[Packet]:
+    """The packets of one planned batch; does not wait for the device.
+
+    Args:
+      rows: the batch's, which every document fits with the adapter's soft tokens.
+    """
+    wrapper = _wrapper(model, adapter)
+    extra = wrapper.num_tokens
+    ids = np.zeros((power_of_two(len(documents), 1), rows - extra), np.int32)
+    lengths = np.ones(len(ids), np.int32)
+    for r, document in enumerate(documents):
+        lengths[r] = len(document)
+        ids[r, : lengths[r]] = document
+    caches = _build(model.module, model.params, wrapper, ids, lengths, buckets.packet(rows))
+    return [
+        Packet(cache, len(document) + extra, manifest(made_by, document))
+        for document, cache in zip(documents, caches, strict=False)
+    ]
+
+
+def build_packets(
+    model: LanguageModel,
+    adapter: Adapter | None,
+    documents: Sequence[Sequence[int]],
+    buckets: Buckets = Buckets(),
+    on_packet: Callable[[int], None] = lambda done: None,
+) -> list[Packet]:
+    """Runs each document alone and keeps its cache.
+
+    Args:
+      adapter: wraps every document; None leaves them bare (the preamble is built so).
+      documents: token ids of each, tokenised alone, without special tokens.
+      on_packet: called with the number of packets just made, for progress.
+
+    Raises:
+      ValueError: an empty document, ids outside the vocabulary, a document longer than the
+        model's context, an adapter of another width; before anything is computed.
+    """
+    check_adapter(model, adapter)
+    for i, ids in enumerate(documents):
+        check_document(model, adapter, ids, f"Document {i}")
+    made_by, extra = maker(model, adapter), _wrapper(model, adapter).num_tokens
+    packets: list[Packet | None] = [None] * len(documents)
+    for batch in plan_batches([len(ids) + extra for ids in documents], buckets):
+        chosen = [documents[i] for i in batch.members]
+        made = build_batch(model, adapter, batch.rows, chosen, made_by, buckets)
+        for i, packet in zip(batch.members, made, strict=True):
+            packets[i] = packet
+        jax.block_until_ready([packet.cache for packet in made])
+        on_packet(len(made))
+    return packets
+
+
+def _wrapper(model: LanguageModel, adapter: Adapter | None) -> Adapter:
+    return adapter_lib.empty(model.config.dim) if adapter is None else adapter
+
+
+def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
+    """Raises ValueError for an empty sequence or ids outside the vocabulary."""
+    if len(ids) == 0:
+        raise ValueError(f"{what} is empty: there is nothing to run through the model.")
+    low, high = min(ids), max(ids)
+    if low < 0 or high >= model.config.vocab_size:
+        raise ValueError(
+            f"{what} has token id {low if low < 0 else high}; the vocabulary of {model.name} ends "
+            f"at {model.config.vocab_size - 1}. Was it tokenised for another model?"
+        )
+
+
+def check_document(
+    model: LanguageModel, adapter: Adapter | None, ids: Sequence[int], what: str
+) -> None:
+    """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
+    check_ids(model, ids, what)
+    model.check_length(len(ids) + _wrapper(model, adapter).num_tokens)
+
+
+def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:
+    """Raises ValueError for soft tokens of another width than the model's embeddings."""
+    widths = {part.shape[-1] for part in _wrapper(model, adapter)}
+    if widths != {model.config.dim}:
+        raise ValueError(
+            f"The adapter's tokens have {', '.join(map(str, sorted(widths)))} numbers, embeddings "
+            f"of {model.name} have {model.config.dim}: it was trained for another model."
+        )

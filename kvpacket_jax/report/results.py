@@ -1,0 +1,370 @@
+"""Finished evaluations from their workdirs: what may be compared, as points and table cells."""
+
+import collections
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from kvpacket_jax.evaluate.summary import REFERENCE
+from kvpacket_jax.runtime.format import milliseconds, si
+
+PUBLISHED = pathlib.Path(__file__).parent / "published_results.json"
+
+# Options of data sets that say how many documents there are, or how long: on a figure's axis.
+DOCUMENT_OPTIONS = {
+    "num_documents": "documents a question",
+    "document_words": "words a document",
+    "num_chunks": "documents a question",
+    "num_tokens": "tokens in all documents",
+}
+
+BOUND = "single_cache"  # no rival: its cache is made of just these documents in this order
+NUMBER = r"\d+(?:\.\d+)?"
+MEASURED = ("peak", "bandwidth")  # of a machine, anew in every run
+
+
+class Evaluation(NamedTuple):
+    """A workdir of evaluate.py that is finished."""
+
+    name: str
+    run: dict  # run.json: all that the answers depend on
+    rows: list[dict]  # results.json: a summary for each method and setting
+    date: str  # when it was timed
+
+
+class Group(NamedTuple):
+    """Evaluations of the same questions with the same model on the same machine."""
+
+    evaluations: list[Evaluation]
+    rows: list[dict]  # theirs together, each once; an adapter that differs is in its setting
+
+    @property
+    def run(self) -> dict:
+        return self.evaluations[0].run
+
+    @property
+    def title(self) -> str:
+        return _title(self.run["dataset"])
+
+    @property
+    def made(self) -> str:
+        """Model, dtype, machine and date."""
+        machine = self.rows[0]["machine"]
+        model = self.rows[0].get("model") or f"model {self.run['model'][:8]}"
+        devices = f"{machine['devices']} x " if machine["devices"] > 1 else ""
+        dates = sorted({e.date for e in self.evaluations})
+        return (
+            f"{model}, {machine['dtype']}; {devices}{machine['device']}, {machine['threads']} "
+            f"threads, jax {machine['jax_version']}; {' to '.join(dates[:: len(dates) - 1 or 1])}"
+        )
+
+
+class Point(NamedTuple):
+    """F1 with its 95 % interval (None where unknown) at x with its range."""
+
+    method: str
+    setting: str
+    x: float
+    f1: float
+    f1_low: float | None = None
+    f1_high: float | None = None
+    x_low: float | None = None
+    x_high: float | None = None
+
+
+def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list[str]]:
+    """The finished evaluations in workdirs and the folders below, and the unfinished ones' names.
+
+    Raises:
+      FileNotFoundError: no such folder.
+      ValueError: nothing finished in any of them, or a file that is not evaluate.py's.
+    """
+    found, unfinished = {}, []
+    for top in (pathlib.Path(w).expanduser() for w in workdirs):
+        if not top.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(top)!r}.")
+        for path in sorted(top.rglob("run.json")):
+            folder = path.parent
+            name = _name(top, folder)
+            if not (folder / "results.json").exists():
+                unfinished.append(name)
+            elif folder.resolve() not in found:
+                found[folder.resolve()] = _read_one(name, folder)
+    if not found:
+        begun = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
+        raise ValueError(
+            f"No results.json in {', '.join(map(str, workdirs))} or below{begun}; launch.evaluate "
+            "writes it at its end."
+        )
+    names = collections.Counter(e.name for e in found.values())
+    return [
+        e if names[e.name] == 1 else e._replace(name=str(folder)) for folder, e in found.items()
+    ], unfinished
+
+
+def _name(top: pathlib.Path, folder: pathlib.Path) -> str:
+    parts = folder.relative_to(top).parts
+    parts = parts[:-1] if parts[-1:] == ("evaluate",) else parts  # of a sweep's member
+    return "/".join(parts) or top.resolve().name
+
+
+def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
+    path = folder / "results.json"
+    try:
+        run, rows = (json.loads((folder / f).read_text()) for f in ("run.json", "results.json"))
+        _ = run["dataset"]["options"], [(r["method"], r["f1"], r["machine"]) for r in rows]
+        date = rows[0]["date"]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{path} and its run.json are not launch.evaluate's, or an earlier version's (run it "
+            f"again: answers are kept): {error!r}"
+        ) from error
+    return Evaluation(name, run, rows, date)
+
+
+def group(evaluations: Sequence[Evaluation]) -> list[Group]:
+    """Puts together what has the same questions, model and machine; adapters may differ.
+
+    A method and setting that several evaluations of a group share is taken from the first.
+    """
+    groups: dict[str, list[Evaluation]] = {}
+    for e in evaluations:
+        machine = {k: v for k, v in e.rows[0]["machine"].items() if k not in MEASURED}
+        asked = {k: v for k, v in e.run.items() if k != "adapter"}
+        groups.setdefault(json.dumps([asked, machine], sort_keys=True), []).append(e)
+    return [Group(members, _merged(members)) for members in groups.values()]
+
+
+def _merged(evaluations: Sequence[Evaluation]) -> list[dict]:
+    several = len({e.run.get("adapter") for e in evaluations}) > 1
+    rows: dict[tuple, dict] = {}
+    for e in evaluations:
+        for r in e.rows:
+            adapted = several and r["method"] == "kv_packet"
+            setting = ", ".join(filter(None, (r["setting"], e.name))) if adapted else r["setting"]
+            rows.setdefault((r["method"], setting), r | {"setting": setting})
+    order = list(dict.fromkeys(method for method, _ in rows))
+    return sorted(rows.values(), key=lambda r: (order.index(r["method"]), _numbers(r["setting"])))
+
+
+def _numbers(setting: str) -> list[float]:
+    return [float(n) for n in re.findall(NUMBER, setting)]
+
+
+def points(rows: Sequence[dict], key: str) -> list[Point]:
+    """One point a row at its `key`; rows without one are left out. For "ttft_s" with its range."""
+    found = []
+    for r in rows:
+        if r.get(key) is None:
+            continue
+        runs = [s for example in r.get("ttft_runs") or () for s in example]
+        ends = (min(runs), max(runs)) if key == "ttft_s" and runs else (None, None)
+        f1 = (r["f1"], r.get("f1_low"), r.get("f1_high"))
+        found.append(Point(r["method"], r["setting"], r[key], *f1, *ends))
+    return found
+
+
+def lines(found: Sequence[Point]) -> list[list[Point]]:
+    """Points to be joined: of a method, where one number of its setting alone varies."""
+    alike: dict[tuple[str, str], list[Point]] = {}
+    for p in found:
+        alike.setdefault((p.method, re.sub(NUMBER, "#", p.setting)), []).append(p)
+    joined = []
+    for points in alike.values():
+        if len(_numbers(points[0].setting)) == 1:
+            joined.append(sorted(points, key=lambda p: _numbers(p.setting)))
+        else:
+            joined += [[p] for p in points]
+    return joined
+
+
+def label(line: Sequence[Point]) -> str:
+    """The method and what of its setting is the same in all points."""
+    setting = line[0].setting
+    if len(line) > 1 and line[1].setting != setting:
+        setting = ",".join(s for s in setting.split(",") if not re.search(NUMBER, s))
+    return " ".join(filter(None, (line[0].method, setting)))
+
+
+def pareto(found: Sequence[Point]) -> list[Point]:
+    """The points that no other beats: none has a higher F1 at no more x. By ascending x.
+
+    Those of BOUND are neither among them nor among those that beat.
+    """
+    front: list[Point] = []
+    for p in sorted((p for p in found if p.method != BOUND), key=lambda p: (p.x, -p.f1)):
+        if not front or p.f1 > front[-1].f1:
+            front.append(p)
+    return front
+
+
+class Series(NamedTuple):
+    """F1 by one option of a data set, all else equal."""
+
+    title: str
+    axis: str
+    made: str
+    points: list[Point]
+
+
+# What differs with the documents, in run.json.
+OF_THE_DATA = ("dataset", "examples", "num_samples")
+
+
+def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
+    """F1 by number and by length of documents, where at least two evaluations differ in it alone.
+
+    An option that is a range stands at its middle.
+    """
+    series = []
+    for option, axis in DOCUMENT_OPTIONS.items():
+        held: dict[str, dict[float, Evaluation]] = {}
+        for e in evaluations:
+            options = dict(e.run["dataset"]["options"])
+            if option not in options:
+                continue
+            value = options.pop(option)
+            asked = {k: v for k, v in e.run.items() if k not in OF_THE_DATA}
+            dataset = e.run["dataset"] | {"options": options}
+            key = json.dumps([asked, dataset], sort_keys=True)
+            held.setdefault(key, {}).setdefault(_middle(value), e)
+        for by_value in held.values():
+            if len(by_value) > 1:
+                series.append(_series(option, axis, by_value))
+    return series
+
+
+def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Series:
+    evaluations = [by_value[x] for x in sorted(by_value)]
+    title = _title(evaluations[0].run["dataset"], without=option)
+    machines = dict.fromkeys(Group([e], e.rows).made for e in evaluations)
+    found = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
+    return Series(title, axis, "\n".join(machines), found)
+
+
+def _title(dataset: Mapping, without: str = "") -> str:
+    shown = {k: v for k, v in sorted(dataset["options"].items()) if k != without and v != ""}
+    return ", ".join([dataset["name"], *(f"{k} {_plain(v)}" for k, v in shown.items())])
+
+
+def _middle(value) -> float:
+    return sum(value) / len(value) if isinstance(value, (list, tuple)) else float(value)
+
+
+def _plain(value) -> str:
+    if isinstance(value, (list, tuple)):
+        numbers = all(isinstance(v, (int, float)) for v in value)
+        return ("-" if numbers and len(value) == 2 else " ").join(map(str, value))
+    return str(value)
+
+
+# ---- the authors' figures
+
+
+def published(datasets: Iterable[str]) -> tuple[str, dict[tuple[str, str], list[dict]]]:
+    """The authors' own figures: their source, and rows by (data set, model).
+
+    Only those of `datasets`, if there are any; else all.
+    """
+    found = json.loads(PUBLISHED.read_text())
+    rows: dict[tuple[str, str], list[dict]] = {}
+    known = {r["dataset"] for r in found["rows"]}
+    chosen = known & set(datasets) or known
+    for r in found["rows"]:
+        if r["dataset"] in chosen:
+            rows.setdefault((r["dataset"], r["model"]), []).append(r)
+    return found["source"], rows
+
+
+# ---- tables, as text
+
+
+def _score(r: Mapping, key: str) -> str:
+    value, low, high = (r.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return "-"
+    # z: no -0.000
+    return f"{value:z.3f}" if low is None else f"{value:z.3f} ({low:z.2f} … {high:z.2f})"
+
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+NUM_TEXT = 2  # columns of text before those of numbers
+
+
+def table(rows: Sequence[dict]) -> Table:
+    """Header and cells, one line a method and setting."""
+    header = (
+        "method",
+        "setting",
+        "n",
+        "F1 (95 %)",
+        "F1 of full",
+        "difference (95 %)",
+        "micro-F1",
+        "same answer",
+        "KL answer",
+        "TTFT ms",
+        "FLOPs",
+        "overhead",
+        "kept bytes",
+    )
+    cells = []
+    for r in rows:
+        reference = r["method"] == REFERENCE
+        cells.append(
+            (
+                r["method"],
+                r["setting"],
+                str(r["num_samples"]),
+                _score(r, "f1"),
+                _score(r, "f1_share"),
+                "-" if reference else _score(r, "f1_difference"),
+                _score(r, "f1_micro"),
+                _score(r, "agree"),
+                _score(r, "kl_answer"),
+                milliseconds(r.get("ttft_s")),
+                si(r.get("flops_total")),
+                si(r.get("flops_overhead")),
+                si(r.get("cache_bytes")),
+            )
+        )
+    return header, cells
+
+
+def published_table(rows: Sequence[dict]) -> Table:
+    """Header and cells of the authors' rows."""
+    header = ("method", "setting", "micro-F1", "TTFT ms", "FLOPs, as they count")
+    cells = [
+        (
+            r["method"],
+            r["setting"],
+            f"{r['f1']:.3f}",
+            milliseconds(r["ttft_s"]),
+            si(r["flops"]),
+        )
+        for r in rows
+    ]
+    return header, cells
+
+
+def markdown(found: Table) -> str:
+    """A Markdown table, padded so that it reads as text too."""
+    header, cells = found
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    rule = [
+        "-" * w if i < NUM_TEXT else "-" * (w - 1) + ":" for i, w in enumerate(map(_wide, widths))
+    ]
+    text = []
+    for line in (header, rule, *cells):
+        padded = [
+            c.ljust(_wide(w)) if i < NUM_TEXT else c.rjust(_wide(w))
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("| " + " | ".join(padded) + " |")
+    return "\n".join(text)
+
+
+def _wide(width: int) -> int:
+    return max(3, width)

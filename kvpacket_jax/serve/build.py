@@ -1,0 +1,277 @@
+"""A corpus of documents becomes packets on disk: reading, the plan, and building what is missing.
+
+The plan is a function of the input and the shard, not of what is there already: a packet's last
+bits depend on the batch it was computed in, and the same bytes come out after any interruption.
+"""
+
+import array
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import models
+from kvpacket_jax.data import (
+    TEMPLATES,
+    EncodedExample,
+    Example,
+    Question,
+    Template,
+    encode_example,
+    json_lines,
+)
+from kvpacket_jax.data.examples import INSTRUCTION
+from kvpacket_jax.packets.adapter import Adapter, load_adapter, name_for
+from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.packet import (
+    BATCH_TOKENS,
+    Batch,
+    Maker,
+    Packet,
+    build_batch,
+    check_adapter,
+    check_document,
+    maker,
+    plan_batches,
+)
+from kvpacket_jax.serve import store
+from models import LanguageModel, sharding
+from models.identity import digest
+
+WRITERS = 8  # threads: writing waits for the disk, and goes on while the next batch is computed
+
+
+class Wording(NamedTuple):
+    """What a store's texts are put into."""
+
+    template: Template
+    instruction: str  # of the preamble
+
+
+class Document(NamedTuple):
+    id: str
+    text: str
+
+
+class Item(NamedTuple):
+    """A packet to be there, and the documents whose packet it is (several of the same text)."""
+
+    name: str
+    tokens: Sequence[int]
+    ids: list[str]
+
+
+class Part(NamedTuple):
+    """What is built with one adapter: the preamble bare, the documents wrapped."""
+
+    adapter: Adapter | None
+    made_by: Maker
+    items: list[Item]
+    batches: list[Batch]
+
+
+class Progress(NamedTuple):
+    """Of one batch that is on disk."""
+
+    packets: int
+    tokens: int
+    made: int  # packets of them that were written; the others were there
+
+
+def wording(template: str, instruction: str | None = None) -> Wording:
+    """The wording of a template's name, with the usual instruction if None."""
+    if template not in TEMPLATES:
+        raise ValueError(f"There is no template {template!r}; there are {', '.join(TEMPLATES)}.")
+    return Wording(TEMPLATES[template], INSTRUCTION if instruction is None else instruction)
+
+
+def load_model(
+    source: str,
+    dtype: str,
+    folder: pathlib.Path,
+    cache_dir: pathlib.Path | None = None,
+    adapter: str | None = None,
+    other_model: bool = False,
+    mesh: str | None = None,
+) -> tuple[LanguageModel, Adapter | None]:
+    """A model and an adapter to build or read the store `folder` with.
+
+    Args:
+      dtype: "auto" is the dtype of the store's packets, if they have but one.
+      adapter: as `load_adapter` takes it; None: the one shipped for the model, if any; "none".
+      other_model: accepts an adapter that was trained for another model.
+      mesh: as models.load takes it.
+    """
+    model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir, mesh)
+    sharding.tell(model.config, model.params)
+    name = name_for(source, adapter)
+    return model, load_adapter(name, model, other_model) if name else None
+
+
+def document_maker(model: LanguageModel, adapter: Adapter | None, wording: Wording) -> Maker:
+    """The maker of a store's documents; the instruction is not part of it."""
+    template = dataclasses.asdict(wording.template)
+    return maker(model, adapter, digest({"template": template}))
+
+
+def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Maker, Item | None]:
+    """The preamble's packet, which is never wrapped; None where the template puts no token there.
+
+    Raises ValueError for a model whose chat template is not known.
+    """
+    template = dataclasses.asdict(wording.template)
+    made_by = maker(model, None, digest({"template": template, "preamble": wording.instruction}))
+    tokens = encode(model, wording).preamble
+    item = Item(store.packet_name(made_by, tokens, len(tokens)), tokens, [])
+    return made_by, item if tokens else None
+
+
+def encode(model: LanguageModel, wording: Wording, *questions: Question) -> EncodedExample:
+    """The preamble and questions as token ids, without documents."""
+    example = Example("", (), questions, wording.instruction)
+    return encode_example(model.tokenizer, wording.template, example)
+
+
+def _document(number: int, record: dict) -> Document:
+    id, text = record["id"], record["text"]
+    if type(id) is int:  # taken as its text
+        id = str(id)
+    for name, value in (("id", id), ("text", text)):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{name} must be a text that is not empty, found {value!r:.60}")
+        value.encode()  # half a surrogate pair is no text
+    return Document(id, text)
+
+
+def plan(
+    model: LanguageModel,
+    adapter: Adapter | None,
+    wording: Wording,
+    path: pathlib.Path,
+    shard: tuple[int, int] = (0, 1),
+    buckets: Buckets = Buckets(),
+    batch_tokens: int = BATCH_TOKENS,
+    on_bad: Callable[[str], None] | None = None,
+) -> list[Part]:
+    """What a corpus asks for, in batches: a function of the arguments and the file alone.
+
+    Args:
+      shard: (i, n): the i-th of n parts, from 0. A packet belongs to one of them by its name, so
+        that equal texts meet, wherever they stand in the file.
+      on_bad: told of each line that is left out; None: the first one raises ValueError.
+
+    Raises:
+      ValueError, FileNotFoundError: before anything is computed.
+    """
+    check_adapter(model, adapter)
+    made_by, item = preamble_item(model, wording)
+    extra = adapter.num_tokens if adapter else 0
+    items: dict[str, Item] = {}
+    seen: dict[str, int] = {}
+
+    def own(name: str) -> bool:
+        return int(name[:16], 16) % shard[1] == shard[0]
+
+    def add(number: int, document: Document) -> None:
+        if document.id in seen:
+            raise ValueError(f"id {document.id!r} is line {seen[document.id]}'s already")
+        tokens = model.tokenizer.encode(wording.template.document_text(document.text))
+        check_document(model, adapter, tokens, f"document {document.id!r}")
+        seen[document.id] = number
+        name = store.packet_name(documents_by, tokens, len(tokens) + extra)
+        if own(name):
+            compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
+            items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
+
+    documents_by = document_maker(model, adapter, wording)
+    for number, found in json_lines.read(path, Document._fields, _document):
+        try:
+            if isinstance(found, ValueError):
+                raise found
+            add(number, found)
+        except ValueError as error:
+            text = f"{path}, line {number}: {error}"
+            if on_bad is None:
+                raise ValueError(
+                    f"{text}\nNothing was built. --on_error=skip leaves such lines out."
+                ) from error
+            on_bad(text)
+    if not seen:
+        raise ValueError(f"{path} has no document.")
+    preamble = [item] if item and own(item.name) else []
+    return [
+        _part(None, made_by, preamble, 0, buckets, batch_tokens),
+        _part(adapter, documents_by, list(items.values()), extra, buckets, batch_tokens),
+    ]
+
+
+def _part(adapter, made_by: Maker, items: list[Item], extra: int, buckets, batch_tokens) -> Part:
+    lengths = [len(item.tokens) + extra for item in items]
+    return Part(adapter, made_by, items, plan_batches(lengths, buckets, batch_tokens))
+
+
+def build(
+    model: LanguageModel,
+    parts: Sequence[Part],
+    folder: pathlib.Path,
+    buckets: Buckets = Buckets(),
+    on_batch: Callable[[Progress], None] = lambda progress: None,
+    on_damaged: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Writes what a plan asks for and `folder` lacks; what is there is verified and kept.
+
+    A batch of which anything is missing or damaged is computed whole. Several processes may build
+    into one folder.
+
+    Args:
+      on_batch: called when a batch is on disk.
+      on_damaged: told of each damaged packet, which is built again.
+
+    Raises OSError where the disk is full or may not be written; what was written stays.
+    """
+
+    def missing(item: Item) -> bool:
+        try:
+            store.verify(folder, item.name)
+        except FileNotFoundError:
+            return True
+        except store.Damaged as error:
+            on_damaged(str(error))
+            return True
+        return False
+
+    def finish(item: Item, made_by: Maker, packet: Packet | None) -> None:
+        if packet is not None:
+            writer.packet(packet)
+        for id in item.ids:
+            writer.document(made_by, id, item.name)
+
+    def wait() -> None:
+        if under_way:
+            progress, futures = under_way.pop()
+            for future in futures:
+                future.result()
+            on_batch(progress)
+
+    under_way: list[tuple[Progress, list[Future]]] = []  # one batch, at most
+    with store.writing(folder) as writer, ThreadPoolExecutor(WRITERS) as pool:
+        for part in parts:
+            writer.maker(part.made_by)
+            for batch in part.batches:
+                items = [part.items[i] for i in batch.members]
+                lacking = list(pool.map(missing, items))
+                packets: list = [None] * len(items)
+                if any(lacking):
+                    tokens = [item.tokens for item in items]
+                    packets = build_batch(
+                        model, part.adapter, batch.rows, tokens, part.made_by, buckets
+                    )
+                wait()
+                futures = [
+                    pool.submit(finish, item, part.made_by, packet if lacks else None)
+                    for item, packet, lacks in zip(items, packets, lacking, strict=True)
+                ]
+                count = sum(len(item.tokens) for item in items)
+                under_way.append((Progress(len(items), count, sum(lacking)), futures))
+        wait()

@@ -1,0 +1,203 @@
+"""Answers from a store: packets of named documents become a context for any number of questions."""
+
+import contextlib
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from kvpacket_jax.data import Question, Template
+from kvpacket_jax.measure import flops
+from kvpacket_jax.measure.cost import Cost, Entry, Timing, cost, first_token, time_methods
+from kvpacket_jax.methods import METHODS, Method, Request, settings
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.generate import stream
+from kvpacket_jax.packets.packet import Maker, Packet
+from kvpacket_jax.packets.prefill import Context, prefill
+from kvpacket_jax.runtime.format import si
+from kvpacket_jax.serve import build, store
+from kvpacket_jax.serve.build import Wording
+from models import LanguageModel
+
+READ_PACKETS = ("kv_packet", "no_recompute")
+WHY_NOT = {
+    "no_cache": "it reads no documents at all",
+    "single_cache": "its one cache is of these documents in this order, no packet of each",
+}
+
+
+class Session(NamedTuple):
+    """Documents that questions can be asked about."""
+
+    model: LanguageModel
+    wording: Wording
+    method: Method
+    folder: pathlib.Path
+    wanted: list[tuple[str, Maker]]  # as `store.load` takes it, the preamble first
+    packets: list[Packet]
+    load_s: float  # seconds it took to read them
+    context: Context
+    start: int  # position of a question's first token
+
+
+def check_method(name: str) -> None:
+    """Raises ValueError for a method that does not answer from packets, saying why."""
+    if name not in METHODS:
+        raise ValueError(f"There is no method {name!r}; {' and '.join(READ_PACKETS)} read packets.")
+    if name not in READ_PACKETS:
+        why = WHY_NOT.get(name, "it runs tokens of the documents through the model every time")
+        raise ValueError(
+            f"{name} does not answer from a store's packets: {why}. {' and '.join(READ_PACKETS)} "
+            "do; launch.evaluate compares them all."
+        )
+
+
+def open_session(
+    model: LanguageModel,
+    folder: pathlib.Path,
+    ids: Sequence[str],
+    wording: Wording,
+    method: str = "kv_packet",
+    adapter: Adapter | None = None,
+) -> Session:
+    """Reads the packets of documents, in their order, and composes them.
+
+    Raises:
+      ValueError: a method that reads no packets, documents that are not there or were made by
+        another model, tokenizer, template or adapter; a context longer than the model's.
+      FileNotFoundError, Damaged: naming the packet's file.
+    """
+    check_method(method)
+    if not ids:
+        raise ValueError("No document was named: give --documents=id1,id2.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
+    made = settings.make(method, adapter)[1]
+    made_by = build.document_maker(model, made.adapter, wording)
+    wanted = [(name, made_by) for name in store.find(folder, made_by, ids)]
+    preamble_by, preamble = build.preamble_item(model, wording)
+    if preamble:
+        if not store.packet_path(folder, preamble.name).exists():
+            raise FileNotFoundError(
+                f"{folder} has no packet of the preamble {wording.instruction!r}. Give --preamble "
+                "and --template as they were given to launch.build_packets, or run it with these: "
+                "it keeps the documents that are there."
+            )
+        wanted.insert(0, (preamble.name, preamble_by))
+    start = time.perf_counter()
+    packets = store.load(folder, wanted, model)
+    load_s = time.perf_counter() - start
+    context = made.shared_context(model, packets, Request([], [], []))
+    return Session(model, wording, made, folder, wanted, packets, load_s, *context)
+
+
+def answer(session: Session, question: str, new_tokens: int = 32) -> Iterator[str]:
+    """The answer to a question, piece by piece as it is decoded.
+
+    Raises ValueError where question and answer do not fit behind the documents.
+    """
+    model, asked = session.model, Question(question, ())
+    ids = build.encode(model, session.wording, asked).questions
+    ready = prefill(model, session.context, ids, session.start, new_tokens)
+    blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
+    yield from pieces(blocks, model.tokenizer.decode, session.wording.template, asked)
+
+
+def pieces(
+    blocks: Iterable[list[int]],
+    decode: Callable[[list[int]], str],
+    template: Template,
+    question: Question,
+) -> Iterator[str]:
+    """New token ids, block by block, as pieces of text that join to the template's answer.
+
+    Blocks are not asked for beyond the first stop.
+    """
+    tokens: list[int] = []
+    text = shown = ""
+    for fresh in blocks:
+        tokens += fresh
+        text = decode(tokens)
+        # An incomplete character is decoded as U+FFFD until the rest of it comes.
+        so_far = template.answer(question, text).rstrip("\ufffd").rstrip()
+        if len(so_far) > len(shown):
+            yield so_far[len(shown) :]
+            shown = so_far
+        if any(stop in text for stop in template.stop[question.form]):
+            break
+    if rest := template.answer(question, text)[len(shown) :]:
+        yield rest
+
+
+def questions() -> Iterator[str]:
+    """Lines of standard input until it ends or is interrupted; asked for at a terminal."""
+    prompt = "\nquestion> " if sys.stdin.isatty() else ""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            if line := input(prompt).strip():
+                yield line
+
+
+class Measured(NamedTuple):
+    """What an answer costs. Seconds are to the first token's logits on the host, medians."""
+
+    cost: Cost
+    timing: Timing  # TTFT is one chain from the files, which the system may hold in memory
+    cold_s: float  # the same with files that the system was told to forget
+    full_s: float  # full_recompute's, over the same documents
+
+
+def measure(session: Session, question: str, runs: int = 3) -> Measured:
+    """What an answer to this question costs, warmed up and timed anew, with packets on disk."""
+    model = session.model
+    query = build.encode(model, session.wording, Question(question, ())).questions[0]
+    documents_by = session.wanted[-1][1]
+    documents, preamble = [], []
+    for packet, (_, made_by) in zip(session.packets, session.wanted, strict=True):
+        (documents if made_by == documents_by else preamble).append(packet)
+    request = Request([], [p.manifest.tokens for p in documents], query)
+    entry = Entry(session.method, jax.device_put(session.packets))
+    full = Entry(METHODS["full_recompute"](), jax.device_put(preamble))
+
+    def load() -> list[Packet]:
+        return store.load(session.folder, session.wanted, model)
+
+    def first(entry: Entry) -> np.ndarray:
+        return np.asarray(first_token(model, entry, request).logits)
+
+    def cold() -> np.ndarray:
+        store.forget(session.folder, session.wanted)
+        return first(entry._replace(stored=load()))
+
+    sides = {
+        "load": load,
+        "ttft": lambda: first(entry._replace(stored=load())),
+        "cold": cold,
+        "full": lambda: first(full),
+    }
+    seconds = flops.measure(sides, runs)
+    load_s, ttft_s, cold_s, full_s = (statistics.median(seconds[name]) for name in sides)
+    timing = time_methods(model, {"it": entry}, request, runs)["it"]
+    timing = timing._replace(load_s=load_s, ttft_s=ttft_s, runs=tuple(seconds["ttft"]))
+    return Measured(cost(model, entry, request), timing, cold_s, full_s)
+
+
+def cost_text(session: Session, measured: Measured) -> str:
+    """The figures of `measure`, in words."""
+    cost, timing, cold_s, full_s = measured
+    parts = {"load": timing.load_s, "compose": timing.compose_s, "prefill": timing.prefill_s}
+    files = {store.packet_path(session.folder, name) for name, _ in session.wanted}
+    size = sum(path.stat().st_size for path in files)
+    tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
+    return (
+        f"{len(files)} packets on disk ({si(size)}B), {tokens:,} tokens: "
+        + ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in parts.items())
+        + f"\nTTFT {1e3 * timing.ttft_s:,.0f} ms, {1e3 * cold_s:,.0f} ms with files the system has "
+        f"not in memory; full_recompute {1e3 * full_s:,.0f} ms, {full_s / cold_s:.1f} times that\n"
+        f"FLOPs {si(cost.flops_total)}, overhead {si(cost.flops_overhead)}"
+    )

@@ -1,0 +1,192 @@
+"""What the model that reads the full context says: its answers, hidden states, and KL to them.
+
+The teacher reads preamble, documents and query in full and answers greedily; its final hidden
+states of the answer's rows are kept, not its logits (`[A, D]` instead of `[A, V]`).
+
+A is the answer tokens of an example, all questions' together; R the rows of a question with its
+answer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from etils import epath
+from safetensors import numpy as safetensors_numpy
+
+from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
+from kvpacket_jax.methods.base import store_preamble
+from kvpacket_jax.methods.full_recompute import read_documents
+from kvpacket_jax.packets.buckets import round_up
+from kvpacket_jax.packets.generate import generate, stop_array
+from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
+from models import LanguageModel, identity
+from models.files import write_whole
+
+COMPARED_ROWS = 16  # rows whose next-token distributions are compared at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """One example with the teacher's answers."""
+
+    example: EncodedExample
+    answers: list[list[int]]  # token ids of each question's, the stop token included
+    hidden: np.ndarray  # float32 [A, D]: the states that predict them, in order
+
+
+def teach(
+    model: LanguageModel,
+    example: EncodedExample,
+    new_tokens: int,
+    stop_ids: Sequence[int] | None = None,
+) -> Lesson:
+    """Runs the teacher: all questions of an example as rows over one full context."""
+    stored = store_preamble(model, example.preamble)
+    context, start = read_documents(model, stored, example.documents)
+    ready = prefill(model, context, example.questions, start, new_tokens)
+    answers = generate(model, context, ready, new_tokens, stop_ids)
+    hidden = hidden_states(model, context, start, example.questions, answers)
+    return Lesson(example, answers, hidden)
+
+
+def hidden_states(
+    model: LanguageModel,
+    context: Context,
+    start: int,
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Hidden states float32 `[A, D]` that predict the tokens of `answers`, all questions' in order.
+
+    Each question and its answer is a row over the shared `context`, from position `start` on.
+    """
+    rows = answer_rows(questions, answers)
+    width = round_up(max(map(len, rows)), 8)
+    ids, lengths = pad_rows(rows, width)
+    x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
+    x = np.asarray(x)
+    parts = [
+        x[i, len(q) - 1 : len(q) - 1 + len(a)]
+        for i, (q, a) in enumerate(zip(questions, answers, strict=True))
+    ]
+    return np.concatenate(parts)
+
+
+def answer_rows(
+    questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Token ids of each question and its answer, whose last token predicts nothing."""
+    return [[*q, *a[:-1]] for q, a in zip(questions, answers, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _hidden(module, params, context, ids_QxR, lengths_Q, start):
+    return prefill_rows(module, params, context, ids_QxR, lengths_Q, start)[0]
+
+
+def compare_tokens(
+    model: LanguageModel, teacher: np.ndarray, student: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL(teacher || student) of the next token, and the student's likeliest one.
+
+    From hidden states `[A, D]`: float32 `[A]` and int32 `[A]`.
+    """
+    A = len(teacher)
+    rows = round_up(A, COMPARED_ROWS)
+    padded = (np.pad(x, ((0, rows - A), (0, 0))) for x in (teacher, student))
+    found = _compare_tokens(model.module, model.params, *padded)
+    return tuple(np.asarray(x)[:A] for x in found)
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _compare_tokens(module, params, teacher, student):
+    def block(pair):
+        log_p, log_q = (log_probabilities(module, params, x) for x in pair)
+        return kl_divergence(log_p, log_q), log_q.argmax(-1).astype(jnp.int32)
+
+    blocks = (x.reshape(-1, COMPARED_ROWS, x.shape[-1]) for x in (teacher, student))
+    return jax.tree.map(jnp.ravel, jax.lax.map(block, tuple(blocks)))
+
+
+def log_probabilities(module, params, hidden: jax.Array) -> jax.Array:
+    """Next-token log probabilities float32 `[A, V]` of final hidden states `[A, D]`."""
+    logits = module.apply({"params": params}, hidden[None], method="logits")[0]
+    return jax.nn.log_softmax(logits)
+
+
+def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """KL(p || q) of each row, in nats."""
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+# ---- kept on disk: the teacher runs once for an example, whatever happens to the training
+
+FORMAT = 1
+
+
+def lesson(
+    model: LanguageModel,
+    example: EncodedExample,
+    new_tokens: int,
+    folder: epath.Path,
+    stop_ids: Sequence[int] | None = None,
+) -> Lesson:
+    """The teacher's lesson, read from `folder` or made and written there.
+
+    The file is named by all that made it, so a restart or another run with the same model and data
+    finds it. A file that cannot be read is made again.
+    """
+    key = identity.digest(
+        {
+            "format": FORMAT,
+            "model": model.fingerprint,
+            "dtype": str(model.dtype),
+            "scan_layers": model.config.scan_layers,
+            "preamble": example.preamble,
+            "documents": example.documents,
+            "questions": example.questions,
+            "new_tokens": new_tokens,
+            "stop_ids": stop_array(model, stop_ids).tolist(),
+        }
+    )
+    path = folder / f"{key}.safetensors"
+    try:
+        arrays = safetensors_numpy.load(path.read_bytes())
+        return Lesson(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
+    except (FileNotFoundError, safetensors.SafetensorError, KeyError):
+        pass
+    made = teach(model, example, new_tokens, stop_ids)
+    arrays = {
+        "tokens": np.array([t for a in made.answers for t in a], np.int32),
+        "lengths": np.array([len(a) for a in made.answers], np.int32),
+        "hidden": made.hidden,
+    }
+    write_whole(path, safetensors_numpy.save(arrays))
+    return made
+
+
+def encode(
+    model: LanguageModel, template: Template, example: Example, soft_tokens: int, new_tokens: int
+) -> EncodedExample:
+    """The example as token ids; ValueError, which names it, if the model's context is too short.
+
+    Args:
+      soft_tokens: around each document, h + t.
+      new_tokens: the longest answer.
+    """
+    encoded = encode_example(model.tokenizer, template, example)
+    longest = max(map(len, encoded.questions)) + new_tokens
+    try:
+        model.check_length(encoded.context_length(soft_tokens) + longest)
+    except ValueError as error:
+        raise ValueError(f"Example {example.id}: {error}") from error
+    return encoded
+
+
+def _split(tokens: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+    return [part.tolist() for part in np.split(tokens, np.cumsum(lengths)[:-1])]

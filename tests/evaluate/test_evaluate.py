@@ -1,0 +1,288 @@
+"""The harness: answers and KL against identities, a run that is stopped and goes on."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import types
+
+import numpy as np
+import pytest
+import scipy.special
+
+from configs import evaluate as configs
+from kvpacket_jax.data import EncodedExample, Example, Question, Template
+from kvpacket_jax.evaluate import run
+from kvpacket_jax.evaluate.answers import answer, reference
+from kvpacket_jax.measure.cost import Entry, first_token
+from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.packets.generate import generate
+from kvpacket_jax.packets.prefill import prefill
+from kvpacket_jax.teacher import teach
+from tests.support.golden import load_case
+
+TEMPLATE = Template(
+    chat=False,
+    opening="",
+    document="{text}",
+    wording={"question": "{text}"},
+    reply={"question": ""},
+    stop={"question": (" 0 ",)},
+)
+
+
+def decode(ids) -> str:
+    return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module")
+def case(tiny):
+    model = tiny("tiny_qwen2")
+    words = types.SimpleNamespace(decode=decode, stop_ids=(), fingerprint="words")
+    return load_case("qwen2_A", dataclasses.replace(model, tokenizer=words))
+
+
+def entry(case, name: str) -> Entry:
+    method = METHODS[name]()
+    return Entry(method, method.store(case.model, case.preamble, case.documents))
+
+
+QUESTIONS = (Question("first", ("1",)), Question("second", ("2",)))
+NEW = 8
+
+
+@pytest.fixture(scope="module")
+def lesson(case):
+    encoded = EncodedExample(case.preamble, case.documents, [case.query, case.query[2:]])
+    return teach(case.model, encoded, NEW)
+
+
+def ask(case, lesson, entry: Entry):
+    return answer(case.model, entry, lesson, QUESTIONS, TEMPLATE, NEW)
+
+
+def test_shared_answers_equal_those_of_single_requests(case, lesson):
+    full = entry(case, "full_recompute")
+    expected = reference(case.model, lesson, QUESTIONS, TEMPLATE)
+    for query, found, known in zip(
+        lesson.example.questions, ask(case, lesson, full), expected, strict=True
+    ):
+        assert found.same and found.text == known.text
+        np.testing.assert_allclose(found.kl, 0, atol=1e-5)
+        alone = Request(case.preamble, case.documents, query)
+        prepared = full.method.prepare(case.model, full.stored, alone, new_tokens=NEW)
+        ids = generate(case.model, prepared.context, prepared.prefilled, NEW)[0]
+        assert found.text == decode(ids)
+
+
+@pytest.mark.parametrize(
+    "name", ["no_recompute", "epic", "cache_blend", "rand_recompute", "single_cache", "sink"]
+)
+def test_questions_asked_alone_get_the_answers_they_get_together(case, lesson, name):
+    alone = type("Alone", (METHODS[name],), {"shared_context": lambda *_: None})
+    together = entry(case, name)
+    found = [ask(case, lesson, e) for e in (together, together._replace(method=alone()))]
+    for a, b in zip(*found, strict=True):
+        assert a.text == b.text and a.same == b.same
+        np.testing.assert_allclose(a.kl, b.kl, rtol=1e-3, atol=1e-5)
+
+
+def test_an_answer_that_differs_is_what_the_method_decodes(case, lesson):
+    """Only those are decoded: the same ones are told by one pass over the reference's."""
+    bare = entry(case, "no_recompute")
+    answers = ask(case, lesson, bare)
+    assert not all(a.same for a in answers)
+    context, start = bare.method.shared_context(
+        case.model, bare.stored, Request(case.preamble, case.documents, case.query)
+    )
+    for query, found in zip(lesson.example.questions, answers, strict=True):
+        ready = prefill(case.model, context, [query], start, NEW)
+        ids = generate(case.model, context, ready, NEW)[0]
+        assert TEMPLATE.answer(QUESTIONS[0], decode(ids)) == found.text
+
+
+def test_kl_is_that_of_the_next_token_after_the_same_text(case, lesson):
+    bare, full = entry(case, "no_recompute"), entry(case, "full_recompute")
+    found = ask(case, lesson, bare)[0]
+    tokens = lesson.answers[0]
+    assert len(found.kl) == len(tokens)
+    for at in (0, 3):
+        query = [*case.query, *tokens[:at]]
+        alone = Request(case.preamble, case.documents, query)
+        logits = (np.asarray(first_token(case.model, e, alone).logits[0]) for e in (full, bare))
+        p, q = (scipy.special.log_softmax(x.astype(np.float64)) for x in logits)
+        assert found.kl[at] == pytest.approx(float((np.exp(p) * (p - q)).sum()), rel=1e-3)
+
+
+def test_compare_gives_a_row_for_every_method_and_question(case, lesson, monkeypatch):
+    monkeypatch.setattr(run, "encode_example", lambda *_: lesson.example)
+    texts = Example("tiny", ("",) * len(case.documents), QUESTIONS)
+    methods = {name: METHODS[name]() for name in ("full_recompute", "no_recompute", "epic")}
+    rows = run.compare(case.model, methods, texts, TEMPLATE, new_tokens=4, runs=1)
+    assert [(r.method, r.question) for r in rows] == [
+        (m, q.text) for m in methods for q in QUESTIONS
+    ]
+    for row in rows:
+        assert row.ttft_s > 0 and row.load_s == 0 and row.prefill_s > 0
+        assert (row.kl == 0) == (row.method == "full_recompute")
+
+
+# ---- a run
+
+
+@pytest.fixture(scope="module")
+def config(byte_model):
+    config = configs.get_config("biography_64")
+    config.model, config.dtype, config.template = str(byte_model), "float32", "completion"
+    config.dataset.options.update(num_documents=2, num_questions=2, num_test=8)
+    config.methods, config.num_samples, config.new_tokens = ("no_recompute", "no_cache"), 7, 4
+    config.num_timed = config.runs = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluation")
+    return workdir, run.evaluate(config, workdir)
+
+
+MEASURED = ("ttft_s", "compose_s", "prefill_s", "ttft_runs", "machine", "date")
+
+
+def comparable(results: list[dict]) -> list[dict]:
+    return [{k: v for k, v in r.items() if k not in MEASURED} for r in results]
+
+
+def test_a_run_leaves_its_summary(finished):
+    workdir, results = finished
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert [r["method"] for r in results] == ["full_recompute", "no_recompute", "no_cache"]
+    for r in results:
+        assert r["num_samples"] == 7 and r["num_sets"] == 4
+        assert r["f1_low"] <= r["f1"] <= r["f1_high"] and r["ttft_s"] > 0
+        assert r["flops_total"] > 0 and r["xla_flops"] > 0 and r["exact_match"] is not None
+        assert (r["cached_tokens"] > 0) == (r["cache_bytes"] > 0)
+    full, bare, none = (r["cached_tokens"] for r in results)
+    assert bare > full == none  # these two keep the preamble alone
+    assert results[0]["kl"] == 0 and results[0]["agree"] == 1
+    assert results[1]["kl"] > 0 and results[2]["flops_overhead"] == 0
+
+
+def test_a_mesh_gives_the_same_answers(config, finished, tmp_path):
+    _, results = finished
+    with config.unlocked():
+        fewer = config.copy_and_resolve_references()
+    fewer.methods = ("no_recompute",)
+    for found, expected in zip(
+        run.evaluate(fewer, tmp_path, mesh="model:2"), results[:2], strict=True
+    ):
+        assert found["method"] == expected["method"] and found["f1"] == expected["f1"]
+        assert found["agree"] == expected["agree"]
+        assert found["kl_answer"] == pytest.approx(expected["kl_answer"], abs=1e-4)
+
+
+def test_a_run_cut_short_goes_on_to_the_same_summary(config, finished, tmp_path):
+    whole, results = finished
+    lines = (whole / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run.json").write_bytes((whole / "run.json").read_bytes())
+    (tmp_path / "rows.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
+    assert comparable(run.evaluate(config, tmp_path)) == comparable(results)
+    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(
+        line.strip() for line in lines
+    )
+
+
+def test_a_method_is_added_and_what_is_there_stays(config, finished, tmp_path):
+    whole, results = finished
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join([*rows, rows[-1]]))  # by two processes at once
+    one = config.copy_and_resolve_references()
+    one.methods = ("epic",)
+    found = run.evaluate(one, tmp_path)
+    assert [r["method"] for r in found] == ["full_recompute", "epic", "no_recompute", "no_cache"]
+    kept = [r for r in comparable(found) if r["method"] != "epic"]
+    for new, old in zip(kept, comparable(results), strict=True):
+        assert {k: new[k] for k in old if "f1" not in k} == {
+            k: v for k, v in old.items() if "f1" not in k
+        }
+    assert {r["num_samples"] for r in found} == {7}
+
+
+def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    long = {"documents": ["x" * 5000], "question": "Which?", "answers": ["x"], "id": "the-long-one"}
+    short = long | {"documents": ["x"], "id": "short"}
+    path.write_text(f"{json.dumps(short)}\n{json.dumps(long)}\n")
+    other = config.copy_and_resolve_references()
+    other.num_samples, other.dataset = 0, {"name": "jsonl", "split": "test", "options": {}}
+    with other.unlocked():
+        other.dataset.options.path = str(path)
+    with pytest.raises(ValueError, match="Example the-long-one: .* spans .* positions"):
+        run.prepare_run(other)
+
+
+def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
+    workdir, _ = finished
+    before = (workdir / "rows.jsonl").read_bytes()
+    with config.unlocked():
+        other = config.copy_and_resolve_references()
+    other.seed = 1
+    with pytest.raises(ValueError, match="another run; seed differ"):
+        run.evaluate(other, workdir)
+    assert (workdir / "rows.jsonl").read_bytes() == before
+
+
+def test_other_questions_under_the_same_settings_are_another_run(config, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    other = config.copy_and_resolve_references()
+    other.num_samples, other.dataset = 0, {"name": "jsonl", "split": "test", "options": {}}
+    with other.unlocked():
+        other.dataset.options.path = str(path)
+    claimed = []
+    for color in ("red", "blue"):
+        record = {"documents": ["It is red."], "question": "What is it?", "answers": [color]}
+        path.write_text(json.dumps(record))
+        claimed.append(run.prepare_run(other).identity)
+    run._claim(tmp_path / "run", claimed[0])
+    with pytest.raises(ValueError, match="another run; examples differ"):
+        run._claim(tmp_path / "run", claimed[1])
+
+
+def test_examples_are_timed_again_where_more_are_asked_for(config, finished, tmp_path):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    kept = (tmp_path / "timings.json").read_bytes()
+    run.evaluate(config, tmp_path)
+    assert (tmp_path / "timings.json").read_bytes() == kept
+    more = config.copy_and_resolve_references()
+    more.runs = 2
+    results = run.evaluate(more, tmp_path)
+    assert all(len(times) == 2 for r in results for times in r["ttft_runs"])
+
+
+def test_an_adapter_may_come_later_but_not_another_one(tmp_path):
+    claim = functools.partial(run._claim, tmp_path)
+    claim({"seed": 0, "adapter": "none"})
+    claim({"seed": 0, "adapter": "one"})
+    claim({"seed": 0, "adapter": "none"})  # the other methods alone, again
+    with pytest.raises(ValueError, match="adapter differ"):
+        claim({"seed": 0, "adapter": "two"})
+    with pytest.raises(ValueError, match="seed differ"):
+        claim({"seed": 1, "adapter": "none"})
+    claim({"seed": 0, "adapter": "one"})
+
+
+def test_bad_settings_are_refused_before_the_model_is_loaded(config):
+    for field, value, message in (
+        ("methods", ("kv_paket",), "no method 'kv_paket'"),
+        ("template", "chatty", "not one of completion, chat"),
+        ("num_samples", 99, "16 questions, num_samples asks for 99"),
+        ("methods", ("kv_packet",), "needs an adapter"),
+        ("methods", ("no_cache,epic:tokens=2,kv_packet",), "needs an adapter"),
+        ("num_timed", 0, "num_timed is 0 and runs 1: .* at least one example"),
+    ):
+        other = config.copy_and_resolve_references()
+        setattr(other, field, value)
+        with pytest.raises(ValueError, match=message):
+            run.prepare_run(other)

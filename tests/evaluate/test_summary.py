@@ -1,0 +1,73 @@
+"""Summaries of answers: means, paired differences, splits, intervals."""
+
+import numpy as np
+import pytest
+
+from kvpacket_jax.evaluate import summary
+
+
+def rows(method: str, f1, same, setting: str = "", per_set: int = 2):
+    return [
+        {
+            "example": f"set-{i // per_set}",
+            "question": i % per_set,
+            "method": method,
+            "setting": setting,
+            "answer": "a" if value == 1 else "b",
+            "expected": ["a"],
+            "f1": value,
+            "exact_match": value == 1,
+            "same": equal,
+            "kl": 1.0 - equal,
+            "kl_answer": 2.0 - 2 * equal,
+        }
+        for i, (value, equal) in enumerate(zip(f1, same, strict=True))
+    ]
+
+
+FULL = rows("full_recompute", [1, 1, 1, 0], [1, 1, 1, 1])
+BARE = rows("no_recompute", [0, 0, 1, 0], [0, 0, 1, 0])
+PACKET = rows("kv_packet", [1, 0, 1, 0], [1, 0, 1, 0], "s=1")
+
+
+def by_method(found):
+    return {s["method"]: s for s in found}
+
+
+def test_shares_gaps_and_splits_are_of_the_same_questions():
+    found = by_method(summary.aggregate(FULL + PACKET + BARE))
+    packet = found["kv_packet"]
+    assert packet["setting"] == "s=1" and packet["num_samples"] == 4 and packet["num_sets"] == 2
+    assert packet["f1"] == 0.5 and packet["f1_share"] == pytest.approx(0.5 / 0.75)
+    assert packet["gap_closed"] == pytest.approx((0.5 - 0.25) / (0.75 - 0.25))
+    assert packet["f1_difference"] == -0.25
+    assert (packet["num_where_right"], packet["num_where_wrong"]) == (3, 1)
+    assert packet["agree_where_right"] == pytest.approx(2 / 3)
+    assert packet["agree_where_wrong"] == 0 and packet["kl_answer_where_wrong"] == 2
+    full = found["full_recompute"]
+    assert full["f1_share"] == full["gap_closed"] == 1 and full["f1_difference"] == 0
+
+
+def test_the_difference_is_paired_and_sets_are_resampled():
+    rng = np.random.default_rng(0)
+    hard = rng.integers(0, 2, 200).astype(float)  # sets differ much, methods by .25 in every set
+    full = np.repeat(hard, 4)
+    other = full.copy()
+    other[::4] -= 1
+    found = by_method(
+        summary.aggregate(
+            rows("full_recompute", full, np.ones(800), per_set=4)
+            + rows("kv_packet", other, np.ones(800), per_set=4)
+        )
+    )
+    packet = found["kv_packet"]
+    assert packet["f1_difference_low"] == packet["f1_difference_high"] == -0.25
+    width = packet["f1_high"] - packet["f1_low"]
+    # Of 200 independent sets, not of 800 questions: twice as wide.
+    assert width == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.1)
+
+
+def test_what_cannot_be_known_is_none():
+    found = by_method(summary.aggregate(rows("kv_packet", [1, 0], [1, 0])))["kv_packet"]
+    assert found["f1_low"] is found["f1_share"] is found["gap_closed"] is None
+    assert "f1_difference" not in found

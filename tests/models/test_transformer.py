@@ -1,0 +1,148 @@
+"""run_layers: loop and scan, ranges of layers, contexts, padding, and what gradients see."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import kv_cache
+from tests.support.golden import FAMILIES
+
+T, CONTEXT = 6, 9
+
+
+def stacked(tree):
+    """A tuple over layers as one stacked array (what scan_layers asks for)."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *tree)
+
+
+def inputs(config, scan: bool):
+    """Two rows over a shared context and one of their own, and an empty tail."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, T, config.dim)), jnp.float32)
+    shape = (config.num_kv_heads, config.head_dim)
+
+    def random_cache(batch):
+        k, v = (
+            tuple(
+                jnp.asarray(rng.standard_normal((batch, CONTEXT, *shape)), jnp.float32)
+                for _ in range(config.num_layers)
+            )
+            for _ in "kv"
+        )
+        places = jnp.broadcast_to(jnp.arange(CONTEXT), (batch, CONTEXT))
+        k, v = (stacked(k), stacked(v)) if scan else (k, v)
+        return kv_cache.KVCache(k, v, places, places < CONTEXT - 2)
+
+    context = (random_cache(1), random_cache(2))
+    positions = CONTEXT + jnp.broadcast_to(jnp.arange(T), (2, T))
+    valid = jnp.arange(T) < jnp.array([[T], [T - 2]])
+    return x, positions, valid, context, kv_cache.init(config, 2, T + 2, jnp.float32)
+
+
+def run(model, x, positions, valid, context, tail, slots=0, layers=None):
+    apply = functools.partial(model.module.apply, {"params": model.params}, method="run_layers")
+    return jax.jit(lambda *a: apply(*a, slots, layers))(x, positions, valid, context, tail)
+
+
+def logits(model, x):
+    return model.module.apply({"params": model.params}, x, method="logits")
+
+
+def same(a, b, atol):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=atol)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scan_equals_loop_in_one_pass_and_in_two(tiny, name):
+    loop, scan = tiny(name), tiny(name, scan_layers=True)
+    same(stacked(loop.params["layers"]), scan.params["layers"], 0)
+    x, tail = run(loop, *inputs(loop.config, False))
+    tail = tail._replace(k=stacked(tail.k), v=stacked(tail.v))
+    found, other = run(scan, *inputs(scan.config, True))
+    np.testing.assert_allclose(logits(scan, found), logits(loop, x), atol=1e-3)
+    same(other, tail, 2e-4)
+
+    for model, stack in ((loop, False), (scan, True)):
+        x1, positions, valid, context, tail1 = inputs(model.config, stack)
+        L = model.config.num_layers
+        for layers in (range(2), range(2, L)):
+            x1, tail1 = run(model, x1, positions, valid, context, tail1, layers=layers)
+        np.testing.assert_allclose(logits(model, x1), logits(loop, x), atol=1e-3)
+        if not stack:
+            tail1 = tail1._replace(k=stacked(tail1.k), v=stacked(tail1.v))
+        same(tail1, tail, 2e-4)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_layers_outside_a_range_are_left_alone(tiny, scan):
+    model = tiny("tiny_qwen3", scan_layers=scan)
+    x, positions, valid, context, tail = inputs(model.config, scan)
+    _, found = run(model, x, positions, valid, context, tail, layers=range(1, 3))
+    written = [bool(jnp.any(k != 0)) for k in found.k]
+    assert written == [i in (1, 2) for i in range(model.config.num_layers)]
+
+
+def test_rows_in_pieces_equal_rows_at_once(tiny):
+    model = tiny("tiny_llama31")
+    x, positions, valid, context, tail = inputs(model.config, False)
+    valid = jnp.ones_like(valid)
+    whole, expected = run(model, x, positions, valid, context, tail)
+    parts = []
+    for start, stop in ((0, 2), (2, 3), (3, T)):
+        piece = (a[:, start:stop] for a in (x, positions, valid))
+        out, tail = run(model, *piece, context, tail, slots=start)
+        parts.append(out)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, atol=2e-4)
+    same(tail, expected, 2e-5)
+
+
+def test_rows_written_to_listed_slots_are_the_same_rows(tiny):
+    model = tiny("tiny_qwen2")
+    args = inputs(model.config, False)
+    whole, expected = run(model, *args)
+    slots = jnp.array([7, 2, 5, 0, 1, 4])
+    found, tail = run(model, *args, slots=slots)
+    np.testing.assert_allclose(found, whole, atol=2e-4)
+    same(kv_cache.gather(tail, slots), kv_cache.resize(expected, T), 2e-5)
+
+
+def test_padding_and_later_rows_are_never_seen(tiny):
+    model = tiny("tiny_qwen3")
+    x, positions, valid, context, tail = inputs(model.config, False)
+
+    def total(x, row, t):
+        return jnp.sum(jnp.square(run(model, x, positions, valid, context, tail)[0][row, t]))
+
+    # Causality by gradient: what row t depends on.
+    for row, t in ((0, 3), (1, T - 1)):
+        moved = jnp.abs(jax.grad(total)(x, row, t)).sum(-1)
+        seen = (jnp.arange(T) < t) & valid[row] | (jnp.arange(T) == t)
+        np.testing.assert_array_equal(moved[row] > 0, seen)
+        assert not moved[1 - row].any()
+
+    wild = jax.tree.map(
+        lambda c: jnp.where(jnp.arange(CONTEXT)[:, None, None] < CONTEXT - 2, c, 99.0), context[0].k
+    )
+    hidden = (context[0]._replace(k=wild), context[1])
+    same(
+        run(model, x, positions, valid, hidden, tail),
+        run(model, x, positions, valid, context, tail),
+        0,
+    )
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_remat_and_query_blocks_change_no_gradient(tiny, scan):
+    def gradient(**choices):
+        model = tiny("tiny_llama31", scan_layers=scan, **choices)
+        x, *rest = inputs(model.config, scan)
+        return jax.grad(lambda x: jnp.sum(jnp.sin(logits(model, run(model, x, *rest)[0]))))(x)
+
+    plain = gradient()
+    scale = float(jnp.abs(plain).max())
+    for choices in ({"remat": True}, {"query_block": 4}, {"remat": True, "query_block": 2}):
+        np.testing.assert_allclose(gradient(**choices), plain, atol=1e-4 * scale)

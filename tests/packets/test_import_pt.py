@@ -1,0 +1,117 @@
+"""Released adapters import exactly; files that are none, or that mean harm, are refused."""
+
+import hashlib
+import json
+import pathlib
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.import_pt import read_pt
+
+FOLDER = pathlib.Path(__file__).parents[1] / "resources" / "published"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+FILES = sorted(FOLDER.glob("*.pt"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_equals_what_torch_reads(path, tmp_path):
+    adapter, rest = read_pt(path)
+    adapter_lib.save_adapter(tmp_path / "adapter", adapter, {"model": None, "rest": rest})
+    loaded = adapter_lib.load_adapter(tmp_path / "adapter")
+    for name, array in loaded._asdict().items():
+        expected = EXPECTED[path.name][name]
+        array = np.asarray(array)
+        assert list(array.shape) == expected["shape"]
+        assert (
+            hashlib.sha256(array.astype("<f4").tobytes()).hexdigest() == expected["float32_sha256"]
+        )
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def repack(path: pathlib.Path, target: pathlib.Path, change) -> pathlib.Path:
+    """A copy of a released file with `change(name, bytes)` applied to each entry."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = change(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+    return target
+
+
+def test_pickled_code_does_not_run(tmp_path):
+    mark = tmp_path / "mark"
+    payload = pickle.dumps({"header": Evil(mark), "trailer": 1}, protocol=2)
+    target = repack(
+        FILES[0], tmp_path / "evil.pt", lambda n, b: payload if n.endswith("data.pkl") else b
+    )
+    with pytest.raises(ValueError, match="it asks for"):
+        read_pt(target)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["doubled", "endless"])
+def test_a_few_bytes_that_unfold_to_very_much_are_refused(kind, tmp_path):
+    inner = [1]
+    if kind == "endless":
+        inner.append(inner)
+    for _ in range(40):
+        inner = [inner, inner]
+    beside = pickle.dumps(inner, protocol=2).removeprefix(b"\x80\x02").removesuffix(b".")
+
+    def change(name, content):  # one more item of the dict
+        if not name.endswith("data.pkl"):
+            return content
+        assert content.endswith(b"u.")
+        return content[:-2] + pickle.SHORT_BINUNICODE + b"\x04deep" + beside + b"u."
+
+    with pytest.raises(ValueError, match="has over 10000 values beside header and trailer"):
+        read_pt(repack(FILES[0], tmp_path / "deep.pt", change))
+
+
+def test_a_place_far_away_is_refused_before_room_is_made(tmp_path):
+    def change(name, content):
+        far = pickle.LONG_BINPUT + (1 << 30).to_bytes(4, "little")
+        return content[:-1] + far + b"." if name.endswith("data.pkl") else content
+
+    with pytest.raises(ValueError, match="it numbers over 10000 values"):
+        read_pt(repack(FILES[0], tmp_path / "far.pt", change))
+
+
+@pytest.mark.parametrize("part", ["data.pkl", "data/0", "data/1"])
+def test_missing_or_short_entries_are_refused(part, tmp_path):
+    absent = repack(FILES[0], tmp_path / "a.pt", lambda n, b: None if n.endswith(part) else b)
+    short = repack(FILES[0], tmp_path / "b.pt", lambda n, b: b[:-8] if n.endswith(part) else b)
+    for path in (absent, short):
+        with pytest.raises(ValueError, match="not an adapter"):
+            read_pt(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    for content in (b"", b"not a zip", pickle.dumps({"header": 1})):
+        path = tmp_path / "other.pt"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not an adapter"):
+            read_pt(path)
+    with pytest.raises(FileNotFoundError):
+        read_pt(tmp_path / "absent.pt")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    target = repack(
+        FILES[0],
+        tmp_path / "nan.pt",
+        lambda n, b: b"\xff" * len(b) if n.endswith("data/0") else b,
+    )
+    with pytest.raises(ValueError, match="not finite"):
+        read_pt(target)

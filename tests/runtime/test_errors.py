@@ -1,0 +1,41 @@
+"""An error ends a program in its own words; --traceback shows where it came from."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from launch import errors
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+    flags.FLAGS.mark_as_parsed()
+    yield
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize("kind", errors.EXPECTED)
+def test_an_error_ends_in_its_own_words(kind):
+    with pytest.raises(SystemExit, match="the store is empty") as ended, errors.in_one_line():
+        raise kind("the store is empty")
+    assert ("--traceback" in str(ended.value)) == (kind is TypeError)
+
+
+def test_ctrl_c_ends_with_its_status():
+    with pytest.raises(SystemExit) as ended, errors.in_one_line():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_flag_shows_where(shown):
+    given = ["--traceback"] if shown else []
+    command = [sys.executable, "-m", "launch.demo", "--model=absent/absent.gguf", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "absent.gguf" in done.stderr
+    assert ("Traceback" in done.stderr) == shown

@@ -1,0 +1,63 @@
+"""What is shown while something runs: lines where there is no terminal, a bar where there is."""
+
+import io
+from collections.abc import Sequence
+
+import rich.console
+
+from kvpacket_jax.runtime import progress
+
+
+class Screen:
+    """What is shown, and the clock it goes by."""
+
+    def __init__(self, monkeypatch, terminal: bool):
+        self.out, self.now = io.StringIO(), 0.0
+        console = rich.console.Console(
+            file=self.out, force_terminal=terminal, width=110, get_time=self.clock
+        )
+        monkeypatch.setattr(progress, "console", console)
+        monkeypatch.setattr(progress.time, "perf_counter", self.clock)
+
+    def clock(self) -> float:
+        return self.now
+
+    def follow(self, items: Sequence, seconds: float) -> list[str]:
+        """Goes through items that take so long each; the lines shown."""
+        for _ in progress.track(items, "answering"):
+            self.now += seconds
+        return self.out.getvalue().splitlines()
+
+
+def test_a_log_gets_lines_with_the_time_left(monkeypatch):
+    # Steps longer than the 30 s that rich looks back by itself.
+    assert Screen(monkeypatch, terminal=False).follow("abcd", 60) == [
+        "answering 1/4",
+        "answering 2/4  0:02:00 left",
+        "answering 3/4  0:01:00 left",
+        "answering 4/4  in 0:04:00",
+    ]
+
+
+def test_lines_are_seldom(monkeypatch):
+    lines = Screen(monkeypatch, terminal=False).follow(range(1000), 0.1)
+    assert len(lines) == 3  # of 100 s
+
+
+def test_a_host_that_shows_nothing_says_nothing(monkeypatch):
+    out = Screen(monkeypatch, terminal=False).out
+    with progress.Bar("training", 2, shown=False) as bar:
+        bar.update(1, "1/2")
+        bar.say("step 1: validation")
+    assert not out.getvalue()
+
+
+def test_brackets_are_no_markup(monkeypatch):
+    screen = Screen(monkeypatch, terminal=False)
+    with progress.step("Reading /data/[old]/[/x]"):
+        pass
+    assert screen.out.getvalue() == "Reading /data/[old]/[/x] …\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    assert "4/4" in "".join(Screen(monkeypatch, terminal=True).follow("abcd", 60))

@@ -1,0 +1,190 @@
+"""Answers from a store equal those from packets built here, in this process and in another."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import models
+from kvpacket_jax.data import Question
+from kvpacket_jax.measure.cost import Entry, cost
+from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.compose import compose
+from kvpacket_jax.packets.generate import generate
+from kvpacket_jax.packets.prefill import prefill
+from kvpacket_jax.serve import build, session, store
+from tests.support.corpus import text, tree, write_corpus
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORDING = build.wording("completion", "Answer.")
+IDS = ["d12", "d3", "d17"]
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def model(byte_model):
+    return models.load(str(byte_model), "float32")
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("store")
+    docs = write_corpus(folder.parent / "docs.jsonl", 20)
+    build.build(model, build.plan(model, None, WORDING, docs), folder)
+    return folder
+
+
+def open_session(model, folder, ids=IDS, wording=WORDING, **options):
+    return session.open_session(model, folder, ids, wording, **options)
+
+
+def expected_answer(model, question: str) -> str:
+    """From packets built now, without a store."""
+    encoded = build.encode(model, WORDING, Question(question, ()))
+    texts = [text(int(i[1:])) for i in IDS]
+    documents = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
+    packets = METHODS["no_recompute"]().store(model, encoded.preamble, documents)
+    context, start = compose(model, packets)
+    ready = prefill(model, (context,), encoded.questions, start, NEW_TOKENS)
+    ids = generate(model, (context,), ready, NEW_TOKENS)[0]
+    return WORDING.template.answer(Question(question, ()), model.tokenizer.decode(ids))
+
+
+@pytest.mark.parametrize("method", ["kv_packet", "no_recompute"])
+def test_an_answer_is_that_of_packets_built_now(model, folder, method):
+    before = tree(folder)
+    session = open_session(model, folder, method=method)
+    for question in ("When does the ferry leave?", "Where?"):
+        pieces = list(session.answer(session, question, NEW_TOKENS))
+        assert "".join(pieces) == expected_answer(model, question) != ""
+    assert tree(folder) == before
+
+
+LETTERS = {0: b"\xc3", 1: b"\xa9", 2: b"a ", 3: b"\n"}  # 0 and 1 are one character together
+
+
+@pytest.mark.parametrize(
+    ("blocks", "pieces"),
+    [
+        ([[2], [0], [1], [2]], ["a", " \u00e9", "a"]),
+        ([[2, 0], [1, 3, 2], [2]], ["a", " \u00e9"]),  # ends with the line
+        ([[3, 2], [2]], []),
+        ([[2], [0]], ["a", " \ufffd"]),  # an incomplete character at the very end
+        ([[2], [2]], ["a", " a"]),  # white space is held back: none at the end
+    ],
+)
+def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
+    def decode(ids) -> str:
+        return b"".join(LETTERS[i] for i in ids).decode(errors="replace")
+
+    left = iter(blocks)
+    found = list(session.pieces(left, decode, WORDING.template, Question("?", ())))
+    assert found == pieces
+    asked = next((n for n, block in enumerate(blocks, 1) if 3 in block), len(blocks))
+    assert len(list(left)) == len(blocks) - asked  # what is not shown is not computed
+
+
+def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypatch):
+    session = open_session(model, folder)
+    loads = []
+    load = store.load
+    monkeypatch.setattr(store, "load", lambda *a: loads.append(a) or load(*a))
+    measured = session.measure(session, "Where?", runs=1)
+    found, timing = measured.cost, measured.timing
+    query = build.encode(model, WORDING, Question("Where?", ())).questions[0]
+    entry = Entry(METHODS["kv_packet"](), session.packets)
+    assert found == cost(model, entry, Request([], [], query))
+    assert 0 < found.flops_overhead < found.flops_total
+    assert min(timing.load_s, timing.compose_s, timing.prefill_s) > 0
+    assert len(loads) == 6  # by itself, in the chain, and cold, each warmed up first
+    assert measured.cold_s > 0 and measured.full_s > 0
+    size = sum(store.packet_path(folder, n).stat().st_size for n in {n for n, _ in session.wanted})
+    assert f"4 packets on disk ({size / 1e3:.3g} kB" in session.cost_text(session, measured)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ids": ["d1", "d33"]}, "no document 'd33'. It has d3, d13, "),
+        ({"method": "full_recompute"}, "full_recompute does not answer from .* runs tokens of"),
+        ({"method": "no_cache"}, "no_cache does not answer .* reads no documents.*kv_packet and"),
+        ({"method": "x"}, "no method 'x'; kv_packet and no_recompute read packets"),
+        ({"wording": build.wording("completion", "Be brief.")}, "no packet of the preamble 'Be b"),
+        (
+            {"wording": build.wording("chat")._replace(instruction="x")},
+            "document 'd12', but made with another template",
+        ),
+    ],
+)
+def test_what_is_not_there_is_named(model, folder, options, message):
+    before = tree(folder)
+    # The byte model has no chat template; what is asked for must be found out without one.
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_session(model, folder, **options)
+    assert tree(folder) == before
+
+
+def test_other_makers_are_named(model, folder, byte_model):
+    adapter = adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
+    with pytest.raises(ValueError, match="'d12', but made with another adapter: none, not "):
+        open_session(model, folder, adapter=adapter)
+    assert open_session(model, folder, method="no_recompute", adapter=adapter).packets
+    half = models.load(str(byte_model), "bfloat16")
+    with pytest.raises(ValueError, match="another dtype: float32, not bfloat16"):
+        open_session(half, folder)
+    with pytest.raises(FileNotFoundError, match="no store .*absent"):
+        open_session(model, folder / "absent")
+
+
+def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    made_by = build.document_maker(model, None, WORDING)
+    (name,) = store.find(copy, made_by, ["d3"])
+    path = store.packet_path(copy, name)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(store.Damaged, match=str(path)):
+        open_session(model, copy)
+    assert list(session.answer(open_session(model, copy, ids=["d12"]), "Where?", 4))
+
+
+@pytest.fixture(scope="module")
+def answer(byte_model, folder, tmp_path_factory):
+    """(flags, input) -> the finished program."""
+    programs = tmp_path_factory.mktemp("programs")
+
+    def run(*flags: str, input: str = "") -> subprocess.CompletedProcess:
+        common = {
+            "model": byte_model,
+            "store": folder,
+            "template": "completion",
+            "preamble": "Answer.",
+            "documents": ",".join(IDS),
+            "max_new_tokens": NEW_TOKENS,
+            "compilation_cache_dir": programs,
+        }
+        command = [sys.executable, "-m", "launch.answer"]
+        command += [*(f"--{name}={value}" for name, value in common.items()), *flags]
+        return subprocess.run(command, cwd=ROOT, input=input.encode(), capture_output=True)
+
+    return run
+
+
+def test_another_process_answers(model, answer):
+    questions = ["When does the ferry leave?", "Where?"]
+    one = answer(f"--query={questions[0]}")
+    expected = [expected_answer(model, q) for q in questions]
+    assert (one.returncode, one.stdout.decode()) == (0, f"{expected[0]}\n"), one.stderr
+    # Line after line; one that is too long does not end it.
+    lines = answer(input="\n".join([questions[0], "", "x" * 4000, questions[1]]))
+    assert (lines.returncode, lines.stdout.decode()) == (0, "\n".join([*expected, ""]))
+    assert "positions; the context of" in lines.stderr.decode()
+
+
+def test_a_mistake_ends_the_program_with_a_message(answer):
+    done = answer("--query=?", "--documents=d1,nothing")
+    assert done.returncode == 1 and done.stdout == b""
+    assert b"no document 'nothing'" in done.stderr and b"Traceback" not in done.stderr

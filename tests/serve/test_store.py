@@ -1,0 +1,345 @@
+"""Packets on disk: what is read is what was written, or it is refused."""
+
+import dataclasses
+import hashlib
+import json
+import random
+import resource
+import signal
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import models
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.packet import Maker, build_packets, maker
+from kvpacket_jax.serve import store
+from models.rope import Llama3Rope, Rope
+from tests.support.corpus import tree
+
+
+def ids(seed: int, length: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 256, length).tolist()
+
+
+@pytest.fixture(scope="module")
+def load(byte_model):
+    """(dtype, scanned) -> the model, loaded once."""
+    loaded = {}
+
+    def get(dtype: str = "float32", scan: bool = False) -> models.LanguageModel:
+        if (dtype, scan) not in loaded:
+            loaded[dtype, scan] = models.load(str(byte_model), dtype, scan_layers=scan)
+        return loaded[dtype, scan]
+
+    return get
+
+
+def adapter_of(model) -> adapter_lib.Adapter:
+    return adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
+
+
+def put(folder, model, adapter, *documents) -> list[tuple[str, Maker]]:
+    packets = build_packets(model, adapter, documents)
+    with store.writing(folder) as writer:
+        return [(writer.packet(p), maker(model, adapter)) for p in packets]
+
+
+def visible(cache) -> dict[str, np.ndarray]:
+    """Keys and values `[L, S, K, H]` of the valid slots as bits, and their positions."""
+    seen = np.asarray(cache.valid[0])
+    k, v = (np.stack([np.asarray(x)[0] for x in part])[:, seen] for part in (cache.k, cache.v))
+    return {
+        "k": k.view(np.uint8),
+        "v": v.view(np.uint8),
+        "at": np.asarray(cache.positions)[0, seen],
+    }
+
+
+def assert_same(one, other) -> None:
+    assert (one.length, one.manifest) == (other.length, other.manifest)
+    found, expected = visible(one.cache), visible(other.cache)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+# ---- what is read is what was written
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_read_is_what_was_written(load, tmp_path, dtype, scan, wrapped):
+    model = load(dtype, scan)
+    adapter = adapter_of(model) if wrapped else None
+    documents = [ids(i, n) for i, n in enumerate((1, 33, 60))]
+    wanted = put(tmp_path, model, adapter, *documents)
+    # Twice the same, and in another order than they were built in.
+    order = [2, 0, 1, 2]
+    found = store.load(tmp_path, [wanted[i] for i in order], model)
+    built = build_packets(model, adapter, documents)
+    for i, packet in zip(order, found, strict=True):
+        assert_same(packet, built[i])
+        assert packet.cache.k[0].shape[-3] == built[i].cache.k[0].shape[-3]  # the bucket's slots
+
+
+def test_scanned_and_unrolled_models_read_each_others_packets(load, tmp_path):
+    for scan in (False, True):
+        writer, reader = load(scan=scan), load(scan=not scan)
+        folder = tmp_path / str(scan)
+        (wanted,) = put(folder, writer, None, ids(0, 20))
+        (found,) = store.load(folder, [wanted], reader)
+        (written,) = build_packets(writer, None, [ids(0, 20)])
+        assert isinstance(found.cache.k, tuple) == scan
+        assert_same(found, written)
+
+
+def test_a_packet_takes_its_true_length_and_is_readable_by_all(load, tmp_path):
+    model = load("bfloat16")
+    ((name, _),) = put(tmp_path, model, adapter_of(model), ids(0, 33))
+    path = store.packet_path(tmp_path, name)
+    arrays = load_file(path)
+    c = model.config
+    layers = {f"{x}.{i}" for x in "kv" for i in range(c.num_layers)}
+    assert set(arrays) == layers | {store.SEAL}
+    for layer in layers:
+        assert arrays[layer].shape == (33 + 5, c.num_kv_heads, c.head_dim)
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+NAMED = Maker("m" * 64, "t", "none", "none", "bfloat16", Llama3Rope(5e5, 8.0, 1.0, 4.0, 8192))
+NAME = "81ade3e188f94cd7b271967fdd05f41057badb17cfbf67fb0e6df1138b1f2e53"
+
+
+def test_a_name_is_the_same_everywhere():
+    # Written down once: another version of Python or of a library must not find other names.
+    assert store.packet_name(NAMED, [1, 2, 3], 5) == NAME
+
+
+# ---- or it is refused
+
+
+def test_every_flipped_byte_is_refused(load, tmp_path):
+    model = load("bfloat16")
+    packets = put(tmp_path, model, adapter_of(model), *(ids(n, n) for n in range(17, 24)))
+    # One whose header ends in padding.
+    padded = [w for w in packets if b"}} " in store.packet_path(tmp_path, w[0]).read_bytes()]
+    wanted = padded[:1]
+    path = store.packet_path(tmp_path, wanted[0][0])
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    rng = random.Random(0)
+    # All of the header, in two ways; every eleventh byte of the arrays; the seal.
+    places = [*range(header), *range(header), *range(header, len(whole), 11)]
+    places += range(len(whole) - 40, len(whole))
+    for place in places:
+        bad = bytearray(whole)
+        bad[place] ^= rng.choice((1, 2, 4, 8, 16, 32, 64, 128, 255))
+        path.write_bytes(bad)
+        with pytest.raises(store.Damaged, match=str(path)):
+            store.verify(tmp_path, wanted[0][0])
+    # White space for white space passes for JSON, and for the format's own reader.
+    padding = [i for i in range(header - 8, header) if whole[i] == ord(" ")]
+    assert padding
+    for place in padding:
+        path.write_bytes(whole[:place] + b"\t" + whole[place + 1 :])
+        load_file(path)
+        with pytest.raises(store.Damaged, match=str(path)):
+            store.verify(tmp_path, wanted[0][0])
+    for cut in (0, 1, 7, 8, 9, header - 1, header, header + 5, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(store.Damaged, match=str(path)):
+            store.load(tmp_path, wanted, model)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(store.Damaged, match=str(path)):
+        store.load(tmp_path, wanted, model)
+    path.write_bytes(whole)
+    store.verify(tmp_path, wanted[0][0])
+
+
+def test_one_packet_in_the_place_of_another_is_refused(load, tmp_path):
+    model = load()
+    (one, made_by), (other, _) = put(tmp_path, model, None, ids(0, 20), ids(1, 20))
+    store.packet_path(tmp_path, one).write_bytes(store.packet_path(tmp_path, other).read_bytes())
+    with pytest.raises(store.Damaged, match=f"{one}.* another packet"):
+        store.load(tmp_path, [(one, made_by)], model)
+
+
+def test_arrays_that_changed_places_are_refused(load, tmp_path):
+    model = load()
+    ((name, _),) = put(tmp_path, model, None, ids(0, 20))
+    path = store.packet_path(tmp_path, name)
+    arrays = load_file(path)
+    whole = path.read_bytes()
+    size = arrays["k.0"].nbytes
+    header = 8 + int.from_bytes(whole[:8], "little")
+    first, second = whole[header : header + size], whole[header + size : header + 2 * size]
+    path.write_bytes(whole[:header] + second + first + whole[header + 2 * size :])
+    np.testing.assert_array_equal(load_file(path)["k.0"], arrays["k.1"])
+    with pytest.raises(store.Damaged, match="array k.0"):
+        store.verify(tmp_path, name)
+
+
+def test_a_file_that_is_no_packet_is_refused(load, tmp_path):
+    (tmp_path / "packets").mkdir()
+    save_file({"k.0": np.zeros(3)}, store.packet_path(tmp_path, NAME))
+    with pytest.raises(store.Damaged, match=NAME):
+        store.verify(tmp_path, NAME)
+    with pytest.raises(FileNotFoundError, match="build_packets"):
+        store.verify(tmp_path, "absent")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model", "0" * 64, "another model: .*, not 0000000000000000…"),
+        ("tokenizer", "x", "another tokenizer: .*, not x"),
+        ("template", "x", "another template: none, not x"),
+        ("adapter", "f" * 64, "another adapter: none, not ffffffffffffffff…"),
+        ("dtype", "bfloat16", "another dtype: float32, not bfloat16"),
+        ("rope", Rope(5e5), 'another rope: .*10000.0.*, not .*"theta": 500000.0'),
+    ],
+)
+def test_another_maker_is_refused_by_name_and_nothing_is_touched(
+    load, tmp_path, field, value, message
+):
+    model = load()
+    (wanted,) = put(tmp_path, model, None, ids(0, 20))
+    with store.writing(tmp_path) as writer:
+        writer.maker(wanted[1])
+        writer.document(wanted[1], "a", wanted[0])
+    before = tree(tmp_path)
+    other = dataclasses.replace(wanted[1], **{field: value})
+    for read in (
+        lambda: store.load(tmp_path, [(wanted[0], other)], model),
+        lambda: store.find(tmp_path, other, ["a"]),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            read()
+        assert str(error.value).count("another ") == 1  # the others agree
+    assert tree(tmp_path) == before
+    assert store.packet_name(other, ids(0, 20), 20) != wanted[0]
+
+
+# ---- documents
+
+
+def test_documents_are_found_by_any_id(tmp_path):
+    names = [
+        "a",
+        "A",
+        "https://x.org/?q=1&b=../..",
+        "x" * 5000,
+        "日本",
+        "../packets",
+        "made_by",
+        ".",
+    ]
+    with store.writing(tmp_path) as writer:
+        writer.maker(NAMED)
+        for i, id in enumerate(names):
+            writer.document(NAMED, id, f"packet{i}")
+    found = store.find(tmp_path, NAMED, names[::-1])
+    assert found == [f"packet{i}" for i in reversed(range(len(names)))]
+    (folder,) = (tmp_path / "documents").iterdir()
+    assert len(list(folder.iterdir())) == len(names) + 1
+
+
+def test_an_id_points_to_its_last_packet(tmp_path):
+    for name in ("old", "new"):
+        with store.writing(tmp_path) as writer:
+            writer.maker(NAMED)
+            writer.document(NAMED, "a", name)
+    assert store.find(tmp_path, NAMED, ["a"]) == ["new"]
+
+
+def test_unknown_documents_list_what_there_is_closest_first(tmp_path):
+    with store.writing(tmp_path) as writer:
+        writer.maker(NAMED)
+        for id in ("whales", "ferry-12", "ferries", *(f"zz{i}" for i in range(30))):
+            writer.document(NAMED, id, "x")
+    with pytest.raises(ValueError) as error:
+        store.find(tmp_path, NAMED, ["whales", "fery-12"])
+    assert "no document 'fery-12'. It has ferry-12, ferries, " in str(error.value)
+    assert str(error.value).endswith(" and 13 more.") and "'whales'" not in str(error.value)
+    with pytest.raises(ValueError, match="no document 'a'. It has none"):
+        store.find(tmp_path, dataclasses.replace(NAMED, adapter="x"), ["a"])
+
+
+def test_a_damaged_entry_is_refused(tmp_path):
+    with store.writing(tmp_path) as writer:
+        writer.maker(NAMED)
+        writer.document(NAMED, "a", "x")
+        writer.document(NAMED, "b", "y")
+    entries = {json.loads(p.read_text()).get("id"): p for p in tmp_path.glob("documents/*/*.json")}
+    for text in ("", "{", "[]", '{"id": "a"}', '{"packet": "x"}', entries["b"].read_text()):
+        entries["a"].write_text(text)
+        with pytest.raises(store.Damaged, match=hashlib.sha256(b"a").hexdigest()):
+            store.find(tmp_path, NAMED, ["a"])
+
+
+# ---- writing
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_path):
+    model = load()
+    left = tmp_path / f"{store.PARTIAL}dead"
+    left.mkdir()
+    for name in ("lock", "half.safetensors"):
+        (left / name).write_bytes(b"x")
+    with store.writing(tmp_path) as writer:
+        assert not left.exists()
+        with store.writing(tmp_path) as other:
+            packets = build_packets(model, None, [ids(0, 9), ids(1, 9)])
+            names = [w.packet(p) for w, p in zip((writer, other), packets, strict=True)]
+        assert store.packet_name(maker(model, None), ids(0, 9), 9) == names[0]
+        writer.packet(packets[1])  # its folder outlived the other's
+    assert [p.name for p in tmp_path.iterdir()] == ["packets"]
+    for name in names:
+        store.verify(tmp_path, name)
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            put(tmp_path, load(), None, ids(0, 9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert tree(tmp_path) == {}
+
+
+def test_a_compressed_packet_is_refused(load, tmp_path):
+    model = load()
+    (packet,) = build_packets(model, None, [ids(0, 9)])
+    longer = dataclasses.replace(packet, length=packet.cache.num_slots + 1)
+    with store.writing(tmp_path) as writer, pytest.raises(ValueError, match="compressed"):
+        writer.packet(longer)
+
+
+def test_a_damaged_maker_is_passed_over_and_written_anew(load, tmp_path):
+    put(tmp_path, load(), None, ids(0, 9))
+    with store.writing(tmp_path) as writer:
+        writer.maker(maker(load(), None))
+    (path,) = tmp_path.glob("documents/*/made_by.json")
+    path.write_text("{")
+    assert store.settled_dtype(tmp_path, "auto") == "auto"
+    with store.writing(tmp_path) as writer:
+        writer.maker(maker(load(), None))
+    assert store.settled_dtype(tmp_path, "auto") == "float32"
+
+
+def test_a_failed_write_leaves_nothing_under_its_name(load, tmp_path, monkeypatch):
+    def full(fd):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        put(tmp_path, load(), None, ids(0, 9))
+    assert tree(tmp_path) == {}

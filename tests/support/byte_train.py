@@ -1,0 +1,28 @@
+"""A config of launch.train for the tests: texts of one length, so that each step is one program."""
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from configs import train
+
+RECORDS = 16
+
+
+def write(path: pathlib.Path) -> None:
+    """Questions about two documents each; letters vary, lengths do not."""
+    with path.open("w") as file:
+        for i in range(RECORDS):
+            letters = [chr(ord("a") + (i + k) % 26) for k in range(3)]
+            documents = [f"The {c} of {letters[0]} is {c * 9}." for c in letters[1:]]
+            question = f"What is {letters[1]} of {letters[0]}?"
+            record = {"documents": documents, "question": question, "answers": [letters[1] * 9]}
+            file.write(json.dumps(record) + "\n")
+
+
+def get_config(path: str) -> ConfigDict:
+    """`--config=tests/support/byte_train.py:FILE`."""
+    config = train.get_config()
+    config.mixture = ConfigDict({"it": {"name": "jsonl", "weight": 1.0, "options": {"path": path}}})
+    return config
