@@ -175,7 +175,7 @@ def _config_flags(
 ) -> tuple[str, ...]:
     """The flags of a config, parsed here as the program will, so that none fails hours later.
 
-    Members share the folder `teacher` where they name none: a lesson serves them all.
+    Members share the folder `teacher` where they name none: a targets serves them all.
     """
     kept = {key: value for key, value in settings.items() if key not in extra}
     texts = [f"--config.{k}={v}" for k, v in (kept | dict(extra)).items()]

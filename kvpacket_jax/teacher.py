@@ -31,7 +31,7 @@ COMPARED_ROWS = 16  # rows whose next-token distributions are compared at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
+class Targets:
     """One example with the teacher's answers."""
 
     example: EncodedExample
@@ -44,14 +44,14 @@ def teach(
     example: EncodedExample,
     new_tokens: int,
     stop_ids: Sequence[int] | None = None,
-) -> Lesson:
+) -> Targets:
     """Runs the teacher: all questions of an example as rows over one full context."""
     stored = store_preamble(model, example.preamble)
     context, start = read_documents(model, stored, example.documents)
     ready = prefill(model, context, example.questions, start, new_tokens)
     answers = generate(model, context, ready, new_tokens, stop_ids)
     hidden = hidden_states(model, context, start, example.questions, answers)
-    return Lesson(example, answers, hidden)
+    return Targets(example, answers, hidden)
 
 
 def hidden_states(
@@ -129,14 +129,14 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 FORMAT = 1
 
 
-def lesson(
+def targets(
     model: LanguageModel,
     example: EncodedExample,
     new_tokens: int,
     folder: epath.Path,
     stop_ids: Sequence[int] | None = None,
-) -> Lesson:
-    """The teacher's lesson, read from `folder` or made and written there.
+) -> Targets:
+    """The teacher's targets, read from `folder` or made and written there.
 
     The file is named by all that made it, so a restart or another run with the same model and data
     finds it. A file that cannot be read is made again.
@@ -157,7 +157,7 @@ def lesson(
     path = folder / f"{key}.safetensors"
     try:
         arrays = safetensors_numpy.load(path.read_bytes())
-        return Lesson(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
+        return Targets(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
     except (FileNotFoundError, safetensors.SafetensorError, KeyError):
         pass
     made = teach(model, example, new_tokens, stop_ids)

@@ -42,7 +42,7 @@ class LanguageModel:
     def num_devices(self) -> int:
         """That one copy of it lies on: those that work on a request."""
         mesh = self.config.mesh
-        return mesh.size // sharding.num_copies(mesh) if mesh else 1
+        return mesh.size // sharding.num_replicas(mesh) if mesh else 1
 
     def check_tokenizer(self) -> None:
         """Raises ValueError for a model that came without a tokenizer."""

@@ -86,14 +86,14 @@ def _sizes(text: str) -> dict[str, int]:
     return sizes
 
 
-def num_copies(mesh: Mesh | None) -> int:
+def num_replicas(mesh: Mesh | None) -> int:
     """Copies of the model on a mesh."""
     return mesh.shape[DATA] if mesh else 1
 
 
-def share_of_a_copy(mesh: Mesh | None, batch_size: int) -> int:
+def examples_per_replica(mesh: Mesh | None, batch_size: int) -> int:
     """Examples of a batch that each copy takes; ValueError if they do not divide."""
-    copies = num_copies(mesh)
+    copies = num_replicas(mesh)
     if batch_size % copies:
         raise ValueError(
             f"batch_size {batch_size} is not a multiple of {copies}, the copies of the model on "

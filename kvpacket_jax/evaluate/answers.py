@@ -10,7 +10,7 @@ from kvpacket_jax.measure.cost import Entry
 from kvpacket_jax.methods import Request
 from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.prefill import Context, Prefilled, prefill
-from kvpacket_jax.teacher import Lesson, compare_tokens, hidden_states
+from kvpacket_jax.teacher import Targets, compare_tokens, hidden_states
 from models import LanguageModel
 
 
@@ -23,21 +23,21 @@ class Answer(NamedTuple):
 
 
 def reference(
-    model: LanguageModel, lesson: Lesson, questions: Sequence[Question], template: Template
+    model: LanguageModel, targets: Targets, questions: Sequence[Question], template: Template
 ) -> list[Answer]:
-    """full_recompute's answers, which the teacher of `lesson` gave."""
+    """full_recompute's answers, which the teacher of `targets` gave."""
     return [
         Answer(
             template.answer(q, model.tokenizer.decode(ids)), True, np.zeros(len(ids), np.float32)
         )
-        for q, ids in zip(questions, lesson.answers, strict=True)
+        for q, ids in zip(questions, targets.answers, strict=True)
     ]
 
 
 def answer(
     model: LanguageModel,
     entry: Entry,
-    lesson: Lesson,
+    targets: Targets,
     questions: Sequence[Question],
     template: Template,
     new_tokens: int = 32,
@@ -49,25 +49,25 @@ def answer(
     tells too whether the method would have said each of them: only other answers are decoded.
 
     Args:
-      lesson: the example as `template` encodes it, with the reference's answers.
+      targets: the example as `template` encodes it, with the reference's answers.
       new_tokens: at most so many; fewer once every answer has met a stop of the template's.
     """
-    example = lesson.example
+    example = targets.example
     request = Request(example.preamble, example.documents, example.questions[0])
     everyone = range(len(questions))
     shared = entry.method.shared_context(model, entry.stored, request)
     if shared is not None:
         found = [(everyone, *shared, None)]
     else:
-        found = (_alone(model, entry, request, lesson, i, new_tokens) for i in everyone)
-    expected = reference(model, lesson, questions, template)
-    starts = np.cumsum([0, *map(len, lesson.answers)])
+        found = (_alone(model, entry, request, targets, i, new_tokens) for i in everyone)
+    expected = reference(model, targets, questions, template)
+    starts = np.cumsum([0, *map(len, targets.answers)])
     answers = []
     for which, context, start, ready in found:
-        tokens = [lesson.answers[i] for i in which]
+        tokens = [targets.answers[i] for i in which]
         queries = [example.questions[i] for i in which]
         hidden = hidden_states(model, context, start, queries, tokens)
-        teacher = lesson.hidden[starts[which[0]] : starts[which[-1] + 1]]
+        teacher = targets.hidden[starts[which[0]] : starts[which[-1] + 1]]
         ends = np.cumsum([len(t) for t in tokens])[:-1]
         kl, best = (np.split(x, ends) for x in compare_tokens(model, teacher, hidden))
         texts = [expected[i].text for i in which]
@@ -84,8 +84,8 @@ def answer(
     return answers
 
 
-def _alone(model, entry: Entry, request: Request, lesson: Lesson, i: int, new_tokens: int):
-    request = request._replace(query=lesson.example.questions[i])
+def _alone(model, entry: Entry, request: Request, targets: Targets, i: int, new_tokens: int):
+    request = request._replace(query=targets.example.questions[i])
     context, start, ready, _ = entry.method.prepare(model, entry.stored, request, new_tokens)
     return range(i, i + 1), context, start, ready
 

@@ -77,9 +77,9 @@ def evaluate(
         run = prepare_run(config, cache_dir, mesh, rows.labels)
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir, run.identity)
-    teacher = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
+    folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
     for example, encoded in track(run.examples, "answering"):
-        _answer_example(run, example, encoded, config.new_tokens, teacher, rows)
+        _answer_example(run, example, encoded, config.new_tokens, folder, rows)
         programs.make_room()
     timed = _timings(run, config, workdir / "timings.json", step)
     summaries = {spec_of(s): s for s in summary.aggregate(rows.all, config.seed)}
@@ -229,20 +229,20 @@ def _answer_example(
     example: Example,
     encoded: EncodedExample,
     new_tokens: int,
-    teacher: pathlib.Path,
+    folder: pathlib.Path,
     rows: _Rows,
 ) -> None:
     missing = [label for label in run.methods if (example.id, label) not in rows.done]
     if not missing:
         return
     model, template = run.model, run.template
-    lesson = teacher.lesson(model, encoded, new_tokens, teacher)
+    targets = teacher.targets(model, encoded, new_tokens, folder)
     for label in missing:
         if label == summary.REFERENCE:
-            answers = reference(model, lesson, example.questions, template)
+            answers = reference(model, targets, example.questions, template)
         else:
             entry = _stored(run, label, encoded, example.id)
-            answers = answer(model, entry, lesson, example.questions, template, new_tokens)
+            answers = answer(model, entry, targets, example.questions, template, new_tokens)
         rows.write(_rows(label, example, answers))
 
 
@@ -366,18 +366,18 @@ def compare(
     encoded = encode_example(model.tokenizer, template, example)
     request = Request(encoded.preamble, encoded.documents, encoded.questions[0])
     with step(f"{summary.REFERENCE}: answering {len(encoded.questions)} questions"):
-        lesson = teacher.teach(model, encoded, new_tokens)
+        targets = teacher.teach(model, encoded, new_tokens)
     entries, answers = {}, {}
     for name, method in methods.items():
         with step(f"{name}: caching {len(encoded.documents)} documents"):
             stored = method.store(model, encoded.preamble, encoded.documents)
             entries[name] = Entry(method, jax.block_until_ready(stored))
         if name == summary.REFERENCE:
-            answers[name] = reference(model, lesson, example.questions, template)
+            answers[name] = reference(model, targets, example.questions, template)
             continue
         with step(f"{name}: answering {len(encoded.questions)} questions"):
             answers[name] = answer(
-                model, entries[name], lesson, example.questions, template, new_tokens
+                model, entries[name], targets, example.questions, template, new_tokens
             )
     with step("counting FLOPs"):
         costs = {name: cost(model, entry, request) for name, entry in entries.items()}

@@ -55,9 +55,9 @@ def cost(model: LanguageModel, entry: Entry, request: Request) -> Cost:
     """Counts what `first_token` runs. Only shapes are looked at: nothing runs or compiles.
 
     `model.params` and the entry's arrays may be ShapeDtypeStructs. (Where they are arrays, a method
-    that reads a number back does so first: `Method.settled`.)
+    that reads a number back does so first: `Method.resolved`.)
     """
-    entry = entry._replace(method=entry.method.settled(model, entry.stored, request))
+    entry = entry._replace(method=entry.method.resolved(model, entry.stored, request))
     arrays = _abstract((model.params, entry.stored))
     total = flops.count_flops(_chain(model, entry.method, request), *arrays)
     context, _ = _outline(model, entry, request)

@@ -155,7 +155,7 @@ def measure(
     counted = {}
     for name, entry in entries.items():
         with step(f"{name}: counting operations and bytes, compiling for its peak memory"):
-            fixed = entry._replace(method=entry.method.settled(model, entry.stored, request))
+            fixed = entry._replace(method=entry.method.resolved(model, entry.stored, request))
             counted[name] = (
                 cost_lib.cost(model, fixed, request),
                 cost_lib.least_bytes(model, fixed, request),

@@ -43,7 +43,7 @@ class Method:
         """Gets ready to answer `request`; `new_tokens` will be decoded afterwards."""
         raise NotImplementedError
 
-    def settled(self, model: LanguageModel, stored: Any, request: Request) -> "Method":
+    def resolved(self, model: LanguageModel, stored: Any, request: Request) -> "Method":
         """The method with what `prepare` reads back for this request fixed, so that it is traced
         as it runs. Itself where nothing is read back, or `stored` holds shapes only.
         """

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
-from kvpacket_jax.packets.buckets import near
+from kvpacket_jax.packets.buckets import bucket
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from models import LanguageModel
@@ -20,7 +20,7 @@ class FullRecompute(Method):
         ids = [t for document in request.documents for t in document]
         whole = [*ids, *request.query]
         # Padded by under 10 %: a baseline is at its best.
-        prefilled = prefill(model, context, [whole], start, new_tokens, rows=near(len(whole)))
+        prefilled = prefill(model, context, [whole], start, new_tokens, rows=bucket(len(whole)))
         return Prepared(context, start + len(ids), prefilled)
 
     def shared_context(self, model, stored, request):
@@ -39,5 +39,5 @@ def read_documents(
     ids = [t for document in documents for t in document]
     if not ids:
         return context, start
-    read = prefill(model, context, [ids], start, rows=near(len(ids)))
+    read = prefill(model, context, [ids], start, rows=bucket(len(ids)))
     return (*context, read.tail), start + len(ids)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvpacket_jax.methods.base import Method, Prepared, Request, store_preamble
-from kvpacket_jax.packets.buckets import Buckets, near, power_of_two, round_up
+from kvpacket_jax.packets.buckets import Buckets, bucket, power_of_two, round_up
 from kvpacket_jax.packets.compose import compose, slots_needed
 from kvpacket_jax.packets.packet import Packet, build_packets, check_ids
 from kvpacket_jax.packets.prefill import Prefilled
@@ -135,7 +135,7 @@ _append = jax.jit(kv_cache.write, donate_argnames=("cache",))
 
 def row_bucket(rows: int) -> int:
     """Rows of one pass: at most 10 % of padding, but a few rows are as good as none."""
-    return max(32, near(rows))
+    return max(32, bucket(rows))
 
 
 LEAST_SLOTS = 512  # of a context: below, padding costs little
@@ -144,7 +144,7 @@ LEAST_SLOTS = 512  # of a context: below, padding costs little
 def context_slots(slots: int) -> int:
     """A context's bucket. Eight between doublings, for many rows attend to all of it.
 
-    Its steps are powers of two, as those of `near`: the rows of a whole context fit.
+    Its steps are powers of two, as those of `bucket`: the rows of a whole context fit.
     """
     step = power_of_two(slots, LEAST_SLOTS) // 16
     return max(LEAST_SLOTS, round_up(slots, step))

@@ -54,7 +54,7 @@ class SamKV(Recomputing):
     first_layer: int | None = None
     num_layers: int = 4
     published: bool = False
-    kept: Any = None  # no setting: the number of kept tokens where it cannot be read (`settled`)
+    kept: Any = None  # no setting: the number of kept tokens where it cannot be read (`resolved`)
 
     def __post_init__(self):
         if min(self.local, self.block, self.num_layers) < 1 or self.initial < 0:
@@ -108,7 +108,7 @@ class SamKV(Recomputing):
         )
         return prepared(layout, *results, selection)
 
-    def settled(self, model, stored, request) -> Method:
+    def resolved(self, model, stored, request) -> Method:
         arrays = jax.tree.leaves((model.params, stored))
         if self.kept is not None or any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays):
             return self

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
 from kvpacket_jax.methods.recompute import lay_out, side_by_side
-from kvpacket_jax.packets.buckets import near
+from kvpacket_jax.packets.buckets import bucket
 from kvpacket_jax.packets.packet import BATCH_TOKENS, Packet, check_ids
 from kvpacket_jax.packets.prefill import prefill_rows
 from models import kv_cache
@@ -43,7 +43,7 @@ def _batches(chunks, first: int):
     """(rows, some of the chunks from `first` on): of one size, a power of two of them."""
     groups: dict[int, list[int]] = {}
     for i in range(first, len(chunks)):
-        groups.setdefault(near(len(chunks[i])), []).append(i)
+        groups.setdefault(bucket(len(chunks[i])), []).append(i)
     for rows, members in sorted(groups.items()):
         most = 1 << max(0, (BATCH_TOKENS // rows).bit_length() - 1)
         while members:

@@ -63,7 +63,7 @@ def power_of_two(n: int, least: int) -> int:
     return size
 
 
-def near(length: int) -> int:
+def bucket(length: int) -> int:
     """`length` rounded up to a ladder with steps of 5 to 10 %; of 8 below 160, where 8 is more."""
     step = 8
     while step * 2 * 10 <= length:

@@ -20,7 +20,7 @@ BATCH_TOKENS = 2048  # rows computed at once; enough to fill a CPU and a small G
 
 
 @dataclasses.dataclass(frozen=True)
-class Maker:
+class Provenance:
     """What all packets of one build are made by; they are read under the same only."""
 
     model: str  # fingerprint
@@ -32,15 +32,15 @@ class Maker:
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest(Maker):
+class Manifest(Provenance):
     """What made a packet."""
 
     tokens: tuple[int, ...]
 
 
-def manifest(made_by: Maker, tokens: Sequence[int]) -> Manifest:
+def manifest(provenance: Provenance, tokens: Sequence[int]) -> Manifest:
     """The manifest of one packet of a build."""
-    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
+    fields = {f.name: getattr(provenance, f.name) for f in dataclasses.fields(Provenance)}
     return Manifest(**fields, tokens=tuple(tokens))
 
 
@@ -87,9 +87,11 @@ def _build(module, params, adapter, ids_BxT, lengths_B, slots: int) -> list[KVCa
     return [kv_cache.row(caches, i) for i in range(ids_BxT.shape[0])]
 
 
-def maker(model: LanguageModel, adapter: Adapter | None, template: str = "none") -> Maker:
-    """The maker of packets that `model` builds with `adapter` now."""
-    return Maker(
+def provenance_of(
+    model: LanguageModel, adapter: Adapter | None, template: str = "none"
+) -> Provenance:
+    """The provenance of packets that `model` builds with `adapter` now."""
+    return Provenance(
         model=model.fingerprint,
         tokenizer=model.tokenizer.fingerprint if model.tokenizer else "none",
         template=template,
@@ -133,7 +135,7 @@ def build_batch(
     adapter: Adapter | None,
     rows: int,
     documents: Sequence[Sequence[int]],
-    made_by: Maker,
+    provenance: Provenance,
     buckets: Buckets = Buckets(),
 ) -> list[Packet]:
     """The packets of one planned batch; does not wait for the device.
@@ -150,7 +152,7 @@ def build_batch(
         ids[r, : lengths[r]] = document
     caches = _build(model.module, model.params, wrapper, ids, lengths, buckets.packet(rows))
     return [
-        Packet(cache, len(document) + extra, manifest(made_by, document))
+        Packet(cache, len(document) + extra, manifest(provenance, document))
         for document, cache in zip(documents, caches, strict=False)
     ]
 
@@ -176,11 +178,11 @@ def build_packets(
     check_adapter(model, adapter)
     for i, ids in enumerate(documents):
         check_document(model, adapter, ids, f"Document {i}")
-    made_by, extra = maker(model, adapter), _wrapper(model, adapter).num_tokens
+    provenance, extra = provenance_of(model, adapter), _wrapper(model, adapter).num_tokens
     packets: list[Packet | None] = [None] * len(documents)
     for batch in plan_batches([len(ids) + extra for ids in documents], buckets):
         chosen = [documents[i] for i in batch.members]
-        made = build_batch(model, adapter, batch.rows, chosen, made_by, buckets)
+        made = build_batch(model, adapter, batch.rows, chosen, provenance, buckets)
         for i, packet in zip(batch.members, made, strict=True):
             packets[i] = packet
         jax.block_until_ready([packet.cache for packet in made])

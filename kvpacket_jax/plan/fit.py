@@ -31,7 +31,8 @@ from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.plan import collectives, topologies
 from kvpacket_jax.plan.topologies import Chip
 from kvpacket_jax.runtime.format import si, table
-from kvpacket_jax.train import loop, loss, setup
+from kvpacket_jax.train import loop, setup
+from kvpacket_jax.train import loss as loss_lib
 from models import LanguageModel, kv_cache, sharding, transformer
 from models.config import ModelConfig
 
@@ -170,13 +171,13 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
     Raises ValueError for a batch that the copies of the model cannot share.
     """
     mesh = model.config.mesh
-    turns = sharding.share_of_a_copy(mesh, config.batch_size)
+    turns = sharding.examples_per_replica(mesh, config.batch_size)
     adapter_tokens = config.header + config.trailer
     optimizer = setup.make_optimizer(config, config.num_steps)
     soft = [jnp.zeros((n, model.config.dim)) for n in (config.header, config.trailer)]
-    state = jax.eval_shape(lambda: loss.init_state(Adapter(*soft), optimizer))
+    state = jax.eval_shape(lambda: loss_lib.init_state(Adapter(*soft), optimizer))
     state = _everywhere(mesh, PartitionSpec(), state)
-    sizes = loss.Sizes.of(
+    sizes = loss_lib.Sizes.of(
         work.preamble,
         work.documents,
         work.document + adapter_tokens,
@@ -185,7 +186,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
         work.answer,
         adapter_tokens,
     )
-    empty = functools.partial(loss.empty, sizes, config.batch_size, model.config.dim)
+    empty = functools.partial(loss_lib.empty, sizes, config.batch_size, model.config.dim)
     batch = _everywhere(mesh, PartitionSpec(sharding.DATA), jax.eval_shape(empty))
     step = loop.jit_step(model, optimizer, config.loss)
     return _row(

@@ -27,13 +27,13 @@ from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     BATCH_TOKENS,
     Batch,
-    Maker,
     Packet,
+    Provenance,
     build_batch,
     check_adapter,
     check_document,
-    maker,
     plan_batches,
+    provenance_of,
 )
 from kvpacket_jax.serve import store
 from models import LanguageModel, sharding
@@ -66,7 +66,7 @@ class Part(NamedTuple):
     """What is built with one adapter: the preamble bare, the documents wrapped."""
 
     adapter: Adapter | None
-    made_by: Maker
+    provenance: Provenance
     items: list[Item]
     batches: list[Batch]
 
@@ -103,28 +103,32 @@ def load_model(
       other_model: accepts an adapter that was trained for another model.
       mesh: as models.load takes it.
     """
-    model = models.load_reader(source, store.settled_dtype(folder, dtype), cache_dir, mesh)
+    model = models.load_reader(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
     sharding.tell(model.config, model.params)
     name = name_for(source, adapter)
     return model, load_adapter(name, model, other_model) if name else None
 
 
-def document_maker(model: LanguageModel, adapter: Adapter | None, wording: Wording) -> Maker:
-    """The maker of a store's documents; the instruction is not part of it."""
+def document_provenance(
+    model: LanguageModel, adapter: Adapter | None, wording: Wording
+) -> Provenance:
+    """The provenance of a store's documents; the instruction is not part of it."""
     template = dataclasses.asdict(wording.template)
-    return maker(model, adapter, digest({"template": template}))
+    return provenance_of(model, adapter, digest({"template": template}))
 
 
-def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Maker, Item | None]:
+def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, Item | None]:
     """The preamble's packet, which is never wrapped; None where the template puts no token there.
 
     Raises ValueError for a model whose chat template is not known.
     """
     template = dataclasses.asdict(wording.template)
-    made_by = maker(model, None, digest({"template": template, "preamble": wording.instruction}))
+    provenance = provenance_of(
+        model, None, digest({"template": template, "preamble": wording.instruction})
+    )
     tokens = encode(model, wording).preamble
-    item = Item(store.packet_name(made_by, tokens, len(tokens)), tokens, [])
-    return made_by, item if tokens else None
+    item = Item(store.packet_name(provenance, tokens, len(tokens)), tokens, [])
+    return provenance, item if tokens else None
 
 
 def encode(model: LanguageModel, wording: Wording, *questions: Question) -> EncodedExample:
@@ -165,7 +169,7 @@ def plan(
       ValueError, FileNotFoundError: before anything is computed.
     """
     check_adapter(model, adapter)
-    made_by, item = preamble_item(model, wording)
+    provenance, item = preamble_item(model, wording)
     extra = adapter.num_tokens if adapter else 0
     items: dict[str, Item] = {}
     seen: dict[str, int] = {}
@@ -184,7 +188,7 @@ def plan(
             compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
             items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
 
-    documents_by = document_maker(model, adapter, wording)
+    documents_by = document_provenance(model, adapter, wording)
     for number, found in json_lines.read(path, Document._fields, _document):
         try:
             if isinstance(found, ValueError):
@@ -201,14 +205,16 @@ def plan(
         raise ValueError(f"{path} has no document.")
     preamble = [item] if item and own(item.name) else []
     return [
-        _part(None, made_by, preamble, 0, buckets, batch_tokens),
+        _part(None, provenance, preamble, 0, buckets, batch_tokens),
         _part(adapter, documents_by, list(items.values()), extra, buckets, batch_tokens),
     ]
 
 
-def _part(adapter, made_by: Maker, items: list[Item], extra: int, buckets, batch_tokens) -> Part:
+def _part(
+    adapter, provenance: Provenance, items: list[Item], extra: int, buckets, batch_tokens
+) -> Part:
     lengths = [len(item.tokens) + extra for item in items]
-    return Part(adapter, made_by, items, plan_batches(lengths, buckets, batch_tokens))
+    return Part(adapter, provenance, items, plan_batches(lengths, buckets, batch_tokens))
 
 
 def build(
@@ -241,11 +247,11 @@ def build(
             return True
         return False
 
-    def finish(item: Item, made_by: Maker, packet: Packet | None) -> None:
+    def finish(item: Item, provenance: Provenance, packet: Packet | None) -> None:
         if packet is not None:
             writer.packet(packet)
         for id in item.ids:
-            writer.document(made_by, id, item.name)
+            writer.document(provenance, id, item.name)
 
     def wait() -> None:
         if under_way:
@@ -257,7 +263,7 @@ def build(
     under_way: list[tuple[Progress, list[Future]]] = []  # one batch, at most
     with store.writing(folder) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
-            writer.maker(part.made_by)
+            writer.provenance(part.provenance)
             for batch in part.batches:
                 items = [part.items[i] for i in batch.members]
                 lacking = list(pool.map(missing, items))
@@ -265,11 +271,11 @@ def build(
                 if any(lacking):
                     tokens = [item.tokens for item in items]
                     packets = build_batch(
-                        model, part.adapter, batch.rows, tokens, part.made_by, buckets
+                        model, part.adapter, batch.rows, tokens, part.provenance, buckets
                     )
                 wait()
                 futures = [
-                    pool.submit(finish, item, part.made_by, packet if lacks else None)
+                    pool.submit(finish, item, part.provenance, packet if lacks else None)
                     for item, packet, lacks in zip(items, packets, lacking, strict=True)
                 ]
                 count = sum(len(item.tokens) for item in items)

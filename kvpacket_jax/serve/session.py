@@ -17,7 +17,7 @@ from kvpacket_jax.measure.cost import Cost, Entry, Timing, cost, first_token, ti
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import stream
-from kvpacket_jax.packets.packet import Maker, Packet
+from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime.format import si
 from kvpacket_jax.serve import build, store
@@ -38,7 +38,7 @@ class Session(NamedTuple):
     wording: Wording
     method: Method
     folder: pathlib.Path
-    wanted: list[tuple[str, Maker]]  # as `store.load` takes it, the preamble first
+    wanted: list[tuple[str, Provenance]]  # as `store.load` takes it, the preamble first
     packets: list[Packet]
     load_s: float  # seconds it took to read them
     context: Context
@@ -78,8 +78,8 @@ def open_session(
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
     made = settings.make(method, adapter)[1]
-    made_by = build.document_maker(model, made.adapter, wording)
-    wanted = [(name, made_by) for name in store.find(folder, made_by, ids)]
+    provenance = build.document_provenance(model, made.adapter, wording)
+    wanted = [(name, provenance) for name in store.find(folder, provenance, ids)]
     preamble_by, preamble = build.preamble_item(model, wording)
     if preamble:
         if not store.packet_path(folder, preamble.name).exists():
@@ -158,8 +158,8 @@ def measure(session: Session, question: str, runs: int = 3) -> Measured:
     query = build.encode(model, session.wording, Question(question, ())).questions[0]
     documents_by = session.wanted[-1][1]
     documents, preamble = [], []
-    for packet, (_, made_by) in zip(session.packets, session.wanted, strict=True):
-        (documents if made_by == documents_by else preamble).append(packet)
+    for packet, (_, provenance) in zip(session.packets, session.wanted, strict=True):
+        (documents if provenance == documents_by else preamble).append(packet)
     request = Request([], [p.manifest.tokens for p in documents], query)
     entry = Entry(session.method, jax.device_put(session.packets))
     full = Entry(METHODS["full_recompute"](), jax.device_put(preamble))

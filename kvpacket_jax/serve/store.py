@@ -3,8 +3,8 @@
 A store is a folder:
 
     packets/NAME.safetensors       NAME is the SHA-256 of the packet's identity
-    documents/MAKER/made_by.json   a folder for each maker, named by its SHA-256
-    documents/MAKER/ID.json        a document's id and its packet's name; ID is the id's SHA-256
+    documents/P/provenance.json    a folder for each provenance, named by its SHA-256
+    documents/P/ID.json            a document's id and its packet's name; ID is the id's SHA-256
 
 A file appears whole, under its name, or not at all. Any number of processes may write at once and
 read meanwhile.
@@ -30,7 +30,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from kvpacket_jax.packets.buckets import Buckets
-from kvpacket_jax.packets.packet import Maker, Packet
+from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.packet import manifest as packet_manifest
 from models import LanguageModel, kv_cache
 from models.identity import digest
@@ -49,9 +49,9 @@ class Damaged(ValueError):
     """A file that is not as it was written."""
 
 
-def packet_name(made_by: Maker, tokens: Sequence[int], length: int) -> str:
+def packet_name(provenance: Provenance, tokens: Sequence[int], length: int) -> str:
     """SHA-256 of a packet's identity: known before it is built, the same everywhere."""
-    return digest(_identity(made_by, tokens, length))
+    return digest(_identity(provenance, tokens, length))
 
 
 def packet_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -59,14 +59,14 @@ def packet_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / "packets" / f"{name}.safetensors"
 
 
-def _maker_fields(made_by: Maker) -> dict:
-    fields = {f.name: getattr(made_by, f.name) for f in dataclasses.fields(Maker)}
+def _provenance_fields(provenance: Provenance) -> dict:
+    fields = {f.name: getattr(provenance, f.name) for f in dataclasses.fields(Provenance)}
     fields["format"] = FORMAT
-    return fields | {"rope": {"type": type(made_by.rope).__name__, **vars(made_by.rope)}}
+    return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}
 
 
-def _identity(made_by: Maker, tokens: Sequence[int], length: int) -> dict:
-    return _maker_fields(made_by) | {"tokens": list(tokens), "length": length}
+def _identity(provenance: Provenance, tokens: Sequence[int], length: int) -> dict:
+    return _provenance_fields(provenance) | {"tokens": list(tokens), "length": length}
 
 
 # ---- reading
@@ -74,7 +74,7 @@ def _identity(made_by: Maker, tokens: Sequence[int], length: int) -> dict:
 
 def load(
     folder: pathlib.Path,
-    wanted: Sequence[tuple[str, Maker]],
+    wanted: Sequence[tuple[str, Provenance]],
     model: LanguageModel,
     buckets: Buckets = Buckets(),
 ) -> list[Packet]:
@@ -84,11 +84,11 @@ def load(
     costs less than a transfer for each of its arrays.
 
     Args:
-      wanted: each one's name and the maker it must be of.
+      wanted: each one's name and the provenance it must have.
 
     Raises:
       FileNotFoundError, Damaged: naming the file.
-      ValueError: a packet of another maker, naming what differs.
+      ValueError: a packet of another provenance, naming what differs.
     """
     unique = list(dict.fromkeys(wanted))
     with ThreadPoolExecutor(READERS) as pool:
@@ -97,7 +97,7 @@ def load(
     return [packets[w] for w in wanted]
 
 
-def forget(folder: pathlib.Path, wanted: Sequence[tuple[str, Maker]]) -> None:
+def forget(folder: pathlib.Path, wanted: Sequence[tuple[str, Provenance]]) -> None:
     """Asks the system to drop packets' files from memory, so that the next read is the disk's."""
     for name in dict.fromkeys(name for name, _ in wanted):
         with packet_path(folder, name).open("rb") as file:
@@ -115,11 +115,11 @@ def verify(folder: pathlib.Path, name: str) -> None:
 
 
 def _read(
-    folder: pathlib.Path, name: str, made_by: Maker, model: LanguageModel, buckets: Buckets
+    folder: pathlib.Path, name: str, provenance: Provenance, model: LanguageModel, buckets: Buckets
 ) -> Packet:
     c, path = model.config, packet_path(folder, name)
     with _open(path, name) as (file, manifest):
-        _check_maker(path, manifest, made_by, model)
+        _check_provenance(path, manifest, provenance, model)
         length = manifest["length"]
         slots = buckets.packet(length)
         shape = (c.num_layers, 1, slots, c.num_kv_heads, c.head_dim)
@@ -134,7 +134,7 @@ def _read(
         k, v = (part(x) if c.scan_layers else tuple(part(x)) for x in "kv")
         place = np.arange(slots, dtype=np.int32)[None]
         cache = kv_cache.put(c, KVCache(k, v, place, place < length))
-    return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]))
+    return Packet(cache, length, packet_manifest(provenance, manifest["tokens"]))
 
 
 @contextlib.contextmanager
@@ -175,17 +175,19 @@ def _damaged(path: pathlib.Path, what: str) -> Damaged:
     )
 
 
-def _check_maker(path: pathlib.Path, found: dict, made_by: Maker, model: LanguageModel) -> None:
-    if wrong := _differences(found, made_by):
+def _check_provenance(
+    path: pathlib.Path, found: dict, provenance: Provenance, model: LanguageModel
+) -> None:
+    if wrong := _differences(found, provenance):
         raise ValueError(
             f"{path} was made with {wrong}, for {model.name}. Its keys would be read as something "
             "they are not."
         )
 
 
-def _differences(found: dict, made_by: Maker) -> str:
-    """In words, the fields in which the maker on disk is another; empty if there are none."""
-    expected = _maker_fields(made_by)
+def _differences(found: dict, provenance: Provenance) -> str:
+    """In words, the fields in which the provenance on disk differs; empty if there are none."""
+    expected = _provenance_fields(provenance)
     return " and ".join(
         f"another {field}: {_short(found[field])}, not {_short(expected[field])}"
         for field in expected
@@ -201,53 +203,53 @@ def _short(value) -> str:
 # ---- which packet a document has
 
 
-def find(folder: pathlib.Path, made_by: Maker, ids: Sequence[str]) -> list[str]:
+def find(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str]) -> list[str]:
     """The names of the packets of documents.
 
     Raises:
       ValueError: documents that are not there, with those that are, closest first; or that are
-        there from another maker, naming what differs.
+        there with another provenance, naming what differs.
     """
-    own = _documents(folder, made_by)
+    own = _documents(folder, provenance)
     names = [_entry(own / _file_name(id), id) for id in ids]
     unknown = [id for id, name in zip(ids, names, strict=True) if name is None]
     if unknown:
-        raise ValueError("\n".join(_why_unknown(folder, made_by, id) for id in unknown))
+        raise ValueError("\n".join(_why_unknown(folder, provenance, id) for id in unknown))
     return names
 
 
-def makers(folder: pathlib.Path) -> list[dict]:
-    """The fields of every maker whose documents are there; a damaged file is passed over.
+def provenances(folder: pathlib.Path) -> list[dict]:
+    """The fields of every provenance whose documents are there; a damaged file is passed over.
 
-    The next build by that maker writes it anew.
+    The next build of that provenance writes it anew.
     """
     found = []
-    for path in sorted(folder.glob("documents/*/made_by.json")):
+    for path in sorted(folder.glob("documents/*/provenance.json")):
         with contextlib.suppress(Damaged):
-            found.append(_maker_of(path))
+            found.append(_provenance_at(path))
     return found
 
 
-def _maker_of(path: pathlib.Path) -> dict:
+def _provenance_at(path: pathlib.Path) -> dict:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
 
 
-def settled_dtype(folder: pathlib.Path, dtype: str) -> str:
+def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
     """Where "auto" was asked for, that of the packets that are there, if they have but one.
 
     "auto" goes by the machine, and packets of another dtype would not be found.
     """
     if dtype != "auto":
         return dtype
-    there = {fields["dtype"] for fields in makers(folder)}
+    there = {fields["dtype"] for fields in provenances(folder)}
     return there.pop() if len(there) == 1 else dtype
 
 
-def _documents(folder: pathlib.Path, made_by: Maker) -> pathlib.Path:
-    return folder / "documents" / digest(_maker_fields(made_by))
+def _documents(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
+    return folder / "documents" / digest(_provenance_fields(provenance))
 
 
 def _file_name(id: str) -> str:
@@ -268,23 +270,23 @@ def _entry(path: pathlib.Path, id: str | None = None) -> str | None:
         raise _damaged(path, str(error)) from error
 
 
-def _why_unknown(folder: pathlib.Path, made_by: Maker, id: str) -> str:
+def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str) -> str:
     for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}")):
-        other = _maker_of(entry.parent / "made_by.json")
-        wrong = _differences(other, made_by)
+        other = _provenance_at(entry.parent / "provenance.json")
+        wrong = _differences(other, provenance)
         return (
             f"{folder} has document {id!r}, but made with {wrong}. Give the model, adapter, "
             "template and dtype it was built with, or build it with these (bare: adapter none)."
         )
-    known, paths = [], list(_documents(folder, made_by).glob("*.json"))
+    known, paths = [], list(_documents(folder, provenance).glob("*.json"))
     if len(paths) > LISTED:  # each is a file to be read
         return f"{folder} has no document {id!r} among its {len(paths) - 1:,}."
     for path in paths:
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            known += [_entry(path)] if path.name != "made_by.json" else []
+            known += [_entry(path)] if path.name != "provenance.json" else []
     close = difflib.get_close_matches(id, known, n=20, cutoff=0.0)
     more = f" and {len(known) - len(close)} more" if len(known) > len(close) else ""
-    listed = f"It has {', '.join(close)}{more}." if known else "It has none of this maker."
+    listed = f"It has {', '.join(close)}{more}." if known else "It has none of this provenance."
     return f"{folder} has no document {id!r}. {listed}"
 
 
@@ -328,15 +330,15 @@ class Writer:
             self._publish(file, packet_path(self.folder, name))
         return name
 
-    def maker(self, made_by: Maker) -> None:
+    def provenance(self, provenance: Provenance) -> None:
         """Says what made the documents to come; before the first of them."""
-        path = _documents(self.folder, made_by) / "made_by.json"
+        path = _documents(self.folder, provenance) / "provenance.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._text(path, _maker_fields(made_by))
+        self._text(path, _provenance_fields(provenance))
 
-    def document(self, made_by: Maker, id: str, name: str) -> None:
+    def document(self, provenance: Provenance, id: str, name: str) -> None:
         """Lets a document's id point to its packet, which must be there."""
-        self._text(_documents(self.folder, made_by) / _file_name(id), {"id": id, "packet": name})
+        self._text(_documents(self.folder, provenance) / _file_name(id), {"id": id, "packet": name})
 
     def _text(self, path: pathlib.Path, value: dict) -> None:
         text = json.dumps(value, sort_keys=True)

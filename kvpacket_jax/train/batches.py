@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from kvpacket_jax.data import EncodedExample, Example
 from kvpacket_jax.runtime import hosts
-from kvpacket_jax.teacher import Lesson
+from kvpacket_jax.teacher import Targets
 from kvpacket_jax.train import loss
 from models import LanguageModel, sharding
 
@@ -31,7 +31,7 @@ class Batches:
 
     Args:
       examples: by their place in the mixture.
-      encode: Example -> EncodedExample; teach: (model, EncodedExample) -> Lesson.
+      encode: Example -> EncodedExample; teach: (model, EncodedExample) -> Targets.
       readers: the teachers, by the row of the mesh they lie on; of this host only.
     """
 
@@ -40,7 +40,7 @@ class Batches:
         config: ConfigDict,
         examples: Sequence[Example],
         encode: Callable[[Example], EncodedExample],
-        teach: Callable[[LanguageModel, EncodedExample], Lesson],
+        teach: Callable[[LanguageModel, EncodedExample], Targets],
         readers: dict[int, LanguageModel],
         mesh: jax.sharding.Mesh | None,
     ):
@@ -54,7 +54,7 @@ class Batches:
 
         Raises what went wrong on this host, RuntimeError if it was another.
         """
-        stopping, lessons = stop(), []  # asked first: a lesson may take longer than is left
+        stopping, lessons = stop(), []  # asked first: a targets may take longer than is left
         try:
             chosen = [self._examples[step * self._size + i] for i in range(self._size)]
             if not stopping:
@@ -78,8 +78,8 @@ class Batches:
         computed = self._size * loss.computed(sizes, self._adapter_tokens)
         return Made(batch, {"tokens": tokens, "computed": computed}, [e.id for e in chosen])
 
-    def _lessons(self, chosen: Sequence[Example]) -> list[Lesson]:
-        each = sharding.share_of_a_copy(self._mesh, self._size)
+    def _lessons(self, chosen: Sequence[Example]) -> list[Targets]:
+        each = sharding.examples_per_replica(self._mesh, self._size)
         lessons = []
         for row, reader in self._readers.items():
             for example in chosen[row * each : (row + 1) * each]:

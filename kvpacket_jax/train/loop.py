@@ -27,8 +27,9 @@ from kvpacket_jax.measure.machine import measure_machine
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts, programs
-from kvpacket_jax.train import loss, setup
+from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import progress as train_progress
+from kvpacket_jax.train import setup
 from kvpacket_jax.train.batches import Batches
 from kvpacket_jax.train.checkpoint import Checkpoints
 from kvpacket_jax.train.validation import Validation
@@ -72,7 +73,7 @@ def train(
     say(f"Loading {config.model}")
     checkpoints = Checkpoints(workdir / "checkpoints")
     saved = checkpoints.metadata()
-    config = setup.settled(config, saved)
+    config = setup.resolved(config, saved)
     model, readers = load_models(config, cache_dir, mesh, say)
     train_sets = setup.sources(config, "train")
     weights = [entry.weight for _, entry in setup.entries(config)]
@@ -95,13 +96,13 @@ def train(
         new_tokens=config.new_tokens,
     )
     folder = hosts.absolute(config.teacher) if config.teacher else workdir / "teacher"
-    teach = functools.partial(teacher.lesson, new_tokens=config.new_tokens, folder=folder)
+    teach = functools.partial(teacher.targets, new_tokens=config.new_tokens, folder=folder)
     batches = Batches(config, examples, encode, teach, readers, model.config.mesh)
     optimizer = setup.make_optimizer(config, config.num_steps)
     step_fn = jit_step(model, optimizer, config.loss)
     # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
     begun = ConfigDict(config.to_dict() | {"init": "embeddings"}) if saved else config
-    state = loss.init_state(setup.initial_adapter(begun, reader), optimizer)
+    state = loss_lib.init_state(setup.initial_adapter(begun, reader), optimizer)
     if model.config.mesh:
         whole = functools.partial(sharding.put, sharding.replicated(model.config.mesh))
         state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
@@ -242,7 +243,7 @@ def load_models(
     model = load(mesh=mesh, scan_layers=True, remat=config.remat)
     model.check_tokenizer()
     mesh = model.config.mesh
-    sharding.share_of_a_copy(mesh, config.batch_size)  # refused before anything more is loaded
+    sharding.examples_per_replica(mesh, config.batch_size)  # refused before anything more is loaded
     apart = second_copy(config, model, jax.default_backend())
     reader = load(mesh=mesh) if apart else model
     if mesh is None:
@@ -262,8 +263,8 @@ def second_copy(config: ConfigDict, model: LanguageModel, platform: str) -> bool
 
 
 def jit_step(model: LanguageModel, optimizer: optax.GradientTransformation, loss: str):
-    """distill.train_step(params, state, batch) for this model, compiled where its mesh is."""
-    step = functools.partial(loss.train_step, model.module, optimizer, loss)
+    """loss.train_step(params, state, batch) for this model, compiled where its mesh is."""
+    step = functools.partial(loss_lib.train_step, model.module, optimizer, loss)
     if (mesh := model.config.mesh) is None:
         return jax.jit(step, donate_argnums=1)
     whole = sharding.replicated(mesh)

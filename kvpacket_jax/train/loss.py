@@ -23,7 +23,7 @@ from kvpacket_jax.packets.buckets import round_up
 from kvpacket_jax.packets.compose import place
 from kvpacket_jax.packets.packet import packet_caches
 from kvpacket_jax.packets.prefill import prefill_rows
-from kvpacket_jax.teacher import Lesson, answer_rows, kl_divergence, log_probabilities
+from kvpacket_jax.teacher import Targets, answer_rows, kl_divergence, log_probabilities
 from models import kv_cache, sharding
 
 REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
@@ -69,10 +69,10 @@ class Sizes(NamedTuple):
         )
 
 
-def sizes(lessons: Sequence[Lesson], adapter_tokens: int) -> Sizes:
+def sizes(lessons: Sequence[Targets], adapter_tokens: int) -> Sizes:
     """The sizes of a batch; `adapter_tokens` is h + t."""
-    examples = [lesson.example for lesson in lessons]
-    rows = [answer_rows(lesson.example.questions, lesson.answers) for lesson in lessons]
+    examples = [targets.example for targets in lessons]
+    rows = [answer_rows(targets.example.questions, targets.answers) for targets in lessons]
     longest = max(len(d) for example in examples for d in example.documents)
     return Sizes.of(
         max(len(example.preamble) for example in examples),
@@ -85,17 +85,17 @@ def sizes(lessons: Sequence[Lesson], adapter_tokens: int) -> Sizes:
     )
 
 
-def _answer_tokens(lesson: Lesson) -> int:
-    return sum(map(len, lesson.answers))
+def _answer_tokens(targets: Targets) -> int:
+    return sum(map(len, targets.answers))
 
 
-def counts(lessons: Sequence[Lesson]) -> dict[str, int]:
+def counts(lessons: Sequence[Targets]) -> dict[str, int]:
     """By reduction, what a sum over these lessons is divided by.
 
     "sum" is the published one; "mean_tokens" averages over tokens, "mean_questions" sums over an
     answer's tokens and averages over questions.
     """
-    questions = sum(len(lesson.answers) for lesson in lessons)
+    questions = sum(len(targets.answers) for targets in lessons)
     return {
         "sum": 1,
         "mean_tokens": sum(map(_answer_tokens, lessons)),
@@ -120,31 +120,31 @@ def empty(sizes: Sizes, examples: int, dim: int) -> Batch:
     )
 
 
-def pack(lessons: Sequence[Lesson], sizes: Sizes, count: int) -> Batch:
+def pack(lessons: Sequence[Targets], sizes: Sizes, count: int) -> Batch:
     """Lessons to arrays of these sizes, each token's loss divided by `count` (`counts`)."""
     batch = empty(sizes, len(lessons), lessons[0].hidden.shape[-1])
-    for e, lesson in enumerate(lessons):
-        preamble = lesson.example.preamble
+    for e, targets in enumerate(lessons):
+        preamble = targets.example.preamble
         batch.preamble[e, : len(preamble)], batch.preamble_length[e] = preamble, len(preamble)
-        for p, ids in enumerate(lesson.example.documents):
+        for p, ids in enumerate(targets.example.documents):
             batch.documents[e, p, : len(ids)], batch.document_lengths[e, p] = ids, len(ids)
         picks = []
-        for q, ids in enumerate(answer_rows(lesson.example.questions, lesson.answers)):
+        for q, ids in enumerate(answer_rows(targets.example.questions, targets.answers)):
             batch.rows[e, q, : len(ids)], batch.row_lengths[e, q] = ids, len(ids)
-            first = q * sizes.row + len(lesson.example.questions[q]) - 1
-            picks += range(first, first + len(lesson.answers[q]))
+            first = q * sizes.row + len(targets.example.questions[q]) - 1
+            picks += range(first, first + len(targets.answers[q]))
         n = len(picks)
-        batch.picks[e, :n], batch.tokens[e, :n] = picks, [t for a in lesson.answers for t in a]
-        batch.teacher[e, :n], batch.weights[e, :n] = lesson.hidden, 1
+        batch.picks[e, :n], batch.tokens[e, :n] = picks, [t for a in targets.answers for t in a]
+        batch.teacher[e, :n], batch.weights[e, :n] = targets.hidden, 1
     return batch._replace(weights=batch.weights / np.float32(count))
 
 
-def tokens(lessons: Sequence[Lesson], adapter_tokens: int) -> int:
+def tokens(lessons: Sequence[Targets], adapter_tokens: int) -> int:
     """Tokens that a step runs through the layers, without padding."""
     return sum(
-        lesson.example.context_length(adapter_tokens)
-        + sum(map(len, answer_rows(lesson.example.questions, lesson.answers)))
-        for lesson in lessons
+        targets.example.context_length(adapter_tokens)
+        + sum(map(len, answer_rows(targets.example.questions, targets.answers)))
+        for targets in lessons
     )
 
 
@@ -154,32 +154,32 @@ def computed(sizes: Sizes, adapter_tokens: int) -> int:
     return sizes.preamble + packets + sizes.questions * sizes.row
 
 
-def student_hidden(module, params, adapter: Adapter, lesson: Batch) -> jax.Array:
-    """The student's states float32 `[A, D]` for one example (`lesson` without its axis E).
+def student_hidden(module, params, adapter: Adapter, targets: Batch) -> jax.Array:
+    """The student's states float32 `[A, D]` for one example (`targets` without its axis E).
 
     packet_caches, place and prefill_rows are what requests run through.
     """
     config, dtype = module.config, params["embedding"].dtype
-    P, T = lesson.documents.shape
-    caches = packet_caches(module, params, adapter, lesson.documents, lesson.document_lengths)
-    present = lesson.document_lengths > 0
+    P, T = targets.documents.shape
+    caches = packet_caches(module, params, adapter, targets.documents, targets.document_lengths)
+    present = targets.document_lengths > 0
     caches = caches._replace(valid=caches.valid & present[:, None])
-    Tp = lesson.preamble.shape[0]
+    Tp = targets.preamble.shape[0]
     # The last packet is written whole, padding included, wherever it starts.
     slots = round_up(Tp + P * (T + adapter.num_tokens), 128)
     context = kv_cache.init(config, 1, slots, dtype)
     if Tp:
         bare = adapter_lib.empty(config.dim)
-        length = lesson.preamble_length[None]
-        preamble = packet_caches(module, params, bare, lesson.preamble[None], length)
+        length = targets.preamble_length[None]
+        preamble = packet_caches(module, params, bare, targets.preamble[None], length)
         context = place(config, context, preamble, jnp.int32(0), jnp.int32(0))
-    offset = lesson.preamble_length
+    offset = targets.preamble_length
     for p in range(P):
         context = place(config, context, kv_cache.row(caches, p), offset, offset)
-        wrapped = lesson.document_lengths[p] + adapter.num_tokens
+        wrapped = targets.document_lengths[p] + adapter.num_tokens
         offset = offset + jnp.where(present[p], wrapped, 0)
-    x, _ = prefill_rows(module, params, (context,), lesson.rows, lesson.row_lengths, offset)
-    return x.reshape(-1, x.shape[-1])[lesson.picks]
+    x, _ = prefill_rows(module, params, (context,), targets.rows, targets.row_lengths, offset)
+    return x.reshape(-1, x.shape[-1])[targets.picks]
 
 
 def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str = "kl"):
@@ -195,12 +195,12 @@ def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str =
     return sums[f"weighted_{loss}"], sums
 
 
-def _example_sums(module, params, adapter: Adapter, lesson: Batch):
-    student = student_hidden(module, params, adapter, lesson)
+def _example_sums(module, params, adapter: Adapter, targets: Batch):
+    student = student_hidden(module, params, adapter, targets)
     rows = functools.partial(_rows, module, params)
     blocks = jax.tree.map(
         lambda x: x.reshape(-1, VOCAB_ROWS, *x.shape[1:]),
-        (student, lesson.teacher, lesson.tokens, lesson.weights),
+        (student, targets.teacher, targets.tokens, targets.weights),
     )
     # Checkpointed: the backward pass projects a block again instead of keeping its logits.
     sums = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
@@ -249,7 +249,7 @@ def train_step(module, optimizer, loss: str, params, state: TrainState, batch: B
         objective = lambda adapter: loss_and_metrics(module, params, adapter, batch, loss)  # noqa: E731
         return jax.value_and_grad(objective, has_aux=True)(state.adapter)
 
-    copies = sharding.num_copies(module.config.mesh)
+    copies = sharding.num_replicas(module.config.mesh)
     turns = jax.tree.map(functools.partial(_turns, copies=copies), batch)
     summed = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(gradients_of, turns))
     (value, metrics), gradients = summed

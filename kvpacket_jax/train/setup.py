@@ -94,7 +94,7 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
     return chain
 
 
-def settled(config: ConfigDict, saved: dict | None) -> ConfigDict:
+def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     """The config with its dtype decided; ValueError if it is not that of the run it resumes.
 
     "auto" goes by the machine: a run resumed on another one must not decide anew.

@@ -12,7 +12,7 @@ from kvpacket_jax.measure.cost import Entry
 from kvpacket_jax.methods import METHODS, Method
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts
-from kvpacket_jax.teacher import Lesson
+from kvpacket_jax.teacher import Targets
 from models import LanguageModel
 
 
@@ -23,7 +23,7 @@ class Validation:
 
     Args:
       sets: name -> examples; the first `count` of each are used.
-      encode: Example -> EncodedExample; teach: EncodedExample -> Lesson.
+      encode: Example -> EncodedExample; teach: EncodedExample -> Targets.
       new_tokens: the longest answer.
     """
 
@@ -68,11 +68,11 @@ class Validation:
         scores = {"kl": kl / tokens, "f1": f1 / questions, "agree": same / questions}
         return {name: float(score) for name, score in scores.items()}
 
-    def _add(self, method: Method, example: Example, lesson: Lesson, sums: np.ndarray) -> None:
-        encoded = lesson.example
+    def _add(self, method: Method, example: Example, targets: Targets, sums: np.ndarray) -> None:
+        encoded = targets.example
         entry = Entry(method, method.store(self._model, encoded.preamble, encoded.documents))
         found = answer(
-            self._model, entry, lesson, example.questions, self._template, self._new_tokens
+            self._model, entry, targets, example.questions, self._template, self._new_tokens
         )
         for question, given in zip(example.questions, found, strict=True):
             f1 = metrics.f1(given.text, question.answers)

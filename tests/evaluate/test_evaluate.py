@@ -52,20 +52,20 @@ NEW = 8
 
 
 @pytest.fixture(scope="module")
-def lesson(case):
+def targets(case):
     encoded = EncodedExample(case.preamble, case.documents, [case.query, case.query[2:]])
     return teach(case.model, encoded, NEW)
 
 
-def ask(case, lesson, entry: Entry):
-    return answer(case.model, entry, lesson, QUESTIONS, TEMPLATE, NEW)
+def ask(case, targets, entry: Entry):
+    return answer(case.model, entry, targets, QUESTIONS, TEMPLATE, NEW)
 
 
-def test_shared_answers_equal_those_of_single_requests(case, lesson):
+def test_shared_answers_equal_those_of_single_requests(case, targets):
     full = entry(case, "full_recompute")
-    expected = reference(case.model, lesson, QUESTIONS, TEMPLATE)
+    expected = reference(case.model, targets, QUESTIONS, TEMPLATE)
     for query, found, known in zip(
-        lesson.example.questions, ask(case, lesson, full), expected, strict=True
+        targets.example.questions, ask(case, targets, full), expected, strict=True
     ):
         assert found.same and found.text == known.text
         np.testing.assert_allclose(found.kl, 0, atol=1e-5)
@@ -78,33 +78,33 @@ def test_shared_answers_equal_those_of_single_requests(case, lesson):
 @pytest.mark.parametrize(
     "name", ["no_recompute", "epic", "cache_blend", "rand_recompute", "single_cache", "sink"]
 )
-def test_questions_asked_alone_get_the_answers_they_get_together(case, lesson, name):
+def test_questions_asked_alone_get_the_answers_they_get_together(case, targets, name):
     alone = type("Alone", (METHODS[name],), {"shared_context": lambda *_: None})
     together = entry(case, name)
-    found = [ask(case, lesson, e) for e in (together, together._replace(method=alone()))]
+    found = [ask(case, targets, e) for e in (together, together._replace(method=alone()))]
     for a, b in zip(*found, strict=True):
         assert a.text == b.text and a.same == b.same
         np.testing.assert_allclose(a.kl, b.kl, rtol=1e-3, atol=1e-5)
 
 
-def test_an_answer_that_differs_is_what_the_method_decodes(case, lesson):
+def test_an_answer_that_differs_is_what_the_method_decodes(case, targets):
     """Only those are decoded: the same ones are told by one pass over the reference's."""
     bare = entry(case, "no_recompute")
-    answers = ask(case, lesson, bare)
+    answers = ask(case, targets, bare)
     assert not all(a.same for a in answers)
     context, start = bare.method.shared_context(
         case.model, bare.stored, Request(case.preamble, case.documents, case.query)
     )
-    for query, found in zip(lesson.example.questions, answers, strict=True):
+    for query, found in zip(targets.example.questions, answers, strict=True):
         ready = prefill(case.model, context, [query], start, NEW)
         ids = generate(case.model, context, ready, NEW)[0]
         assert TEMPLATE.answer(QUESTIONS[0], decode(ids)) == found.text
 
 
-def test_kl_is_that_of_the_next_token_after_the_same_text(case, lesson):
+def test_kl_is_that_of_the_next_token_after_the_same_text(case, targets):
     bare, full = entry(case, "no_recompute"), entry(case, "full_recompute")
-    found = ask(case, lesson, bare)[0]
-    tokens = lesson.answers[0]
+    found = ask(case, targets, bare)[0]
+    tokens = targets.answers[0]
     assert len(found.kl) == len(tokens)
     for at in (0, 3):
         query = [*case.query, *tokens[:at]]
@@ -114,8 +114,8 @@ def test_kl_is_that_of_the_next_token_after_the_same_text(case, lesson):
         assert found.kl[at] == pytest.approx(float((np.exp(p) * (p - q)).sum()), rel=1e-3)
 
 
-def test_compare_gives_a_row_for_every_method_and_question(case, lesson, monkeypatch):
-    monkeypatch.setattr(run, "encode_example", lambda *_: lesson.example)
+def test_compare_gives_a_row_for_every_method_and_question(case, targets, monkeypatch):
+    monkeypatch.setattr(run, "encode_example", lambda *_: targets.example)
     texts = Example("tiny", ("",) * len(case.documents), QUESTIONS)
     methods = {name: METHODS[name]() for name in ("full_recompute", "no_recompute", "epic")}
     rows = run.compare(case.model, methods, texts, TEMPLATE, new_tokens=4, runs=1)

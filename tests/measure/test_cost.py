@@ -21,9 +21,9 @@ from kvpacket_jax.measure.cost import (
 from kvpacket_jax.methods import METHODS, Prepared, Request
 from kvpacket_jax.methods.no_cache import NoCache
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.buckets import Buckets, near
+from kvpacket_jax.packets.buckets import Buckets, bucket
 from kvpacket_jax.packets.compose import compose
-from kvpacket_jax.packets.packet import Manifest, Packet, maker
+from kvpacket_jax.packets.packet import Manifest, Packet, provenance_of
 from kvpacket_jax.packets.prefill import prefill
 from models import kv_cache
 from models.transformer import Transformer, init_params
@@ -62,7 +62,7 @@ def test_full_recompute_costs_one_pass_over_documents_and_query(tiny, family):
     request_ = Request(case.preamble, case.documents, case.query)
     full = entry(case, "full_recompute")
     found = cost(case.model, full, request_)
-    rows = near(sum(map(len, case.documents)) + len(case.query))
+    rows = bucket(sum(map(len, case.documents)) + len(case.query))
     slots = rows + sum(p.cache.num_slots for p in full.stored)
     assert found.flops_matmul == matmul_flops(case.model.config, rows, slots)
     query = Buckets().query(len(case.query))
@@ -129,7 +129,7 @@ def shape() -> models.LanguageModel:
 def abstract_packet(model, length: int) -> Packet:
     slots = Buckets().packet(length)
     cache = jax.eval_shape(lambda: kv_cache.init(model.config, 1, slots, model.dtype))
-    return Packet(cache, length, Manifest(**vars(maker(model, None)), tokens=()))
+    return Packet(cache, length, Manifest(**vars(provenance_of(model, None)), tokens=()))
 
 
 def test_a_prefill_at_the_real_shape_agrees_with_xla(shape):

@@ -103,10 +103,10 @@ def test_costs_are_those_of_the_tokens_it_keeps(tiny):
     request = Request(case.preamble, case.documents, case.query)
     stored = method.store(case.model, case.preamble, case.documents)
     kept = int(method.prepare(case.model, stored, request).info["kept"])
-    settled = method.settled(case.model, stored, request)
-    assert settled.kept == kept < sum(map(len, (case.preamble, *case.documents)))
+    resolved = method.resolved(case.model, stored, request)
+    assert resolved.kept == kept < sum(map(len, (case.preamble, *case.documents)))
     found = cost(case.model, Entry(method, stored), request)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
-    assert found == cost(case.model, Entry(settled, shapes), request)
+    assert found == cost(case.model, Entry(resolved, shapes), request)
     # Where nothing can be read, as if all were kept.
     assert found.flops_total < cost(case.model, Entry(method, shapes), request).flops_total

@@ -6,7 +6,7 @@ import pytest
 
 from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.methods.recompute import context_slots, row_bucket
-from kvpacket_jax.packets.buckets import near
+from kvpacket_jax.packets.buckets import bucket
 from kvpacket_jax.packets.prefill import prefill
 from tests.support.methods import golden_case, run, visible
 
@@ -120,4 +120,4 @@ def test_buckets_pad_little_and_fit_each_other():
     for n in range(1, 9000):
         assert n <= row_bucket(n) <= max(32, 8 * -(-n // 8), 1.1 * n)
         assert n <= context_slots(n) <= max(512, 1.125 * n)
-        assert near(n) <= context_slots(n)  # rows of a whole context fit its slots
+        assert bucket(n) <= context_slots(n)  # rows of a whole context fit its slots

@@ -67,11 +67,11 @@ def reference(model, adapter, docs, tmp_path_factory):
 
 def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_path):
     run_build(model, plan(model, adapter, docs), tmp_path)
-    made_by = build.document_maker(model, adapter, WORDING)
+    provenance = build.document_provenance(model, adapter, WORDING)
     ids = ["d3", "d50", "d5"]
     preamble_by, preamble = build.preamble_item(model, WORDING)
     wanted = [(preamble.name, preamble_by)]
-    wanted += [(name, made_by) for name in store.find(tmp_path, made_by, ids)]
+    wanted += [(name, provenance) for name in store.find(tmp_path, provenance, ids)]
     found = store.load(tmp_path, wanted, model)
     texts = [text(3), text(5), text(5)]
     tokens = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
@@ -124,15 +124,15 @@ def test_what_is_there_is_kept_and_what_is_damaged_made_again(
 def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     folder = tmp_path / "store"
     run_build(model, plan(model, None, docs), folder)
-    made_by = build.document_maker(model, None, WORDING)
-    (old,) = store.find(folder, made_by, ["d7"])
+    provenance = build.document_provenance(model, None, WORDING)
+    (old,) = store.find(folder, provenance, ["d7"])
     lines = docs.read_text().splitlines()
     lines[7] = json.dumps({"id": "d7", "text": "another text"})
     changed = tmp_path / "changed.jsonl"
     changed.write_text("\n".join(lines))
     assert run_build(model, plan(model, None, changed), folder).made == 1
-    (new,) = store.find(folder, made_by, ["d7"])
-    (packet,) = store.load(folder, [(new, made_by)], model)
+    (new,) = store.find(folder, provenance, ["d7"])
+    (packet,) = store.load(folder, [(new, provenance)], model)
     assert model.tokenizer.decode(packet.manifest.tokens) == "another text\n\n"
     store.verify(folder, old)
 
@@ -227,15 +227,15 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
 
 
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
-    assert store.settled_dtype(tmp_path, "auto") == "auto"
+    assert store.resolved_dtype(tmp_path, "auto") == "auto"
     run_build(model, plan(model, None, docs), tmp_path)
     found, _ = build.load_model(str(byte_model), "auto", tmp_path)
     assert found.dtype == "float32"
-    assert store.settled_dtype(tmp_path, "bfloat16") == "bfloat16"
+    assert store.resolved_dtype(tmp_path, "bfloat16") == "bfloat16"
     other = models.load(str(byte_model), "bfloat16")
     with store.writing(tmp_path) as writer:
-        writer.maker(build.document_maker(other, None, WORDING))
-    assert store.settled_dtype(tmp_path, "auto") == "auto"
+        writer.provenance(build.document_provenance(other, None, WORDING))
+    assert store.resolved_dtype(tmp_path, "auto") == "auto"
 
 
 # ---- processes

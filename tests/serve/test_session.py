@@ -142,8 +142,8 @@ def test_other_makers_are_named(model, folder, byte_model):
 
 def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    made_by = build.document_maker(model, None, WORDING)
-    (name,) = store.find(copy, made_by, ["d3"])
+    provenance = build.document_provenance(model, None, WORDING)
+    (name,) = store.find(copy, provenance, ["d3"])
     path = store.packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(store.Damaged, match=str(path)):

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.packets.packet import Maker, build_packets, maker
+from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import store
 from models.rope import Llama3Rope, Rope
 from tests.support.corpus import tree
@@ -41,10 +41,10 @@ def adapter_of(model) -> adapter_lib.Adapter:
     return adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
 
 
-def put(folder, model, adapter, *documents) -> list[tuple[str, Maker]]:
+def put(folder, model, adapter, *documents) -> list[tuple[str, Provenance]]:
     packets = build_packets(model, adapter, documents)
     with store.writing(folder) as writer:
-        return [(writer.packet(p), maker(model, adapter)) for p in packets]
+        return [(writer.packet(p), provenance_of(model, adapter)) for p in packets]
 
 
 def visible(cache) -> dict[str, np.ndarray]:
@@ -110,7 +110,7 @@ def test_a_packet_takes_its_true_length_and_is_readable_by_all(load, tmp_path):
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-NAMED = Maker("m" * 64, "t", "none", "none", "bfloat16", Llama3Rope(5e5, 8.0, 1.0, 4.0, 8192))
+NAMED = Provenance("m" * 64, "t", "none", "none", "bfloat16", Llama3Rope(5e5, 8.0, 1.0, 4.0, 8192))
 NAME = "81ade3e188f94cd7b271967fdd05f41057badb17cfbf67fb0e6df1138b1f2e53"
 
 
@@ -162,10 +162,10 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
 
 def test_one_packet_in_the_place_of_another_is_refused(load, tmp_path):
     model = load()
-    (one, made_by), (other, _) = put(tmp_path, model, None, ids(0, 20), ids(1, 20))
+    (one, provenance), (other, _) = put(tmp_path, model, None, ids(0, 20), ids(1, 20))
     store.packet_path(tmp_path, one).write_bytes(store.packet_path(tmp_path, other).read_bytes())
     with pytest.raises(store.Damaged, match=f"{one}.* another packet"):
-        store.load(tmp_path, [(one, made_by)], model)
+        store.load(tmp_path, [(one, provenance)], model)
 
 
 def test_arrays_that_changed_places_are_refused(load, tmp_path):
@@ -209,7 +209,7 @@ def test_another_maker_is_refused_by_name_and_nothing_is_touched(
     model = load()
     (wanted,) = put(tmp_path, model, None, ids(0, 20))
     with store.writing(tmp_path) as writer:
-        writer.maker(wanted[1])
+        writer.provenance(wanted[1])
         writer.document(wanted[1], "a", wanted[0])
     before = tree(tmp_path)
     other = dataclasses.replace(wanted[1], **{field: value})
@@ -239,7 +239,7 @@ def test_documents_are_found_by_any_id(tmp_path):
         ".",
     ]
     with store.writing(tmp_path) as writer:
-        writer.maker(NAMED)
+        writer.provenance(NAMED)
         for i, id in enumerate(names):
             writer.document(NAMED, id, f"packet{i}")
     found = store.find(tmp_path, NAMED, names[::-1])
@@ -251,14 +251,14 @@ def test_documents_are_found_by_any_id(tmp_path):
 def test_an_id_points_to_its_last_packet(tmp_path):
     for name in ("old", "new"):
         with store.writing(tmp_path) as writer:
-            writer.maker(NAMED)
+            writer.provenance(NAMED)
             writer.document(NAMED, "a", name)
     assert store.find(tmp_path, NAMED, ["a"]) == ["new"]
 
 
 def test_unknown_documents_list_what_there_is_closest_first(tmp_path):
     with store.writing(tmp_path) as writer:
-        writer.maker(NAMED)
+        writer.provenance(NAMED)
         for id in ("whales", "ferry-12", "ferries", *(f"zz{i}" for i in range(30))):
             writer.document(NAMED, id, "x")
     with pytest.raises(ValueError) as error:
@@ -271,7 +271,7 @@ def test_unknown_documents_list_what_there_is_closest_first(tmp_path):
 
 def test_a_damaged_entry_is_refused(tmp_path):
     with store.writing(tmp_path) as writer:
-        writer.maker(NAMED)
+        writer.provenance(NAMED)
         writer.document(NAMED, "a", "x")
         writer.document(NAMED, "b", "y")
     entries = {json.loads(p.read_text()).get("id"): p for p in tmp_path.glob("documents/*/*.json")}
@@ -295,7 +295,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
         with store.writing(tmp_path) as other:
             packets = build_packets(model, None, [ids(0, 9), ids(1, 9)])
             names = [w.packet(p) for w, p in zip((writer, other), packets, strict=True)]
-        assert store.packet_name(maker(model, None), ids(0, 9), 9) == names[0]
+        assert store.packet_name(provenance_of(model, None), ids(0, 9), 9) == names[0]
         writer.packet(packets[1])  # its folder outlived the other's
     assert [p.name for p in tmp_path.iterdir()] == ["packets"]
     for name in names:
@@ -326,13 +326,13 @@ def test_a_compressed_packet_is_refused(load, tmp_path):
 def test_a_damaged_maker_is_passed_over_and_written_anew(load, tmp_path):
     put(tmp_path, load(), None, ids(0, 9))
     with store.writing(tmp_path) as writer:
-        writer.maker(maker(load(), None))
-    (path,) = tmp_path.glob("documents/*/made_by.json")
+        writer.provenance(provenance_of(load(), None))
+    (path,) = tmp_path.glob("documents/*/provenance.json")
     path.write_text("{")
-    assert store.settled_dtype(tmp_path, "auto") == "auto"
+    assert store.resolved_dtype(tmp_path, "auto") == "auto"
     with store.writing(tmp_path) as writer:
-        writer.maker(maker(load(), None))
-    assert store.settled_dtype(tmp_path, "auto") == "float32"
+        writer.provenance(provenance_of(load(), None))
+    assert store.resolved_dtype(tmp_path, "auto") == "float32"
 
 
 def test_a_failed_write_leaves_nothing_under_its_name(load, tmp_path, monkeypatch):

@@ -67,8 +67,8 @@ def packet(length: int, tag: str) -> Packet:
     layers = lambda: tuple(draw(shape, np.float32) for _ in range(CONFIG.num_layers))  # noqa: E731
     place = np.arange(slots, dtype=np.int32)[None]
     cache = KVCache(layers(), layers(), place, place < length)
-    made_by = Manifest(tag, "none", "none", "none", "float32", CONFIG.rope, ())
-    return Packet(cache, length, made_by)
+    provenance = Manifest(tag, "none", "none", "none", "float32", CONFIG.rope, ())
+    return Packet(cache, length, provenance)
 
 
 def requests(model, number: int):

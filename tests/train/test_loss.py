@@ -17,7 +17,8 @@ from kvpacket_jax.measure.flops import memory_analysis
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.train import loss, setup
+from kvpacket_jax.train import loss as loss_lib
+from kvpacket_jax.train import setup
 from models import CONFIGS, tokenizer
 from models.transformer import Transformer, init_params
 from tests.support.golden import FAMILIES, GOLDEN
@@ -35,12 +36,12 @@ def golden(request, tiny):
     return model, arrays, lessons, adapter
 
 
-def pack(lessons, adapter: Adapter, reduction: str = "sum") -> loss.Batch:
-    sizes, counts = loss.sizes(lessons, adapter.num_tokens), loss.counts(lessons)
-    return loss.pack(lessons, sizes, counts[reduction])
+def pack(lessons, adapter: Adapter, reduction: str = "sum") -> loss_lib.Batch:
+    sizes, counts = loss_lib.sizes(lessons, adapter.num_tokens), loss_lib.counts(lessons)
+    return loss_lib.pack(lessons, sizes, counts[reduction])
 
 
-def make_lesson(model, arrays, sample: str) -> teacher.Lesson:
+def make_lesson(model, arrays, sample: str) -> teacher.Targets:
     """A published sample; the teacher's states are ours, and give the published logits."""
     documents = [
         arrays[f"{sample}/doc{i}_ids"].tolist()
@@ -57,12 +58,12 @@ def make_lesson(model, arrays, sample: str) -> teacher.Lesson:
     hidden = teacher.hidden_states(model, context, start, example.questions, answers)
     logits = model.module.apply({"params": model.params}, hidden[None], method="logits")[0]
     np.testing.assert_allclose(logits, arrays[f"{sample}/teacher_logits"], atol=1e-3)
-    return teacher.Lesson(example, answers, hidden)
+    return teacher.Targets(example, answers, hidden)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "loss"))
 def loss_and_gradient(module, params, adapter, batch, loss):
-    objective = lambda a: loss.loss_and_metrics(module, params, a, batch, loss)  # noqa: E731
+    objective = lambda a: loss_lib.loss_and_metrics(module, params, a, batch, loss)  # noqa: E731
     (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(adapter)
     return value, gradient
 
@@ -87,7 +88,7 @@ def test_student_equals_one_pass_with_a_block_mask(golden):
     model, arrays, lessons, adapter = golden
     batch = pack([lessons["s1"]], adapter)
     one = jax.tree.map(lambda x: x[0], batch)
-    hidden = jax.jit(loss.student_hidden, static_argnums=0)(
+    hidden = jax.jit(loss_lib.student_hidden, static_argnums=0)(
         model.module, model.params, adapter, one
     )
     logits = model.module.apply({"params": model.params}, hidden[None], method="logits")[0]
@@ -119,8 +120,8 @@ def test_train_step_is_that_gradient_and_update(golden):
     model, _, lessons, adapter = golden
     batch = pack([lessons["s1"]], adapter)
     optimizer = optax.adamw(0.01, weight_decay=0.0)
-    step = jax.jit(functools.partial(loss.train_step, model.module, optimizer, "kl"))
-    state = loss.init_state(adapter, optimizer)
+    step = jax.jit(functools.partial(loss_lib.train_step, model.module, optimizer, "kl"))
+    state = loss_lib.init_state(adapter, optimizer)
     after, metrics = step(model.params, state, batch)
     losses, states = run_steps(model, adapter, optimizer, [batch])
     np.testing.assert_allclose(metrics["loss"], losses[0], rtol=1e-5)
@@ -183,7 +184,7 @@ def test_accumulation_over_two_examples(golden):
 def test_reductions(golden):
     model, _, lessons, adapter = golden
     value = {}
-    for reduction in loss.REDUCTIONS:
+    for reduction in loss_lib.REDUCTIONS:
         batch = pack([lessons["s1"]], adapter, reduction)
         value[reduction] = loss_and_gradient(model.module, model.params, adapter, batch, "kl")[0]
     tokens = len(lessons["s1"].answers[0])
@@ -211,7 +212,7 @@ def test_remat_saves_memory_where_layers_are_scanned():
     """XLA for CPUs undoes it in unrolled layers; here the compiled step must show it."""
     config = dataclasses.replace(CONFIGS["smollm2-135m"], num_layers=8, scan_layers=True)
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    batch = loss.Batch(
+    batch = loss_lib.Batch(
         preamble=shape((1, 16)),
         preamble_length=shape((1,)),
         documents=shape((1, 4, 240)),
@@ -230,7 +231,7 @@ def test_remat_saves_memory_where_layers_are_scanned():
         params = jax.eval_shape(functools.partial(init_params, module.config), jax.random.key(0))
 
         def step(params, adapter, batch):
-            objective = lambda a: loss.loss_and_metrics(module, params, a, batch)[0]  # noqa: E731
+            objective = lambda a: loss_lib.loss_and_metrics(module, params, a, batch)[0]  # noqa: E731
             return jax.grad(objective)(adapter)
 
         return memory_analysis(step, params, adapter, batch).temporaries
@@ -251,9 +252,9 @@ def test_padding_of_the_shipped_mixture_is_about_a_quarter(demo_folder, arg, fil
     for i in range(0, config.num_steps, 2):
         example = data.encode_example(read, data.TEMPLATES[config.template], examples[i])
         answers = [[0] * 7 for _ in example.questions]  # about what the teacher gives
-        lesson = teacher.Lesson(example, answers, np.zeros((7 * len(answers), 1), np.float32))
-        sizes = loss.sizes([lesson], adapter_tokens)
-        real = loss.tokens([lesson], adapter_tokens)
-        found.append((real, loss.computed(sizes, adapter_tokens)))
+        targets = teacher.Targets(example, answers, np.zeros((7 * len(answers), 1), np.float32))
+        sizes = loss_lib.sizes([targets], adapter_tokens)
+        real = loss_lib.tokens([targets], adapter_tokens)
+        found.append((real, loss_lib.computed(sizes, adapter_tokens)))
     real, computed = np.sum(found, axis=0)
     assert real > filled * computed

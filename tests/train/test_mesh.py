@@ -17,10 +17,11 @@ from kvpacket_jax.methods import METHODS, Request, settings
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
-from kvpacket_jax.packets.packet import build_packets, maker
+from kvpacket_jax.packets.packet import build_packets, provenance_of
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.serve import store
-from kvpacket_jax.train import loop, loss
+from kvpacket_jax.train import loop
+from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
 from models import CONFIGS, sharding
 from models.sources import random_models
@@ -48,7 +49,7 @@ def load(name: str, mesh: str | None) -> models.LanguageModel:
     return models.LanguageModel(name, config, Transformer(config), params, None, name)
 
 
-def lessons(model: models.LanguageModel) -> list[teacher.Lesson]:
+def lessons(model: models.LanguageModel) -> list[teacher.Targets]:
     """Different lengths and numbers of documents; the teacher's states are drawn."""
     rng = np.random.default_rng(0)
     draw = lambda n: rng.integers(0, model.config.vocab_size, n).tolist()  # noqa: E731
@@ -59,7 +60,7 @@ def lessons(model: models.LanguageModel) -> list[teacher.Lesson]:
         )
         answers = [draw(2 + i % 3), draw(3)]
         states = rng.normal(size=(sum(map(len, answers)), model.config.dim))
-        made.append(teacher.Lesson(example, answers, states.astype(np.float32)))
+        made.append(teacher.Targets(example, answers, states.astype(np.float32)))
     return made
 
 
@@ -70,11 +71,11 @@ def trained(name: str, mesh: str | None):
     key = jax.random.key(1)
     adapter = Adapter(*0.1 * jax.random.normal(key, (2, 4, model.config.dim)))
     taught = lessons(model)
-    sizes = loss.sizes(taught, adapter.num_tokens)
-    batch = loss.pack(taught, sizes, loss.counts(taught)["mean_questions"])
+    sizes = loss_lib.sizes(taught, adapter.num_tokens)
+    batch = loss_lib.pack(taught, sizes, loss_lib.counts(taught)["mean_questions"])
     optimizer = optax.adamw(1e-2, weight_decay=0.0)
     step = loop.jit_step(model, optimizer, "kl")
-    state, losses = loss.init_state(adapter, optimizer), []
+    state, losses = loss_lib.init_state(adapter, optimizer), []
     if model.config.mesh:
         whole = sharding.replicated(model.config.mesh)
         state = jax.device_put(state, whole)
@@ -112,11 +113,11 @@ def test_a_copy_of_the_model_takes_one_example_at_a_time():
     step = loop.jit_step(model, optimizer, "kl")
     adapter = Adapter(*jnp.zeros((2, 4, model.config.dim)))
     taught = lessons(model)
-    sizes = loss.sizes(taught, adapter.num_tokens)
+    sizes = loss_lib.sizes(taught, adapter.num_tokens)
 
     def temporaries(examples: int) -> int:
-        batch = loss.pack(taught[:examples], sizes, 1)
-        state = loss.init_state(adapter, optimizer)
+        batch = loss_lib.pack(taught[:examples], sizes, 1)
+        state = loss_lib.init_state(adapter, optimizer)
         compiled = step.lower(model.params, state, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -126,7 +127,7 @@ def test_a_copy_of_the_model_takes_one_example_at_a_time():
 def test_a_checkpoint_of_eight_devices_loads_on_one(tmp_path):
     optimizer = optax.adamw(1e-2)
     adapter = Adapter(*np.random.default_rng(0).normal(size=(2, 4, 8)))
-    state = loss.init_state(adapter, optimizer)
+    state = loss_lib.init_state(adapter, optimizer)
     mesh = sharding.make_mesh("data:2,model:4", SMALL)
     many = jax.device_put(state._replace(step=jnp.int32(7)), sharding.replicated(mesh))
     described = {"model": "it", "config": {}}
@@ -186,11 +187,11 @@ def heads_of_a_device(packet) -> int:
 
 def test_packets_are_stored_whole_and_loaded_sharded(requests, tmp_path):
     one, many, request, adapter = requests
-    made_by = maker(many, adapter)
-    assert made_by == maker(one, adapter)
+    provenance = provenance_of(many, adapter)
+    assert provenance == provenance_of(one, adapter)
     packets = build_packets(many, adapter, request.documents)
     with store.writing(tmp_path) as writer:
-        wanted = [(writer.packet(packet), made_by) for packet in packets]
+        wanted = [(writer.packet(packet), provenance) for packet in packets]
     whole, sharded = (store.load(tmp_path, wanted, model) for model in (one, many))
     assert heads_of_a_device(sharded[0]) == 1
     for made, alone, again in zip(packets, whole, sharded, strict=True):

@@ -22,6 +22,7 @@ import models
 from configs import train as config_lib
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.train import loop as train_lib
+from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train.checkpoint import Checkpoints
 from tests.support import byte_train
@@ -178,7 +179,7 @@ def test_sigterm_right_behind_a_validation_keeps_its_scores(byte_model, tmp_path
     config = byte_train.get_config(str(texts(byte_model)))
     config.update(options(byte_model) | {"validation_sets": 1})
     sigterm_after(monkeypatch, 4 + 1)
-    state = train_lib.distill.init_state(
+    state = loss_lib.init_state(
         train_lib.train(config, tmp_path / "run"), setup.make_optimizer(config, STEPS)
     )
     best = Checkpoints(tmp_path / "run" / "checkpoints").best(state)
