@@ -1,97 +1,121 @@
-"""Training of an adapter, as of the one that the project ships.
+"""Training of an adapter.
 
-configs/train.py         from nothing: 8 + 8 tokens, 480 steps
-configs/train.py:more    goes on with the shipped one, 16 + 16 tokens, 170 steps at half the rate
+configs/train.py         a writer of rank 16 over the primer, on many kinds of documents
+configs/train.py:tokens  soft tokens alone, as the paper has it
 configs/train.py:smoke   ten steps on the smallest model
 
-`make adapter` is how the shipped one was made: the first, then the second. A step takes about 15 s
-with the teacher's time on two CPU cores with AVX512_BF16, 36 s on two without (float32).
+A run has no set length: `num_steps` may grow, and a good adapter lies in the workdir after every
+validation. `--config.finish=N` lets the rates fall to 0 over N steps from where the run is, and
+ends it.
 """
 
 from ml_collections import ConfigDict
 
+ARGUMENTS = ("tokens", "smoke")
 
-def _set(name: str, weight: float, **options) -> ConfigDict:
-    return ConfigDict({"name": name, "weight": weight, "options": ConfigDict(options)})
+
+def _entry(name: str, weight: float, sizes: dict, **options) -> ConfigDict:
+    return ConfigDict({"name": name, "weight": weight, "options": ConfigDict(options), **sizes})
+
+
+def _kind(name: str, sets: int, sizes: dict, **options) -> ConfigDict:
+    entry = {"name": name, "split": "validation", "sets": sets, **sizes}
+    return ConfigDict(entry | {"options": ConfigDict(options)})
+
+
+# Sizes that entries share, for each is a program: documents of at most `tokens`, `questions` in
+# rows of at most `row` with their answers of at most `new_tokens`, `answers` tokens of all of them
+# together; gradients go through `learning` of the documents.
+FIVE = dict(documents=5, tokens=112, questions=16, row=32, new_tokens=12, answers=112, learning=5)
+TEN = dict(FIVE, documents=10, learning=4)
+PROSE = dict(documents=5, tokens=124, questions=9, row=44, new_tokens=24, answers=128, learning=5)
+LONG = dict(PROSE, documents=3, tokens=256, questions=7, learning=3)
+
+
+def _mixture() -> dict[str, ConfigDict]:
+    life = dict(num_questions=16, document_words=(64, 80))
+    needles = dict(num_tokens=610, num_chunks=5, num_needles=8, num_questions=8)
+    return {
+        "biography_5": _entry("biography", 0.2, FIVE, num_documents=5, **life),
+        "biography_10": _entry("biography", 0.15, TEN, num_documents=10, **life),
+        "needles": _entry("niah", 0.1, PROSE, kinds=("multi_key", "multi_value"), **needles),
+        "wikipedia": _entry(
+            "wikipedia", 0.3, PROSE, num_documents=5, document_words=(66, 94), num_questions=30
+        ),
+        "wikipedia_long": _entry(
+            "wikipedia", 0.25, LONG, num_documents=3, document_words=(140, 200), num_questions=24
+        ),
+    }
+
+
+def _validation() -> dict[str, ConfigDict]:
+    own_docs = dict(PROSE, questions=10, tokens=448, answers=128)
+    return {
+        "biography": _kind("biography", 4, FIVE, num_documents=5, num_questions=16),
+        "biography_10": _kind("biography", 2, TEN, num_documents=10, num_questions=16),
+        "needles": _kind("niah", 4, PROSE, num_tokens=610, num_chunks=5, num_questions=8),
+        "wikipedia": _kind("wikipedia", 4, PROSE, document_words=(66, 94), num_questions=30),
+        "own_docs": _kind("own_docs", 8, own_docs),
+    }
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+    if arg and arg not in ARGUMENTS:
+        raise ValueError(f"configs/train.py has no {arg!r}; it has {', '.join(ARGUMENTS)}.")
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
     config.seed = 0
 
-    config.header = 8
-    config.trailer = 8
-    # The embedding table's mean and deviation; or "text:…", a text's embeddings; or "adapter:…",
-    # one that was trained, by its folder or shipped name.
-    config.init = "embeddings"
+    config.header = 0  # soft tokens before and after each document
+    config.trailer = 0
+    config.primer = "primer"  # what packets are built after: "primer", an adapter's, or "" for none
+    config.learn_primer = False  # its embeddings are learned, from the texts' on
+    config.writer_rank = 16  # of the changes to the matrices that documents run through; 0: none
+    config.writer_matrices = ("q", "k", "v", "o")
+    # "untrained"; "text:…", soft tokens that are a text's embeddings; or "adapter:…", one that was
+    # trained, by its folder or name.
+    config.init = "untrained"
     config.other_model = False  # takes an "adapter:…" of another model of the same width
 
     config.template = "chat"
-    # Each entry has one number and length of documents: the more alike, the fewer programs.
-    config.mixture = ConfigDict()
-    for documents, weight in ((2, 0.05), (3, 0.1), (5, 0.35), (7, 0.1)):
-        config.mixture[f"biography_{documents}"] = _set(
-            "biography", weight, num_documents=documents, num_questions=20
-        )
-    config.mixture.biography_short = _set(
-        "biography", 0.1, num_documents=5, num_questions=20, document_words=40
-    )
-    config.mixture.needles = _set(
-        "niah",
-        0.15,
-        num_tokens=640,
-        num_chunks=6,
-        num_needles=8,
-        num_questions=8,
-        kinds=("multi_key", "multi_value"),
-    )
-    # Without prose that no pattern wrote, packets of other texts are worse than bare ones.
-    config.mixture.wikipedia = _set("wikipedia", 0.1, num_documents=5, document_words=(50, 90))
-    config.mixture.wikipedia_long = _set(
-        "wikipedia", 0.05, num_documents=5, document_words=(90, 160)
-    )
-    config.new_tokens = 24
-    config.teacher = ""  # a folder for the teacher's lessons, for many runs; empty: in the workdir
+    config.mixture = ConfigDict(_mixture())
+    # An adapter is as good as its worst kind here, against the untrained one.
+    config.validation = ConfigDict(_validation())
 
-    config.num_steps = 480
-    config.batch_size = 1  # sets of documents a step
-    config.accumulate = 1  # steps for one update
+    config.num_steps = 1000
+    config.finish = 0
+    config.batch_size = 1  # sets of documents at once; a multiple of the replicas
+    config.microbatches = 4  # of that size, each of one kind, for one update
+    config.wrong_weight = 0.5  # in the loss, of questions that the teacher gets wrong
     config.loss = "kl"
     config.reduction = "mean_questions"
     config.optimizer = ConfigDict(
         {
-            "learning_rate": 1e-2,
-            "warmup_steps": 3,
-            "decay": "cosine",  # or "linear", "constant"
-            "final": 0.05,  # of the learning rate
+            "learning_rate": 5e-3,  # of soft tokens
+            "writer_learning_rate": 5e-4,
+            "warmup_steps": 10,
             "b1": 0.9,
             "b2": 0.99,
             "eps": 1e-8,
-            "weight_decay": 0.0,
             "clip_norm": 0.0,  # 0: no clipping
         }
     )
-    config.remat = True
-    # On a CPU with 16-bit weights teacher and validation read and answer with a second copy of
-    # them, one array a layer: twice as fast. Without room for it, False.
-    config.second_copy = True
+    config.mean_decay = 0.97  # of the running mean, which is what is validated and saved
+    config.scan_layers = "auto"  # auto: unrolled on a CPU, scanned elsewhere
+    config.remat = "auto"  # auto: only where layers are scanned
 
-    config.checkpoint_every = 20
-    config.validate_every = 120
-    config.validation_sets = 1  # of each entry of the mixture
+    config.checkpoint_every = 5
+    config.validate_every = 25
 
-    if arg == "more":
-        config.init = "adapter:qwen2.5-coder-0.5b"
-        config.seed, config.header, config.trailer = 1, 16, 16
-        config.optimizer.learning_rate = 5e-3
-        config.num_steps, config.checkpoint_every, config.validate_every = 170, 10, 85
+    if arg == "tokens":
+        config.header = config.trailer = 16
+        config.primer, config.writer_rank = "", 0
     elif arg == "smoke":
         config.model = "smollm2-135m"
         config.num_steps, config.checkpoint_every, config.validate_every = 10, 5, 5
-        config.validation_sets = 1
-        config.mixture = ConfigDict({"biography_3": config.mixture.biography_3})
-    elif arg:
-        raise ValueError(f"configs/train.py knows no {arg!r}; it knows more and smoke.")
+        config.microbatches = 1
+        config.mixture = ConfigDict({"biography_5": config.mixture.biography_5})
+        config.validation = ConfigDict({"biography": config.validation.biography})
+        config.validation.biography.sets = 1
     return config

@@ -10,6 +10,7 @@ answer.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets.buckets import round_up
 from kvpacket_jax.packets.generate import generate, stop_array
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
-from models import LanguageModel, identity
+from models import LanguageModel, identity, kv_cache, sharding
 from models.files import write_whole
 
 COMPARED_ROWS = 16  # rows whose next-token distributions are compared at once
@@ -122,6 +123,68 @@ def log_probabilities(module, params, hidden: jax.Array) -> jax.Array:
 def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     """KL(p || q) of each row, in nats."""
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+# ---- all questions of a batch at once, on the device
+
+
+class Answers(NamedTuple):
+    """What the teacher says to E examples' questions; of answers, at most N tokens each."""
+
+    tokens: jax.Array  # int32 [E, Q, N], the stop token included; after it, whatever
+    lengths: jax.Array  # int32 [E, Q], the stop token included
+    hidden: jax.Array  # float32 [E, Q, N, D]: the states that predict the tokens
+
+
+def answer_batch(
+    module,
+    params,
+    context_ExC: jax.Array,
+    context_lengths_E: jax.Array,
+    questions_ExQxR: jax.Array,
+    question_lengths_ExQ: jax.Array,
+    stop_ids: jax.Array,
+    new_tokens: int,
+) -> Answers:
+    """Reads every example in full and answers all its questions greedily. Pure.
+
+    Args:
+      context_ExC: int32, preamble and documents end to end, padded.
+      questions_ExQxR: int32, padded; R may be longer than the longest.
+      stop_ids: int32; an answer ends with one of them or after `new_tokens` tokens.
+    """
+    answer = functools.partial(_answer_example, module, params, stop_ids, new_tokens)
+    axis = sharding.DATA if module.config.mesh else None
+    batch = (context_ExC, context_lengths_E, questions_ExQxR, question_lengths_ExQ)
+    return jax.vmap(answer, spmd_axis_name=axis)(*batch)
+
+
+def _answer_example(module, params, stop_ids, N: int, context_C, length, questions_QxR, lengths_Q):
+    bound, (Q, R) = module.bind({"params": params}), questions_QxR.shape
+    _, context = prefill_rows(module, params, (), context_C[None], length[None], jnp.int32(0))
+    x, rows = prefill_rows(module, params, (context,), questions_QxR, lengths_Q, length)
+    dtype = params["embedding"].dtype
+    tail = kv_cache.write(kv_cache.init(module.config, Q, R + N, dtype), rows, jnp.int32(0))
+    first = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
+
+    def step(state):
+        i, x, done, count, tail, tokens, hidden = state
+        token = jnp.argmax(bound.logits(x)[:, 0], axis=-1).astype(jnp.int32)
+        tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(x[:, 0])
+        count += ~done
+        done |= jnp.isin(token, stop_ids)
+        positions = (length + lengths_Q + i)[:, None]
+        valid = jnp.ones((Q, 1), bool)
+        embedded = bound.embed(token[:, None])
+        x, tail = bound.run_layers(embedded, positions, valid, (context,), tail, R + i)
+        return i + 1, x, done, count, tail, tokens, hidden
+
+    tokens = jnp.zeros((Q, N), jnp.int32)
+    hidden = jnp.zeros((Q, N, x.shape[-1]))
+    none = jnp.zeros(Q, bool)
+    state = (jnp.int32(0), first, none, none.astype(jnp.int32), tail, tokens, hidden)
+    state = jax.lax.while_loop(lambda s: (s[0] < N) & ~s[2].all(), step, state)
+    return Answers(state[5], state[3], state[6])
 
 
 # ---- kept on disk: the teacher runs once for an example, whatever happens to the training

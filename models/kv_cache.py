@@ -183,3 +183,18 @@ def row(cache: KVCache, i: int) -> KVCache:
     k, v = jax.tree.map(lambda x: x[..., i : i + 1, :, :, :], (cache.k, cache.v))
     bias = jax.tree.map(lambda x: x[..., i : i + 1, :, :], cache.bias)
     return KVCache(k, v, cache.positions[i : i + 1], cache.valid[i : i + 1], bias)
+
+
+def join_rows(first: KVCache, second: KVCache) -> KVCache:
+    """The batch rows of both, one after the other; neither has a bias."""
+    k, v = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b], SLOTS - 1), (first.k, first.v), (second.k, second.v)
+    )
+    positions = jnp.concatenate([first.positions, second.positions])
+    return KVCache(k, v, positions, jnp.concatenate([first.valid, second.valid]))
+
+
+def take_rows(cache: KVCache, rows: jax.Array) -> KVCache:
+    """The batch rows int32 `[B']` of a cache without a bias, in that order."""
+    k, v = jax.tree.map(lambda x: jnp.take(x, rows, axis=SLOTS - 1), (cache.k, cache.v))
+    return KVCache(k, v, cache.positions[rows], cache.valid[rows])

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from models.low_rank import Changed
+
 # oneDNN's bfloat16 kernels want several rows: a product of one row took 4 times longer than one of
 # eight on a CPU with AVX512_BF16, and a decoding step has a single row.
 CPU_BF16_ROWS = 8
@@ -20,8 +22,17 @@ def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     )
 
 
-def project(spec: str, x_BxTxX: jax.Array, w: jax.Array) -> jax.Array:
-    """`product` of activations `[B, T, ...]` with a weight."""
+def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
+    """`product` of activations `[B, T, ...]` with a weight, its low-rank change included."""
+    if isinstance(w, Changed):
+        operands, out = spec.split("->")
+        x_axes, w_axes = operands.split(",")
+        contracted = "".join(axis for axis in w_axes if axis in x_axes)
+        new = "".join(axis for axis in w_axes if axis not in x_axes)
+        dtype = w.weight.dtype
+        low = project(f"{x_axes},{contracted}R->BTR", x_BxTxX, w.a.astype(dtype))
+        change = project(f"BTR,R{new}->{out}", low, w.b.astype(dtype))
+        return project(spec, x_BxTxX, w.weight) + change
     B, T = x_BxTxX.shape[:2]
     short = w.dtype == jnp.bfloat16 and B * T < CPU_BF16_ROWS
     if not (short and jax.default_backend() == "cpu"):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.config import ModelConfig
@@ -246,3 +247,24 @@ def tell(config: ModelConfig, params, say=print) -> None:
     """Says `describe`, where there is a mesh."""
     if config.mesh is not None:
         say(describe(config, params))
+
+
+def put_batch(mesh: Mesh | None, tree):
+    """Host arrays with a batch axis first, each replica given its share.
+
+    Every host gives the whole arrays. Without a mesh they stay as they are.
+    """
+    if mesh is None:
+        return tree
+    share = NamedSharding(mesh, PartitionSpec(DATA))
+    return jax.tree.map(lambda x: put(share, x), tree)
+
+
+def fetch(tree):
+    """Device arrays whole on every host, wherever their parts lie."""
+    return jax.tree.map(
+        lambda x: np.asarray(
+            x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+        ),
+        tree,
+    )

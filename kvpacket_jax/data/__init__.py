@@ -30,6 +30,7 @@ DATASETS = {
     "biography": "biography",
     "niah": "niah",
     "wikipedia": "wikipedia",
+    "own_docs": "own_docs",
     "jsonl": "jsonl",
 }
 

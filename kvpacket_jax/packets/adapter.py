@@ -1,4 +1,7 @@
-"""Adapter: the trained soft tokens that wrap every document."""
+"""Adapter: what is trained, or chosen, to build packets that stand well beside each other.
+
+Its parts are used only while packets are built, so a request costs the same with any of them.
+"""
 
 import hashlib
 import pathlib
@@ -10,19 +13,37 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from kvpacket_jax.runtime import hosts
+from models import low_rank
+from models.low_rank import Factors
 
 CHECKPOINT = "_CHECKPOINT_METADATA"  # a file that orbax puts into every checkpoint
+WRITER_SCALE = 2.0  # of the writer's changes: alpha / rank, as SemPIC has it
 
 
 class Adapter(NamedTuple):
-    """One pair for all documents, float32."""
+    """One for all documents; every part is optional.
 
-    header: jax.Array  # [h, D], before the document
-    trailer: jax.Array  # [t, D], behind it
+    header, trailer: soft tokens, stored with the document. No tokens: `[0, D]`.
+    primer: what a packet is built after, attended to and not stored: token ids, or embeddings that
+      are learned. The frozen model reads it, whatever the writer.
+    writer: low-rank changes to the matrices that documents are run through, by the matrix's name
+      (SemPIC, arXiv 2607.28069); the model that reads packets is never changed.
+    """
+
+    header: jax.Array  # float32 [h, D], before the document
+    trailer: jax.Array  # float32 [t, D], after it
+    primer: jax.Array | None = None  # int32 [p] or float32 [p, D]
+    writer: dict[str, Factors] | None = None
 
     @property
     def num_tokens(self) -> int:
+        """Soft tokens that are stored with each document."""
         return self.header.shape[0] + self.trailer.shape[0]
+
+    @property
+    def primer_length(self) -> int:
+        """Positions before a document while its packet is built."""
+        return 0 if self.primer is None else self.primer.shape[0]
 
 
 def init(key: jax.Array, embedding: jax.Array, header: int = 8, trailer: int = 8) -> Adapter:
@@ -39,17 +60,94 @@ def init(key: jax.Array, embedding: jax.Array, header: int = 8, trailer: int = 8
 
 
 def empty(dim: int) -> Adapter:
-    """No soft tokens: bare documents take the same path as wrapped ones."""
+    """No part at all: bare documents take the same path as wrapped ones."""
     return Adapter(jnp.zeros((0, dim)), jnp.zeros((0, dim)))
 
 
+def split_trainable(adapter: Adapter) -> tuple[Adapter, jax.Array | None]:
+    """The adapter without a primer of token ids, which has no gradients, and those ids."""
+    if adapter.primer is None or jnp.issubdtype(adapter.primer.dtype, jnp.floating):
+        return adapter, None
+    return adapter._replace(primer=None), adapter.primer
+
+
+def join_trainable(adapter: Adapter, ids: jax.Array | None) -> Adapter:
+    """Undoes `split_trainable`."""
+    return adapter if ids is None else adapter._replace(primer=ids)
+
+
+def writing_params(params, adapter: Adapter):
+    """The parameters that documents are run through."""
+    if adapter.writer is None:
+        return params
+    scaled = {name: f._replace(b=WRITER_SCALE * f.b) for name, f in adapter.writer.items()}
+    return low_rank.attach(params, scaled)
+
+
+def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
+    """Its parts by name ("header", "writer.q.a"), without those that are empty; host arrays."""
+    arrays = {name: x for name, x in adapter._asdict().items() if name != "writer"}
+    for name, factors in (adapter.writer or {}).items():
+        arrays |= {f"writer.{name}.{k}": x for k, x in factors._asdict().items()}
+    return {
+        name: np.asarray(x, "<i4" if _is_ids(x) else "<f4")
+        for name, x in arrays.items()
+        if x is not None and x.size
+    }
+
+
+def from_arrays(arrays: dict[str, np.ndarray], dim: int) -> Adapter:
+    """Undoes `to_arrays`; `dim` is D. ValueError for a name or a shape that no adapter has."""
+    parts = dict(arrays)
+    header, trailer = (parts.pop(n, np.zeros((0, dim), "<f4")) for n in ("header", "trailer"))
+    primer = parts.pop("primer", None)
+    factors: dict[str, dict] = {}
+    for name, x in parts.items():
+        kind, _, rest = name.partition(".")
+        matrix, _, letter = rest.partition(".")
+        if kind != "writer" or matrix not in low_rank.MATRICES or letter not in ("a", "b"):
+            raise ValueError(f"{name!r} is no part of an adapter.")
+        factors.setdefault(matrix, {})[letter] = jnp.asarray(x, jnp.float32)
+    if any(len(f) != 2 for f in factors.values()):
+        raise ValueError(f"a writer's matrix has one factor only: {', '.join(factors)}.")
+    for name, x in (("header", header), ("trailer", trailer)):
+        if x.ndim != 2 or x.shape[1] != dim:
+            raise ValueError(f"the {name} has shape {x.shape}, not [tokens, {dim}].")
+    if primer is not None:
+        primer = jnp.asarray(primer, jnp.int32 if _is_ids(primer) else jnp.float32)
+    return Adapter(
+        jnp.asarray(header, jnp.float32),
+        jnp.asarray(trailer, jnp.float32),
+        primer,
+        {name: Factors(**f) for name, f in factors.items()} or None,
+    )
+
+
+def _is_ids(x) -> bool:
+    return not jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def describe(adapter: Adapter) -> str:
+    """Its parts in words: "16 + 16 soft tokens, primer of 585 tokens, writer of rank 16"."""
+    parts = []
+    if adapter.num_tokens:
+        parts.append(f"{adapter.header.shape[0]} + {adapter.trailer.shape[0]} soft tokens")
+    if adapter.primer is not None:
+        parts.append(f"a primer of {adapter.primer_length} tokens")
+    if adapter.writer:
+        rank = next(iter(adapter.writer.values())).a.shape[-1]
+        parts.append(f"a writer of rank {rank} on {', '.join(adapter.writer)}")
+    return ", ".join(parts) or "no parts"
+
+
 def fingerprint(adapter: Adapter | None) -> str:
-    """SHA-256 over shapes and float32 bytes; "none" without an adapter."""
+    """SHA-256 over names, shapes and bytes of the parts; "none" without an adapter."""
     if adapter is None:
         return "none"
     digest = hashlib.sha256()
-    for part in adapter:
-        array = np.asarray(part, "<f4")
+    for name, array in sorted(to_arrays(adapter).items()):
+        # Adapters of soft tokens alone keep the digest that packets on disk know them by.
+        digest.update(("" if name in ("header", "trailer") else name).encode())
         digest.update(str(array.shape).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -77,7 +175,7 @@ def wrap(adapter: Adapter, x_BxTxD: jax.Array, lengths_B: jax.Array) -> jax.Arra
 
 
 def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> None:
-    """Writes an orbax checkpoint of the two arrays; `metadata` says what they were trained for.
+    """Writes an orbax checkpoint of its parts; `metadata` says what they were trained for.
 
     `metadata["model"]` must be the model's fingerprint: loading is checked against it. An adapter
     that is there is replaced; ValueError for a folder with anything else, which would be lost.
@@ -85,8 +183,8 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     path = hosts.absolute(path)
     if path.exists() and not (path / CHECKPOINT).exists() and any(path.iterdir()):
         raise ValueError(f"{path} is there and is no adapter: choose a new folder.")
-    arrays = {name: np.asarray(x, np.float32) for name, x in adapter._asdict().items()}
-    ocp.save(path, arrays, overwrite=True, custom_metadata=metadata)
+    metadata = metadata | {"dim": adapter.header.shape[1]}
+    ocp.save(path, to_arrays(adapter), overwrite=True, custom_metadata=metadata)
 
 
 def shipped_adapters() -> dict[str, pathlib.Path]:
@@ -121,23 +219,24 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
         arrays = ocp.load(path, checkpointable_name="state")
     except Exception as error:  # orbax has a dozen for what is not a checkpoint
         raise ValueError(f"{path} is not an adapter's checkpoint: {error}") from error
-    if not isinstance(arrays, dict) or set(arrays) != set(Adapter._fields):
-        found = ", ".join(map(str, arrays)) if isinstance(arrays, dict) else type(arrays).__name__
-        raise ValueError(f"{path} holds {found}, not header and trailer: not an adapter.")
-    adapter = Adapter(**{name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()})
+    metadata = ocp.metadata(path).custom_metadata or {}
+    try:
+        adapter = from_arrays(arrays, metadata.get("dim") or arrays["header"].shape[1])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        names = ", ".join(map(str, arrays)) if isinstance(arrays, dict) else type(arrays).__name__
+        raise ValueError(f"{path} holds {names}: not an adapter ({error}).") from error
     if model is not None:
-        _check_model(path, adapter, model, other_model)
+        _check_model(path, adapter, metadata.get("model"), model, other_model)
     return adapter
 
 
-def _check_model(path: pathlib.Path, adapter: Adapter, model, other_model: bool) -> None:
+def _check_model(path, adapter: Adapter, made_for: str | None, model, other_model: bool) -> None:
     width = adapter.header.shape[1]
     if width != model.config.dim:
         raise ValueError(
             f"{path}: its tokens have {width} numbers, embeddings of {model.name} have "
             f"{model.config.dim}. It was trained for another model."
         )
-    made_for = (ocp.metadata(path).custom_metadata or {}).get("model")
     if made_for != model.fingerprint and not other_model:
         raise ValueError(
             f"{path} was trained for the model with fingerprint {made_for or 'unknown'}; "

@@ -12,7 +12,7 @@ import numpy as np
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets, power_of_two
-from models import LanguageModel, kv_cache
+from models import LanguageModel, kv_cache, low_rank
 from models.kv_cache import KVCache
 from models.rope import Rope
 
@@ -60,29 +60,66 @@ class Packet:
     manifest: Manifest
 
 
-def packet_caches(module, params, adapter: Adapter, ids_BxT, lengths_B) -> KVCache:
-    """The caches of documents as batch rows: each is run alone, and sees only itself.
+def primer_cache(module, params, primer: jax.Array | None) -> KVCache | None:
+    """What documents attend to while they are built: the frozen model's cache of the primer.
 
-    Pure and differentiable in `adapter`; training calls this same function.
+    Args:
+      primer: an adapter's, token ids int32 `[p]` or embeddings float32 `[p, D]`.
+
+    Returns:
+      A KVCache with batch 1 and p slots, all valid; None without a primer.
+    """
+    if primer is None:
+        return None
+    bound = module.bind({"params": params})
+    x = primer if primer.ndim == 2 else bound.embed(primer)
+    positions = jnp.arange(len(primer))[None]
+    cache = kv_cache.init(module.config, 1, len(primer), params["embedding"].dtype)
+    valid = jnp.ones_like(positions, bool)
+    return bound.run_layers(x[None], positions, valid, (), cache, 0)[1]
+
+
+def packet_caches(
+    module, params, adapter: Adapter, ids_BxT, lengths_B, primer: KVCache | None = None
+) -> KVCache:
+    """The caches of documents as batch rows: each sees only itself and the primer.
+
+    A document runs after the primer, through the writer's matrices; then its keys are moved back
+    to the positions from 0 on. Pure and differentiable in `adapter`; training calls this function.
 
     Args:
       ids_BxT: int32, padded; lengths_B: int32, true lengths before wrapping.
+      primer: `primer_cache` of the adapter's primer.
 
     Returns:
       A KVCache with batch B and h + T + t slots.
     """
-    apply = functools.partial(module.apply, {"params": params})
-    x = adapter_lib.wrap(adapter, apply(ids_BxT, method="embed"), lengths_B)
+    writer = module.bind({"params": adapter_lib.writing_params(params, adapter)})
+    x = adapter_lib.wrap(adapter, writer.embed(ids_BxT), lengths_B)
     B, T, _ = x.shape
-    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    valid = positions < (lengths_B + adapter.num_tokens)[:, None]
+    local = jnp.broadcast_to(jnp.arange(T), (B, T))
+    valid = local < (lengths_B + adapter.num_tokens)[:, None]
     cache = kv_cache.init(module.config, B, T, params["embedding"].dtype)
-    return apply(x, positions, valid, (), cache, 0, method="run_layers")[1]
+    if primer is None:
+        return writer.run_layers(x, local, valid, (), cache, 0)[1]
+    start = primer.num_slots
+    cache = writer.run_layers(x, start + local, valid, (primer,), cache, 0)[1]
+    return kv_cache.move(module.config, cache, jnp.int32(-start))
+
+
+_primer_cache = functools.partial(jax.jit, static_argnames=("module",))(primer_cache)
+
+
+def read_primer(model: LanguageModel, adapter: Adapter | None) -> KVCache | None:
+    """`primer_cache` of an adapter: read once for all the packets of a build."""
+    if adapter is None or adapter.primer is None:
+        return None
+    return _primer_cache(model.module, model.params, adapter.primer)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
-def _build(module, params, adapter, ids_BxT, lengths_B, slots: int) -> list[KVCache]:
-    caches = packet_caches(module, params, adapter, ids_BxT, lengths_B)
+def _build(module, params, adapter, primer, ids_BxT, lengths_B, slots: int) -> list[KVCache]:
+    caches = packet_caches(module, params, adapter, ids_BxT, lengths_B, primer)
     caches = kv_cache.resize(caches, slots)
     return [kv_cache.row(caches, i) for i in range(ids_BxT.shape[0])]
 
@@ -137,11 +174,13 @@ def build_batch(
     documents: Sequence[Sequence[int]],
     provenance: Provenance,
     buckets: Buckets = Buckets(),
+    primer: KVCache | None = None,
 ) -> list[Packet]:
     """The packets of one planned batch; does not wait for the device.
 
     Args:
       rows: the batch's, which every document fits with the adapter's soft tokens.
+      primer: `read_primer` of the adapter.
     """
     wrapper = _wrapper(model, adapter)
     extra = wrapper.num_tokens
@@ -150,7 +189,10 @@ def build_batch(
     for r, document in enumerate(documents):
         lengths[r] = len(document)
         ids[r, : lengths[r]] = document
-    caches = _build(model.module, model.params, wrapper, ids, lengths, buckets.packet(rows))
+    # The ids were read into `primer`: kept out of the program, they need not be an input of it.
+    parts = wrapper._replace(primer=None)
+    slots = buckets.packet(rows)
+    caches = _build(model.module, model.params, parts, primer, ids, lengths, slots)
     return [
         Packet(cache, len(document) + extra, manifest(provenance, document))
         for document, cache in zip(documents, caches, strict=False)
@@ -179,14 +221,15 @@ def build_packets(
     for i, ids in enumerate(documents):
         check_document(model, adapter, ids, f"Document {i}")
     provenance, extra = provenance_of(model, adapter), _wrapper(model, adapter).num_tokens
+    primer = read_primer(model, adapter)
     packets: list[Packet | None] = [None] * len(documents)
     for batch in plan_batches([len(ids) + extra for ids in documents], buckets):
         chosen = [documents[i] for i in batch.members]
-        made = build_batch(model, adapter, batch.rows, chosen, provenance, buckets)
-        for i, packet in zip(batch.members, made, strict=True):
+        built = build_batch(model, adapter, batch.rows, chosen, provenance, buckets, primer)
+        for i, packet in zip(batch.members, built, strict=True):
             packets[i] = packet
-        jax.block_until_ready([packet.cache for packet in made])
-        on_packet(len(made))
+        jax.block_until_ready([packet.cache for packet in built])
+        on_packet(len(built))
     return packets
 
 
@@ -211,14 +254,32 @@ def check_document(
 ) -> None:
     """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
     check_ids(model, ids, what)
-    model.check_length(len(ids) + _wrapper(model, adapter).num_tokens)
+    parts = _wrapper(model, adapter)
+    model.check_length(parts.primer_length + len(ids) + parts.num_tokens)
 
 
 def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:
-    """Raises ValueError for soft tokens of another width than the model's embeddings."""
-    widths = {part.shape[-1] for part in _wrapper(model, adapter)}
+    """Raises ValueError for an adapter that was trained for a model of other sizes."""
+    parts = _wrapper(model, adapter)
+    floats = [parts.header, parts.trailer]
+    if parts.primer is not None and parts.primer.ndim == 1:
+        check_ids(model, np.asarray(parts.primer).tolist(), "The adapter's primer")
+    elif parts.primer is not None:
+        floats.append(parts.primer)
+    widths = {x.shape[-1] for x in floats}
     if widths != {model.config.dim}:
         raise ValueError(
             f"The adapter's tokens have {', '.join(map(str, sorted(widths)))} numbers, embeddings "
             f"of {model.name} have {model.config.dim}: it was trained for another model."
         )
+    names = tuple(parts.writer or ())
+    expected = jax.eval_shape(lambda: low_rank.init(model.config, jax.random.key(0), 1, names))
+    for name in names:
+        for letter, rank_axis in (("a", -1), ("b", 1)):
+            found, known = (list(getattr(f[name], letter).shape) for f in (parts.writer, expected))
+            found[rank_axis] = known[rank_axis]
+            if found != known:
+                raise ValueError(
+                    f"The adapter's writer has factor {letter} of {name} in shape {found}, "
+                    f"{model.name} needs {known}: it was trained for another model."
+                )

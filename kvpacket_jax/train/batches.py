@@ -1,103 +1,146 @@
-"""The batch of a training step, on one host or on many."""
+"""The microbatches of a step: examples, the teacher's answers to them, and arrays of one shape."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
-from kvpacket_jax.data import EncodedExample, Example
-from kvpacket_jax.runtime import hosts
-from kvpacket_jax.teacher import Targets
-from kvpacket_jax.train import loss
+from kvpacket_jax import teacher
+from kvpacket_jax.data import Example, Template
+from kvpacket_jax.evaluate import metrics
+from kvpacket_jax.packets.generate import stop_array
+from kvpacket_jax.train import shapes
+from kvpacket_jax.train.loss import Batch, pack
+from kvpacket_jax.train.shapes import Fitted, Shape
 from models import LanguageModel, sharding
 
 
-class Made(NamedTuple):
-    """A step's batch, with the ids of its examples, all hosts' together."""
+class Work(NamedTuple):
+    """Tokens that the student runs through the layers."""
 
-    batch: loss.Batch
-    work: dict[str, int]  # tokens, and tokens computed with the padding
+    tokens: int
+    computed: int  # padding included
+
+
+class Taught(NamedTuple):
+    """A microbatch on the device, with what the teacher said."""
+
+    entry: str
     ids: list[str]
+    batch: Batch
+    hidden: jax.Array  # float32 [E, Q, N, D]
+    right: np.ndarray  # bool [E, Q]: a gold answer is in the teacher's
+    work: Work
 
 
-class Batches:
-    """Which examples a step has follows from the seed and the step alone.
+class Asked(NamedTuple):
+    """A microbatch whose teacher is under way on the device."""
 
-    Each host teaches those of its own copies of the model. The sizes of their arrays, and whether
-    to stop, are all that the hosts tell each other.
+    entry: str
+    examples: list[Fitted]
+    answers: teacher.Answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Teaching:
+    """Makes microbatches. `ask` starts the teacher, `collect` waits for its answers.
+
+    Every host makes the whole microbatch, and holds its own share of it on its devices.
 
     Args:
-      examples: by their place in the mixture.
-      encode: Example -> EncodedExample; teach: (model, EncodedExample) -> Targets.
-      readers: the teachers, by the row of the mesh they lie on; of this host only.
+      shapes: of each entry of the mixture.
+      size: E, examples of a microbatch.
+      wrong_weight: in the loss, of a question that the teacher answers wrongly (no gold answer in
+        its answer); of one without gold answers and of a right one it is 1.
+      seed: of which documents of an example gradients go through.
     """
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        examples: Sequence[Example],
-        encode: Callable[[Example], EncodedExample],
-        teach: Callable[[LanguageModel, EncodedExample], Targets],
-        readers: dict[int, LanguageModel],
-        mesh: jax.sharding.Mesh | None,
-    ):
-        self._size, self._reduction = config.batch_size, config.reduction
-        self._adapter_tokens = config.header + config.trailer
-        self._examples, self._encode, self._teach = examples, encode, teach
-        self._readers, self._mesh = readers, mesh
+    model: LanguageModel
+    template: Template
+    sources: dict[str, Sequence[Example]]
+    shapes: dict[str, Shape]
+    size: int
+    soft_tokens: int
+    wrong_weight: float
+    seed: int
 
-    def __call__(self, step: int, stop: Callable[[], bool]) -> Made | None:
-        """The batch of a step; None if any host was told to stop.
+    def ask(self, entry: str, first: int) -> Asked:
+        """Examples from `first` on of an entry, and the teacher's pass over them."""
+        shape, source = self.shapes[entry], self.sources[entry]
+        draw = functools.partial(shapes.draw, self.model, self.template, source, shape=shape)
+        examples = [draw((first + e) % len(source)) for e in range(self.size)]
+        contexts = [
+            [t for part in (x.encoded.preamble, *x.encoded.documents) for t in part]
+            for x in examples
+        ]
+        context, lengths = _padded(contexts, shape.context)
+        rows = [_padded(x.encoded.questions, shape.row, shape.questions) for x in examples]
+        questions, question_lengths = (np.stack(part) for part in zip(*rows, strict=True))
+        arrays = sharding.put_batch(
+            self.model.config.mesh, (context, lengths, questions, question_lengths)
+        )
+        stops = stop_array(self.model, None)
+        answers = _answer(
+            self.model.module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens
+        )
+        return Asked(entry, examples, answers)
 
-        Raises what went wrong on this host, RuntimeError if it was another.
-        """
-        stopping, lessons = stop(), []  # asked first: a targets may take longer than is left
-        try:
-            chosen = [self._examples[step * self._size + i] for i in range(self._size)]
-            if not stopping:
-                lessons = self._lessons(chosen)
-        except Exception:
-            self._tell(failed=True)  # the others must not wait for this host
-            raise
-        told = self._tell(lessons, stopping)
-        if told is None:
-            return None
-        sizes, count, tokens = told
-        batch = loss.pack(lessons, sizes, count)
-        if self._mesh:
-            where = NamedSharding(self._mesh, PartitionSpec(sharding.DATA))
-            batch = jax.tree.map(
-                lambda x: jax.make_array_from_process_local_data(
-                    where, x, (self._size, *x.shape[1:])
-                ),
-                batch,
-            )
-        computed = self._size * loss.computed(sizes, self._adapter_tokens)
-        return Made(batch, {"tokens": tokens, "computed": computed}, [e.id for e in chosen])
+    def collect(self, asked: Asked) -> Taught:
+        """The microbatch of `ask` with its targets; waits for the teacher."""
+        shape, examples = self.shapes[asked.entry], asked.examples
+        tokens, lengths = sharding.fetch((asked.answers.tokens, asked.answers.lengths))
+        answers = [
+            [tokens[e, q, : lengths[e, q]].tolist() for q in range(len(example.encoded.questions))]
+            for e, example in enumerate(examples)
+        ]
+        right = np.zeros((self.size, shape.questions), bool)
+        weights = []
+        for e, (example, given) in enumerate(zip(examples, answers, strict=True)):
+            right[e, : len(given)] = self._right(example, given)
+            golden = [bool(q.answers) for q in example.questions]
+            wrong = np.array(golden) & ~right[e, : len(given)]
+            weights.append(np.where(wrong, self.wrong_weight, 1.0).tolist())
+        orders = [self._order(x, shape) for x in examples]
+        batch = pack(examples, answers, weights, shape, orders)
+        work = Work(
+            sum(x.tokens(self.soft_tokens, a) for x, a in zip(examples, answers, strict=True)),
+            self.size * shape.computed(self.soft_tokens),
+        )
+        batch = sharding.put_batch(self.model.config.mesh, batch)
+        return Taught(
+            asked.entry, [x.id for x in examples], batch, asked.answers.hidden, right, work
+        )
 
-    def _lessons(self, chosen: Sequence[Example]) -> list[Targets]:
-        each = sharding.examples_per_replica(self._mesh, self._size)
-        lessons = []
-        for row, reader in self._readers.items():
-            for example in chosen[row * each : (row + 1) * each]:
-                lessons.append(self._teach(reader, self._encode(example)))
-        return lessons
+    def _right(self, example: Fitted, answers: list[list[int]]) -> list[bool]:
+        texts = (
+            self.template.answer(question, self.model.tokenizer.decode(ids))
+            for question, ids in zip(example.questions, answers, strict=True)
+        )
+        return [
+            bool(question.answers) and metrics.contains(text, question.answers)
+            for question, text in zip(example.questions, texts, strict=True)
+        ]
 
-    def _tell(self, lessons=(), stopping=False, failed=False):
-        """(sizes, count of the loss, tokens) over all hosts; None where one was told to stop."""
-        most, sums = [0] * len(loss.Sizes._fields), [0, 0]
-        if lessons:
-            most = loss.sizes(lessons, self._adapter_tokens)
-            count = loss.counts(lessons)[self._reduction]
-            sums = [count, loss.tokens(lessons, self._adapter_tokens)]
-        told = hosts.share(np.array([*sums, *most, stopping, failed], np.int32))
-        *largest, stopped, someone_failed = told[:, 2:].max(axis=0).tolist()
-        if someone_failed and not failed:
-            raise hosts.another_failed()
-        if stopped or failed:
-            return None
-        count, tokens = told[:, :2].sum(axis=0).tolist()
-        return loss.Sizes(*largest), 1 if self._reduction == "sum" else count, tokens
+    def _order(self, example: Fitted, shape: Shape) -> list[int]:
+        """All P documents, those that are there first, in an order of the seed and the example."""
+        there = list(range(len(example.encoded.documents)))
+        random.Random(f"{self.seed}:{example.id}").shuffle(there)
+        return there + list(range(len(there), shape.documents))
+
+
+_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(teacher.answer_batch)
+
+
+def _padded(
+    sequences: Sequence[Sequence[int]], width: int, count: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """int32 ids `[count, width]` and lengths `[count]`; rows that are not there have length 1."""
+    count = len(sequences) if count is None else count
+    ids, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)], lengths[i] = sequence, len(sequence)
+    return ids, lengths

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: asynchronous, the newest two and the best by validation KL."""
+"""Checkpoints of a training run: asynchronous, the newest two and the best by its worst kind."""
 
 import pathlib
 from typing import NamedTuple
@@ -6,21 +6,21 @@ from typing import NamedTuple
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from kvpacket_jax.train.loss import TrainState
+from kvpacket_jax.train.step import TrainState
 
 _policies = ocp.training.preservation_policies
 
 
 class Best(NamedTuple):
-    """The best state by validation KL."""
+    """The state whose worst kind of documents is best."""
 
     step: int
     state: TrainState
-    metadata: dict
+    measures: dict  # {"worst": ratio of KL to the untrained adapter's, "kind", "scores"}
 
 
 class Checkpoints:
-    """One run's checkpoints, each with a description of the run: model, config, examples."""
+    """One run's checkpoints, each with a description of the run: model, config, examples, …."""
 
     def __init__(self, folder: pathlib.Path):
         self._checkpointer = ocp.training.Checkpointer(
@@ -29,7 +29,7 @@ class Checkpoints:
                 [
                     _policies.LatestN(2),
                     _policies.BestN(
-                        get_metric_fn=lambda m: m["kl"],
+                        get_metric_fn=lambda m: m["worst"],
                         reverse=True,
                         n=1,
                         keep_checkpoints_without_metrics=False,
@@ -51,52 +51,55 @@ class Checkpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return state
-        found = self.metadata()
-        if found["model"] != described["model"]:
+        saved = self.metadata()
+        if saved["model"] != described["model"]:
             raise ValueError(
-                f"The checkpoints are of a run on the model {found['model']}, this one trains "
-                f"{described['model']}. Choose another --workdir."
+                f"The checkpoints are of a run on the model {saved['model_name']} "
+                f"({saved['model'][:16]}), this one trains {described['model_name']} "
+                f"({described['model'][:16]}). Choose another --workdir."
             )
-        if found.get("examples") != described.get("examples"):
+        if saved["examples"] != described["examples"]:
             raise ValueError(
-                "The checkpoints are of a run on other examples: a file of the mixture has been "
+                "The checkpoints are of a run on other examples: a data set of the mixture has "
                 "changed since. Put it back, or choose another --workdir."
             )
         return self._load(latest.step, state)
-
-    def unscored(self) -> int | None:
-        """The step of the newest checkpoint if it was saved without scores."""
-        latest = self._checkpointer.latest
-        return latest.step if latest and not latest.metrics else None
 
     def _load(self, step: int, like: TrainState) -> TrainState:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        return self._checkpointer.load(step, abstract)
+        saved = iter(jax.tree.leaves(self._checkpointer.load(step, _storable(abstract))))
+        return jax.tree.map(lambda x: next(saved) if x.size else x, like)
 
-    def save(self, step: int, state: TrainState, described: dict, scores: dict) -> None:
-        """Saves in the background; `scores` (with "kl") make it a candidate for the best."""
+    def save(self, step: int, state: TrainState, described: dict, measures: dict) -> None:
+        """Saves in the background; `measures` (as Best has them) make it a candidate for it."""
         self._checkpointer.wait()
         # The state's buffers are donated to the next step: what is written must be a copy.
-        host = jax.device_get(state)
+        host = _storable(jax.device_get(state))
         self._checkpointer.save_async(
             step,
             host,
             force=True,
             overwrite=True,
-            metrics=scores or None,
-            custom_metadata=described,
+            metrics={"worst": measures["worst"]} if measures else None,
+            custom_metadata=described | {"measures": measures},
         )
 
     def best(self, like: TrainState) -> Best:
-        """The best checkpoint so far; one was saved with scores."""
+        """The best checkpoint so far; one was saved with measures."""
         self._checkpointer.wait()
-        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
-        chosen = min(scored, key=lambda c: c.metrics["kl"])
-        return Best(chosen.step, self._load(chosen.step, like), dict(chosen.metrics))
+        measured = [c for c in self._checkpointer.checkpoints if c.metrics]
+        step = min(measured, key=lambda c: c.metrics["worst"]).step
+        measures = self._checkpointer.metadata(step).custom_metadata["measures"]
+        return Best(step, self._load(step, like), measures)
 
     def close(self) -> None:
         """Waits for the last save."""
         self._checkpointer.wait()
         self._checkpointer.close()
+
+
+def _storable(tree):
+    """The tree without its empty arrays, which orbax does not take."""
+    return jax.tree.map(lambda x: x if x.size else None, tree)

@@ -1,11 +1,12 @@
-"""Self-distillation: the same frozen model reading the full context teaches it reading packets.
+"""Self-distillation: the frozen model reading the full context teaches itself reading packets.
 
 The student reads packets, built, composed and prefilled by the very functions that serve requests.
 The loss is the KL divergence between the teacher's next-token distributions and its own
 (arXiv 2604.13226, section 3); only the adapter gets gradients.
 
-More letters: E examples of a batch, Q questions of an example, R rows of a question with its
-answer, A answer tokens of an example, all questions' together.
+More letters: E examples of a microbatch, P documents of an example, T tokens of a document, Q
+questions of an example, R tokens of a question with its answer, N tokens of an answer, A answer
+tokens of an example, all questions' together.
 """
 
 import functools
@@ -15,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -23,8 +23,10 @@ from kvpacket_jax.packets.buckets import round_up
 from kvpacket_jax.packets.compose import place
 from kvpacket_jax.packets.packet import packet_caches
 from kvpacket_jax.packets.prefill import prefill_rows
-from kvpacket_jax.teacher import Targets, answer_rows, kl_divergence, log_probabilities
+from kvpacket_jax.teacher import kl_divergence, log_probabilities
+from kvpacket_jax.train.shapes import Fitted, Shape
 from models import kv_cache, sharding
+from models.kv_cache import KVCache
 
 REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
 LOSSES = ("kl", "cross_entropy")
@@ -32,236 +34,207 @@ VOCAB_ROWS = 64  # rows projected to the vocabulary at once: [A, V] is never who
 
 
 class Batch(NamedTuple):
-    """E lessons as arrays, padded. Absent documents have length 0 and stand last."""
+    """E examples as arrays, padded. Absent documents have length 0 and stand last."""
 
     preamble: np.ndarray  # int32 [E, Tp]; Tp 0 without one
     preamble_length: np.ndarray  # int32 [E]
     documents: np.ndarray  # int32 [E, P, T]
     document_lengths: np.ndarray  # int32 [E, P], before wrapping
+    order: np.ndarray  # int32 [E, P]: the documents, those with gradients first
     rows: np.ndarray  # int32 [E, Q, R]: question and answer without its last token
     row_lengths: np.ndarray  # int32 [E, Q]
     picks: np.ndarray  # int32 [E, A]: index into Q * R of the row that predicts each token
+    targets: np.ndarray  # int32 [E, A]: index into Q * N of the teacher's token and state
     tokens: np.ndarray  # int32 [E, A]: the teacher's
-    teacher: np.ndarray  # float32 [E, A, D]
     weights: np.ndarray  # float32 [E, A]: of each token in the loss; 0 for padding
+    questions: np.ndarray  # float32 [E]: how many have a token in the loss
 
 
-class Sizes(NamedTuple):
-    """What arrays of lessons need; the largest of each over several hosts is what all need."""
+def pack(
+    examples: Sequence[Fitted],
+    answers: Sequence[Sequence[Sequence[int]]],
+    weights: Sequence[Sequence[float]],
+    shape: Shape,
+    orders: Sequence[Sequence[int]] | None = None,
+) -> Batch:
+    """Examples with the teacher's answers as arrays of a shape.
 
-    preamble: int  # Tp
-    documents: int  # P
-    document: int  # T
-    questions: int  # Q
-    row: int  # R
-    answers: int  # A
+    A question whose row or answer does not fit any more is not in the loss.
 
-    @classmethod
-    def of(cls, preamble, documents, wrapped, questions, row, answers, adapter_tokens) -> "Sizes":
-        """Lengths rounded up so that few programs are compiled.
-
-        `wrapped` is a document's with its soft tokens: what is rounded to a multiple of 16.
-        """
-        document = round_up(wrapped, 16) - adapter_tokens
-        answers = round_up(answers, 4 * VOCAB_ROWS)
-        return cls(
-            round_up(preamble, 16), documents, document, questions, round_up(row, 4), answers
-        )
-
-
-def sizes(lessons: Sequence[Targets], adapter_tokens: int) -> Sizes:
-    """The sizes of a batch; `adapter_tokens` is h + t."""
-    examples = [targets.example for targets in lessons]
-    rows = [answer_rows(targets.example.questions, targets.answers) for targets in lessons]
-    longest = max(len(d) for example in examples for d in example.documents)
-    return Sizes.of(
-        max(len(example.preamble) for example in examples),
-        max(len(example.documents) for example in examples),
-        longest + adapter_tokens,
-        max(map(len, rows)),
-        max(len(r) for rs in rows for r in rs),
-        max(map(_answer_tokens, lessons)),
-        adapter_tokens,
-    )
-
-
-def _answer_tokens(targets: Targets) -> int:
-    return sum(map(len, targets.answers))
-
-
-def counts(lessons: Sequence[Targets]) -> dict[str, int]:
-    """By reduction, what a sum over these lessons is divided by.
-
-    "sum" is the published one; "mean_tokens" averages over tokens, "mean_questions" sums over an
-    answer's tokens and averages over questions.
+    Args:
+      answers: token ids of each example's questions', the stop token included.
+      weights: of each question in the loss.
+      orders: of each example's P documents, those with gradients first; as they come if None.
     """
-    questions = sum(len(targets.answers) for targets in lessons)
-    return {
-        "sum": 1,
-        "mean_tokens": sum(map(_answer_tokens, lessons)),
-        "mean_questions": questions,
-    }
-
-
-def empty(sizes: Sizes, examples: int, dim: int) -> Batch:
-    """A batch of nothing but padding."""
-    (Tp, P, T, Q, R, A), E = sizes, examples
-    return Batch(
-        np.zeros((E, Tp), np.int32),
-        np.zeros((E,), np.int32),
-        np.zeros((E, P, T), np.int32),
-        np.zeros((E, P), np.int32),
-        np.zeros((E, Q, R), np.int32),
-        np.ones((E, Q), np.int32),
-        np.zeros((E, A), np.int32),
-        np.zeros((E, A), np.int32),
-        np.zeros((E, A, dim), np.float32),
-        np.zeros((E, A), np.float32),
+    E, s = len(examples), shape
+    batch = Batch(
+        np.zeros((E, s.preamble), np.int32),
+        np.zeros(E, np.int32),
+        np.zeros((E, s.documents, s.tokens), np.int32),
+        np.zeros((E, s.documents), np.int32),
+        np.tile(np.arange(s.documents, dtype=np.int32), (E, 1)),
+        np.zeros((E, s.questions, s.row), np.int32),
+        np.ones((E, s.questions), np.int32),
+        *(np.zeros((E, s.answers), np.int32) for _ in range(3)),
+        np.zeros((E, s.answers), np.float32),
+        np.zeros(E, np.float32),
     )
+    for e, example in enumerate(examples):
+        _put(batch.preamble[e], batch.preamble_length[e : e + 1], example.encoded.preamble)
+        for p, ids in enumerate(example.encoded.documents):
+            _put(batch.documents[e, p], batch.document_lengths[e, p : p + 1], ids)
+        if orders is not None:
+            batch.order[e] = orders[e]
+        used = 0
+        for q, (question, answer) in enumerate(
+            zip(example.encoded.questions, answers[e], strict=True)
+        ):
+            row = [*question, *answer[:-1]]
+            n, room = len(answer), len(row) <= s.row and used + len(answer) <= s.answers
+            if not room or not weights[e][q]:
+                continue
+            _put(batch.rows[e, q], batch.row_lengths[e, q : q + 1], row)
+            at = slice(used, used + n)
+            batch.picks[e, at] = np.arange(n) + q * s.row + len(question) - 1
+            batch.targets[e, at] = np.arange(n) + q * s.new_tokens
+            batch.tokens[e, at], batch.weights[e, at] = answer, weights[e][q]
+            batch.questions[e] += 1
+            used += n
+    return batch
 
 
-def pack(lessons: Sequence[Targets], sizes: Sizes, count: int) -> Batch:
-    """Lessons to arrays of these sizes, each token's loss divided by `count` (`counts`)."""
-    batch = empty(sizes, len(lessons), lessons[0].hidden.shape[-1])
-    for e, targets in enumerate(lessons):
-        preamble = targets.example.preamble
-        batch.preamble[e, : len(preamble)], batch.preamble_length[e] = preamble, len(preamble)
-        for p, ids in enumerate(targets.example.documents):
-            batch.documents[e, p, : len(ids)], batch.document_lengths[e, p] = ids, len(ids)
-        picks = []
-        for q, ids in enumerate(answer_rows(targets.example.questions, targets.answers)):
-            batch.rows[e, q, : len(ids)], batch.row_lengths[e, q] = ids, len(ids)
-            first = q * sizes.row + len(targets.example.questions[q]) - 1
-            picks += range(first, first + len(targets.answers[q]))
-        n = len(picks)
-        batch.picks[e, :n], batch.tokens[e, :n] = picks, [t for a in targets.answers for t in a]
-        batch.teacher[e, :n], batch.weights[e, :n] = targets.hidden, 1
-    return batch._replace(weights=batch.weights / np.float32(count))
+def _put(row: np.ndarray, length: np.ndarray, ids: Sequence[int]) -> None:
+    row[: len(ids)], length[0] = ids, len(ids)
 
 
-def tokens(lessons: Sequence[Targets], adapter_tokens: int) -> int:
-    """Tokens that a step runs through the layers, without padding."""
-    return sum(
-        targets.example.context_length(adapter_tokens)
-        + sum(map(len, answer_rows(targets.example.questions, targets.answers)))
-        for targets in lessons
-    )
-
-
-def computed(sizes: Sizes, adapter_tokens: int) -> int:
-    """The same for one example with the padding."""
-    packets = sizes.documents * (sizes.document + adapter_tokens)
-    return sizes.preamble + packets + sizes.questions * sizes.row
-
-
-def student_hidden(module, params, adapter: Adapter, targets: Batch) -> jax.Array:
-    """The student's states float32 `[A, D]` for one example (`targets` without its axis E).
+def student_hidden(
+    module, params, adapter: Adapter, primer: KVCache | None, example: Batch, learning: int
+) -> jax.Array:
+    """The student's states float32 `[A, D]` for one example (`example` without its axis E).
 
     packet_caches, place and prefill_rows are what requests run through.
+
+    Args:
+      primer: `primer_cache` of the adapter's.
+      learning: documents that gradients go through, the first of `example.order`; the others are
+        as they are.
     """
     config, dtype = module.config, params["embedding"].dtype
-    P, T = targets.documents.shape
-    caches = packet_caches(module, params, adapter, targets.documents, targets.document_lengths)
-    present = targets.document_lengths > 0
+    P, T = example.documents.shape
+    caches = _document_caches(module, params, adapter, primer, example, learning)
+    present = example.document_lengths > 0
     caches = caches._replace(valid=caches.valid & present[:, None])
-    Tp = targets.preamble.shape[0]
+    Tp = example.preamble.shape[0]
     # The last packet is written whole, padding included, wherever it starts.
-    slots = round_up(Tp + P * (T + adapter.num_tokens), 128)
+    slots = round_up(Tp + P * (T + adapter.num_tokens), 64)
     context = kv_cache.init(config, 1, slots, dtype)
     if Tp:
-        bare = adapter_lib.empty(config.dim)
-        length = targets.preamble_length[None]
-        preamble = packet_caches(module, params, bare, targets.preamble[None], length)
+        bare, length = adapter_lib.empty(config.dim), example.preamble_length[None]
+        preamble = packet_caches(module, params, bare, example.preamble[None], length)
         context = place(config, context, preamble, jnp.int32(0), jnp.int32(0))
-    offset = targets.preamble_length
+    offset = example.preamble_length
     for p in range(P):
         context = place(config, context, kv_cache.row(caches, p), offset, offset)
-        wrapped = targets.document_lengths[p] + adapter.num_tokens
+        wrapped = example.document_lengths[p] + adapter.num_tokens
         offset = offset + jnp.where(present[p], wrapped, 0)
-    x, _ = prefill_rows(module, params, (context,), targets.rows, targets.row_lengths, offset)
-    return x.reshape(-1, x.shape[-1])[targets.picks]
+    x, _ = prefill_rows(module, params, (context,), example.rows, example.row_lengths, offset)
+    return x.reshape(-1, x.shape[-1])[example.picks]
 
 
-def loss_and_metrics(module, params, adapter: Adapter, batch: Batch, loss: str = "kl"):
-    """The weighted loss of a batch, and sums over its answer tokens.
+def _document_caches(module, params, adapter, primer, example: Batch, learning: int) -> KVCache:
+    """The documents' caches as batch rows, in their own order."""
+    build = functools.partial(packet_caches, module, params)
+    P = len(example.documents)
+    if learning >= P:
+        return build(adapter, example.documents, example.document_lengths, primer)
+    ids, lengths = example.documents[example.order], example.document_lengths[example.order]
+    fixed, fixed_primer = jax.lax.stop_gradient((adapter, primer))
+    first = build(adapter, ids[:learning], lengths[:learning], primer)
+    rest = build(fixed, ids[learning:], lengths[learning:], fixed_primer)
+    return kv_cache.take_rows(kv_cache.join_rows(first, rest), jnp.argsort(example.order))
+
+
+def loss_and_metrics(
+    module,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    batch: Batch,
+    teacher_hidden: jax.Array,
+    loss: str = "kl",
+    learning: int = 1_000_000,
+):
+    """The weighted loss of a microbatch, and sums over its answer tokens.
+
+    Args:
+      teacher_hidden: float32 `[E, Q, N, D]`, teacher.Answers.hidden.
+      learning: as in `student_hidden`.
 
     Returns:
-      (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number}).
+      (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number,
+      "questions": that of questions}).
     """
-    one = functools.partial(_example_sums, module, params, adapter)
+    one = functools.partial(_token_scores, module, params, adapter, primer, learning=learning)
     axis = sharding.DATA if module.config.mesh else None
-    sums = jax.vmap(one, spmd_axis_name=axis)(batch)
-    sums = jax.tree.map(lambda x: x.sum(), sums)
-    return sums[f"weighted_{loss}"], sums
+    scores = jax.vmap(one, spmd_axis_name=axis)(batch, jax.lax.stop_gradient(teacher_hidden))
+    real = (batch.weights > 0).astype(jnp.float32)
+    sums = {name: jnp.sum(x * real) for name, x in scores.items()}
+    sums |= {"tokens": real.sum(), "questions": batch.questions.sum()}
+    return jnp.sum(scores[loss] * batch.weights), sums
 
 
-def _example_sums(module, params, adapter: Adapter, targets: Batch):
-    student = student_hidden(module, params, adapter, targets)
-    rows = functools.partial(_rows, module, params)
+def question_scores(
+    module,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    batch: Batch,
+    teacher_hidden: jax.Array,
+) -> dict[str, jax.Array]:
+    """Of each question: {"kl": summed over its answer, "same": whether the student would have said
+    each of its tokens, "tokens": their number}, each `[E, Q]`.
+
+    What has no token in the batch has 0 tokens.
+    """
+    Q, N = batch.rows.shape[1], teacher_hidden.shape[2]
+
+    def one(example, hidden):
+        scores = _token_scores(module, params, adapter, primer, example, hidden)
+        real = (example.weights > 0).astype(jnp.float32)
+        add = lambda x: jax.ops.segment_sum(x * real, example.targets // N, Q)  # noqa: E731
+        tokens = add(jnp.ones_like(real))
+        same = (add(scores["agree"]) == tokens) & (tokens > 0)
+        return {"kl": add(scores["kl"]), "same": same, "tokens": tokens}
+
+    axis = sharding.DATA if module.config.mesh else None
+    return jax.vmap(one, spmd_axis_name=axis)(batch, teacher_hidden)
+
+
+def _token_scores(
+    module, params, adapter, primer, example: Batch, teacher_hidden, learning: int = 1_000_000
+) -> dict[str, jax.Array]:
+    """KL, cross entropy and agreement at each answer token of an example, float32 `[A]`."""
+    student = student_hidden(module, params, adapter, primer, example, learning)
+    teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[example.targets]
+    A = len(example.tokens)
+    padding = -A % VOCAB_ROWS
     blocks = jax.tree.map(
-        lambda x: x.reshape(-1, VOCAB_ROWS, *x.shape[1:]),
-        (student, targets.teacher, targets.tokens, targets.weights),
+        lambda x: jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1)).reshape(
+            -1, VOCAB_ROWS, *x.shape[1:]
+        ),
+        (student, teacher, example.tokens),
     )
+    rows = functools.partial(_compare, module, params)
     # Checkpointed: the backward pass projects a block again instead of keeping its logits.
-    sums = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
-    return jax.tree.map(lambda x: x.sum(), sums)
+    scores = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
+    return jax.tree.map(lambda x: x.reshape(-1)[:A], scores)
 
 
-def _rows(module, params, student, teacher, tokens, weights):
+def _compare(module, params, student, teacher, tokens):
     log_q = log_probabilities(module, params, student)
     log_p = jax.lax.stop_gradient(log_probabilities(module, params, teacher))
-    kl = kl_divergence(log_p, log_q)
-    cross_entropy = -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0]
-    real = (weights > 0).astype(jnp.float32)
     return {
-        "weighted_kl": kl * weights,
-        "weighted_cross_entropy": cross_entropy * weights,
-        "kl": kl * real,
-        "cross_entropy": cross_entropy * real,
-        "agree": (log_q.argmax(-1) == log_p.argmax(-1)) * real,
-        "tokens": real,
+        "kl": kl_divergence(log_p, log_q),
+        "cross_entropy": -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0],
+        "agree": (log_q.argmax(-1) == log_p.argmax(-1)).astype(jnp.float32),
     }
-
-
-class TrainState(NamedTuple):
-    """All that a step changes; float32."""
-
-    adapter: Adapter
-    optimizer: optax.OptState
-    step: jax.Array  # int32
-
-
-def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    adapter = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), adapter)
-    return TrainState(adapter, optimizer.init(adapter), jnp.int32(0))
-
-
-def train_step(module, optimizer, loss: str, params, state: TrainState, batch: Batch):
-    """One update. Pure; the loop jits it with donation of `state`, and shardings on a mesh.
-
-    Each copy of the model runs one example at a time, so memory does not grow with the batch, whose
-    size must be a multiple of the copies. A loss or gradient that is not finite leaves the state as
-    it was; the metrics show it.
-    """
-
-    def gradients_of(batch):
-        objective = lambda adapter: loss_and_metrics(module, params, adapter, batch, loss)  # noqa: E731
-        return jax.value_and_grad(objective, has_aux=True)(state.adapter)
-
-    copies = sharding.num_replicas(module.config.mesh)
-    turns = jax.tree.map(functools.partial(_turns, copies=copies), batch)
-    summed = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(gradients_of, turns))
-    (value, metrics), gradients = summed
-    norm = optax.tree.norm(gradients)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
-    adapter = optax.apply_updates(state.adapter, updates)
-    new = TrainState(adapter, optimizer_state, state.step + 1)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-    return state, {**metrics, "loss": value, "gradient_norm": norm}
-
-
-def _turns(x: jax.Array, copies: int) -> jax.Array:
-    """`[E, ...]`, where each copy of the model holds neighbours, as `[E / copies, copies, ...]`."""
-    return jnp.swapaxes(x.reshape(copies, -1, *x.shape[1:]), 0, 1)

@@ -1,97 +1,178 @@
-"""What a config of training means: its checks, optimiser, data sets and first adapter."""
+"""What a config of training means: its checks, mixture, shapes, optimiser and first adapter."""
 
+import dataclasses
+import hashlib
 import json
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 import models
-from kvpacket_jax import data
+from kvpacket_jax import adapters, data
+from kvpacket_jax.data import Example
+from kvpacket_jax.data.mixture import mixture
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.train import loss
-from models import LanguageModel
+from kvpacket_jax.packets.buckets import round_up
+from kvpacket_jax.train import loss as loss_lib
+from kvpacket_jax.train.shapes import PREAMBLE_MULTIPLE, Shape
+from kvpacket_jax.train.step import Rates
+from models import LanguageModel, identity, low_rank
 
-DECAYS = ("cosine", "linear", "constant")
-
+MAX_SHAPES = 8  # of a mixture: each is a program or two, compiled before the first step ends
+CHOICES = ("auto", "yes", "no")
 
 # Settings that may change when a run is resumed; any other would make it a different run.
 FREE = (
+    "num_steps",
+    "finish",
     "checkpoint_every",
     "validate_every",
-    "second_copy",
+    "validation",
+    "scan_layers",
     "remat",
     "model",
     "other_model",
-    "teacher",
 )
-AT_LEAST_ONE = (
-    "batch_size",
-    "accumulate",
-    "num_steps",
-    "checkpoint_every",
-    "validate_every",
-    "validation_sets",
-)
+AT_LEAST_ONE = ("batch_size", "microbatches", "num_steps", "checkpoint_every", "validate_every")
+SIZES = ("documents", "tokens", "questions", "row", "new_tokens", "answers", "learning")
 
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for settings that no run can have, before anything is loaded."""
     for name, value, known in (
-        ("loss", config.loss, loss.LOSSES),
-        ("reduction", config.reduction, loss.REDUCTIONS),
-        ("optimizer.decay", config.optimizer.decay, DECAYS),
+        ("loss", config.loss, loss_lib.LOSSES),
+        ("reduction", config.reduction, loss_lib.REDUCTIONS),
         ("template", config.template, data.TEMPLATES),
+        ("scan_layers", config.scan_layers, CHOICES),
+        ("remat", config.remat, CHOICES),
     ):
         if value not in known:
             raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}.")
     for name in AT_LEAST_ONE:
         if config[name] < 1:
             raise ValueError(f"{name} is {config[name]}: it is 1 or more.")
-    if config.num_steps % config.accumulate:
+    for name in ("header", "trailer", "writer_rank", "finish"):
+        if config[name] < 0:
+            raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
+    if unknown := [n for n in config.writer_matrices if n not in low_rank.MATRICES]:
         raise ValueError(
-            f"num_steps is {config.num_steps}, not a multiple of accumulate, {config.accumulate}: "
-            "what the last steps learn would reach no update."
-        )
-    if min(config.header, config.trailer) < 1:  # orbax stores no array without numbers
-        raise ValueError(
-            f"header is {config.header} and trailer {config.trailer}: each has one token or more."
+            f"writer_matrices names {', '.join(unknown)}; there are {', '.join(low_rank.MATRICES)}."
         )
     kind, _, what = config.init.partition(":")
-    if config.init != "embeddings" and not (kind in ("text", "adapter") and what):
-        raise ValueError(f"init {config.init!r} is none of 'embeddings', 'text:…' and 'adapter:…'.")
+    if config.init != "untrained" and not (kind in ("text", "adapter") and what):
+        raise ValueError(f"init {config.init!r} is none of 'untrained', 'text:…' and 'adapter:…'.")
+    if not (config.header or config.trailer or config.writer_rank or config.learn_primer):
+        raise ValueError("Nothing would be trained: give header, trailer or writer_rank a size.")
+    _check_mixture(config)
 
 
-def learning_rate(config: ConfigDict, updates: int) -> optax.Schedule:
-    """The rate of each of `updates` updates: a warm-up to the full rate, then the decay."""
+def _check_mixture(config: ConfigDict) -> None:
+    chosen = entries(config)
+    if not chosen:
+        raise ValueError("The mixture has no entry with a positive weight: nothing to train on.")
+    if not kinds(config):
+        raise ValueError("validation has no kind: the best adapter is chosen by its worst kind.")
+    for part, listed in (("mixture", chosen), ("validation", kinds(config))):
+        for name, entry in listed:
+            for size in SIZES if part == "mixture" else (*SIZES, "sets"):
+                if entry[size] < 1:
+                    raise ValueError(f"{part}.{name}.{size} is {entry[size]}: it is 1 or more.")
+            if entry.row <= entry.new_tokens // 2:
+                raise ValueError(
+                    f"{part}.{name}.row is {entry.row}: it holds a question and its answer of up "
+                    f"to {entry.new_tokens} tokens, so it must be much longer."
+                )
+    shapes = {(config.batch_size, *(entry[s] for s in SIZES)) for _, entry in chosen}
+    if len(shapes) > MAX_SHAPES:
+        raise ValueError(
+            f"The mixture has entries of {len(shapes)} sizes, more than {MAX_SHAPES}: each is a "
+            f"program of its own. Give some the same {', '.join(SIZES)}."
+        )
+
+
+def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """The mixture's entries with a positive weight, in a fixed order."""
+    return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
+
+
+def shape_of(entry: ConfigDict, preamble: int) -> Shape:
+    """The shape of a mixture entry's examples; `preamble` is the length of the template's."""
+    sizes = {name: entry[name] for name in SIZES if name != "learning"}
+    return Shape(round_up(preamble, PREAMBLE_MULTIPLE), **sizes)
+
+
+def sources(config: ConfigDict) -> dict[str, Sequence[Example]]:
+    """The training data of each entry of the mixture."""
+    return {
+        name: data.load(entry.name, "train", **data.options(entry))
+        for name, entry in entries(config)
+    }
+
+
+def kinds(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """The kinds of documents that are validated on, in a fixed order."""
+    return [(k, config.validation[k]) for k in sorted(config.validation)]
+
+
+def validation_sources(config: ConfigDict) -> dict[str, Sequence[Example]]:
+    """The data of each kind that is validated on."""
+    return {
+        name: data.load(entry.name, entry.split, **data.options(entry))
+        for name, entry in kinds(config)
+    }
+
+
+def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
+    """Which examples each microbatch has: an endless sequence of (entry, first index).
+
+    A microbatch has `config.batch_size` examples in a row of one entry. It follows from the seed
+    and its number alone.
+    """
+    weights = [entry.weight for _, entry in entries(config)]
+    starts = [
+        [(name, i * config.batch_size) for i in range(max(len(source) // config.batch_size, 1))]
+        for name, source in train.items()
+    ]
+    return mixture(starts, weights, config.seed)
+
+
+def digest_of(train: dict[str, Sequence[Example]]) -> str:
+    """SHA-256 of all training examples: a run is resumed on the same ones only."""
+    digest = hashlib.sha256()
+    for name in sorted(train):
+        for example in train[name]:
+            digest.update(identity.digest([name, dataclasses.asdict(example)]).encode())
+    return digest.hexdigest()
+
+
+def rate_scale(config: ConfigDict, step: int, finish_from: int | None) -> float:
+    """What the learning rates are multiplied by at update `step`, counted from 0.
+
+    A linear warm-up, then 1. From update `finish_from` on a linear fall that would reach 0 after
+    `config.finish` updates.
+    """
+    scale = min(1.0, (step + 1) / (config.optimizer.warmup_steps + 1))
+    if finish_from is not None:
+        scale *= max(0.0, 1 - (step - finish_from) / config.finish)
+    return scale
+
+
+def rates(config: ConfigDict, step: int, finish_from: int | None) -> Rates:
+    """The learning rates of update `step`, counted from 0."""
+    scale, o = rate_scale(config, step, finish_from), config.optimizer
+    return Rates(*map(np.float32, (scale * o.learning_rate, scale * o.writer_learning_rate)))
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Adam's directions, after optional clipping; the rates are applied in step.update."""
     o = config.optimizer
-    after = max(updates - o.warmup_steps, 1)
-    schedule = {
-        "cosine": lambda: optax.cosine_decay_schedule(o.learning_rate, after, o.final),
-        "linear": lambda: optax.linear_schedule(o.learning_rate, o.learning_rate * o.final, after),
-        "constant": lambda: optax.constant_schedule(o.learning_rate),
-    }[o.decay]()
-    if o.warmup_steps:
-        start = o.learning_rate / (o.warmup_steps + 1)
-        warmup = optax.linear_schedule(start, o.learning_rate, o.warmup_steps)
-        schedule = optax.join_schedules([warmup, schedule], [o.warmup_steps])
-    return schedule
-
-
-def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    """AdamW with its schedule, optional clipping, and accumulation over steps."""
-    o = config.optimizer
-    schedule = learning_rate(config, max(num_steps // config.accumulate, 1))
-    adamw = optax.adamw(schedule, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
-    chain = optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
-    if config.accumulate > 1:
-        # MultiSteps averages; the published sum is that times their number.
-        if config.reduction == "sum":
-            chain = optax.chain(optax.scale(config.accumulate), chain)
-        chain = optax.MultiSteps(chain, config.accumulate).gradient_transformation()
-    return chain
+    adam = optax.scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps)
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adam) if o.clip_norm else adam
 
 
 def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
@@ -117,45 +198,69 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     return config
 
 
-def sources(config: ConfigDict, split: str) -> dict[str, list]:
-    """The data sets of the mixture by the names of its entries."""
-    return {
-        name: data.load(entry.name, split, **data.options(entry)) for name, entry in entries(config)
-    }
+def run_choices(config: ConfigDict, platform: str) -> dict[str, bool]:
+    """How the model's layers run: scanned with remat, but on a CPU unrolled without.
 
-
-def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """The mixture's entries with a positive weight, in a fixed order."""
-    return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
+    There a scan widens all its 16-bit weights to float32, remat is undone in unrolled layers, and
+    memory is plenty.
+    """
+    on_cpu = platform == "cpu"
+    choose = lambda value: not on_cpu if value == "auto" else value == "yes"  # noqa: E731
+    return {"scan_layers": choose(config.scan_layers), "remat": choose(config.remat)}
 
 
 def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
-    """What training begins with: `config.init`, seeded.
+    """What training begins with: `config.init`, seeded, with the parts that the config names.
 
-    "embeddings": from the embedding table's moments. "text:…": a text's embeddings, repeated.
-    "adapter:…": one that was trained, by its folder or shipped name; what is longer here begins
-    as "embeddings", behind its header and behind its trailer.
+    "untrained": soft tokens from the embedding table's moments and a writer that changes nothing.
+    "text:…": soft tokens are a text's embeddings, repeated. "adapter:…": one that was trained, by
+    its folder or name; what it lacks begins as "untrained", longer soft tokens after its own.
 
-    Raises ValueError for an adapter with more tokens or, without `config.other_model`, for another
-    model.
+    Raises ValueError for a trained adapter with parts that this run does not train.
     """
     kind, _, what = config.init.partition(":")
+    table, key = model.params["embedding"], jax.random.key(config.seed)
+    adapter = adapter_lib.init(key, table, config.header, config.trailer)
     if kind == "text":
         ids = model.tokenizer.encode(what)
         need = config.header + config.trailer
         ids = (ids * need)[:need]
-        tokens = jnp.asarray(model.params["embedding"], jnp.float32)[jnp.array(ids)]
-        return Adapter(tokens[: config.header], tokens[config.header :])
-    key = jax.random.key(config.seed)
-    fresh = adapter_lib.init(key, model.params["embedding"], config.header, config.trailer)
-    if kind == "embeddings":
-        return fresh
-    trained = adapter_lib.load_adapter(what, model, config.other_model)
-    for name, old, new in zip(Adapter._fields, trained, fresh, strict=True):
+        tokens = jnp.asarray(table, jnp.float32)[jnp.array(ids, jnp.int32)]
+        adapter = Adapter(tokens[: config.header], tokens[config.header :])
+    if config.writer_rank:
+        factors = low_rank.init(
+            model.config, jax.random.fold_in(key, 1), config.writer_rank, config.writer_matrices
+        )
+        adapter = adapter._replace(writer=factors)
+    primer = adapters.choose(model, config.primer, config.template) if config.primer else None
+    if primer is not None:
+        adapter = adapter._replace(primer=primer.primer)
+    if config.learn_primer:
+        if primer is None:
+            raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
+        embedded = jnp.asarray(table, jnp.float32)[adapter.primer]
+        adapter = adapter._replace(primer=embedded)
+    return _continued(what, adapter, config, model) if kind == "adapter" else adapter
+
+
+def _continued(source: str, fresh: Adapter, config: ConfigDict, model: LanguageModel) -> Adapter:
+    trained = adapters.choose(model, source, config.template, config.other_model)
+    parts = {}
+    for name in ("header", "trailer"):
+        old, new = getattr(trained, name), getattr(fresh, name)
         if len(old) > len(new):
             raise ValueError(
-                f"The adapter {what} has a {name} of {len(old)} tokens, longer than the "
+                f"The adapter {source} has a {name} of {len(old)} tokens, longer than the "
                 f"{len(new)} of this run: set config.{name}={len(old)} or more."
             )
-    parts = zip(trained, fresh, strict=True)
-    return Adapter(*(jnp.concatenate([old, new[len(old) :]]) for old, new in parts))
+        parts[name] = jnp.concatenate([old, new[len(old) :]])
+    if trained.writer and jax.tree.map(jnp.shape, trained.writer) != jax.tree.map(
+        jnp.shape, fresh.writer
+    ):
+        raise ValueError(
+            f"The adapter {source} has {adapter_lib.describe(trained)}; this run trains "
+            f"{adapter_lib.describe(fresh)}. Give writer_rank and writer_matrices as it has them."
+        )
+    writer = trained.writer or fresh.writer
+    primer = fresh.primer if trained.primer is None else trained.primer
+    return Adapter(**parts, primer=primer, writer=writer)

@@ -1,79 +1,97 @@
-"""Validation of an adapter while it trains: KL, agreement and F1 on held-out sets."""
+"""Validation of an adapter while it trains: KL and agreement on each kind of documents."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from kvpacket_jax.data import Example, Template
-from kvpacket_jax.evaluate import metrics
-from kvpacket_jax.evaluate.answers import answer
-from kvpacket_jax.measure.cost import Entry
-from kvpacket_jax.methods import METHODS, Method
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts
-from kvpacket_jax.teacher import Targets
-from models import LanguageModel
+from kvpacket_jax.train import step as step_lib
+from kvpacket_jax.train.batches import Taught, Teaching
+from models import sharding
+from models.kv_cache import KVCache
+
+Scores = dict[str, dict[str, float]]  # kind -> {"kl", "same", "same_right", "right", "questions"}
 
 
+@dataclasses.dataclass
 class Validation:
-    """Calls score an adapter; the teacher's lessons are made once, when first needed.
+    """Calls score an adapter on every kind, with programs of fixed shapes as in training.
 
-    Hosts share the examples among them and have the same scores.
+    The teacher answers once, when it is first needed. "Right" is where its answer has a gold one.
 
     Args:
-      sets: name -> examples; the first `count` of each are used.
-      encode: Example -> EncodedExample; teach: EncodedExample -> Targets.
-      new_tokens: the longest answer.
+      teaching: its sources and shapes are the kinds'.
+      sets: of each kind, how many examples.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        template: Template,
-        sets: dict,
-        count: int,
-        encode: Callable,
-        teach: Callable,
-        new_tokens: int,
-    ):
-        self._model, self._template, self._new_tokens = model, template, new_tokens
-        examples = [s[i] for s in sets.values() for i in range(min(count, len(s)))]
-        encoded = list(map(encode, examples))  # all, so that every host refuses what one would
-        mine = slice(jax.process_index(), None, jax.process_count())
-        self._examples, self._encoded = examples[mine], encoded[mine]
-        self._teach, self._lessons = teach, []
+    teaching: Teaching
+    sets: dict[str, int]
+
+    def __post_init__(self):
+        self._taught: dict[tuple[str, int], Taught] = {}
+        self._score = jit_scores(self.teaching)
 
     def __call__(
-        self, adapter: Adapter, stop: Callable[[], bool] = lambda: False
-    ) -> dict[str, float]:
-        """Mean KL over the tokens of the teacher's answers; F1 and agreement over questions.
+        self, adapter: Adapter, primer: KVCache | None, stop: Callable[[], int] = lambda: 0
+    ) -> Scores:
+        """Mean KL of an answer, and the share of answers that are the teacher's.
 
-        Nothing if any host was told to stop.
+        Args:
+          adapter, primer: as in step.add_microbatch.
+
+        Returns:
+          Scores by kind; empty if any host was told to stop.
         """
-        method = METHODS["kv_packet"](jax.tree.map(np.asarray, adapter))
-        # KL and its tokens; F1, agreement and their questions.
-        sums, stopped = np.zeros(5), 0
-        with hosts.together():
-            for i, example in enumerate(self._examples):
-                if stopped := bool(stop()):
-                    break
-                if i == len(self._lessons):
-                    self._lessons.append(self._teach(self._encoded[i]))
-                self._add(method, example, self._lessons[i], sums)
-        told = hosts.share(np.array([*sums, stopped], np.float32)).sum(axis=0)
-        kl, tokens, f1, same, questions, stopped = told
-        if stopped:
-            return {}
-        scores = {"kl": kl / tokens, "f1": f1 / questions, "agree": same / questions}
-        return {name: float(score) for name, score in scores.items()}
+        scores = {}
+        for kind, sets in self.sets.items():
+            parts = []
+            for first in range(0, sets, self.teaching.size):
+                if hosts.share(np.bool_(bool(stop()))).any():
+                    return {}
+                taught = self._teach(kind, first)
+                by_question = self._score(
+                    self.teaching.model.params, adapter, primer, taught.batch, taught.hidden
+                )
+                parts.append(_flat(sharding.fetch(by_question), taught.right, sets - first))
+            scores[kind] = _means(np.concatenate(parts, axis=1))
+        return scores
 
-    def _add(self, method: Method, example: Example, targets: Targets, sums: np.ndarray) -> None:
-        encoded = targets.example
-        entry = Entry(method, method.store(self._model, encoded.preamble, encoded.documents))
-        found = answer(
-            self._model, entry, targets, example.questions, self._template, self._new_tokens
-        )
-        for question, given in zip(example.questions, found, strict=True):
-            f1 = metrics.f1(given.text, question.answers)
-            sums += (given.kl.sum(), len(given.kl), f1, given.same, 1)
+    def _teach(self, kind: str, first: int) -> Taught:
+        if (kind, first) not in self._taught:
+            self._taught[kind, first] = self.teaching.collect(self.teaching.ask(kind, first))
+        return self._taught[kind, first]
+
+
+def jit_scores(teaching: Teaching):
+    """step.score_microbatch for a model, compiled where its mesh is."""
+    score = functools.partial(step_lib.score_microbatch, teaching.model.module)
+    return jax.jit(score)
+
+
+def _flat(scores: dict[str, np.ndarray], right: np.ndarray, examples: int) -> np.ndarray:
+    """KL, sameness and rightness of the questions of the first examples, `[3, questions]`."""
+    asked = scores["tokens"][:examples] > 0
+    return np.stack(
+        [x[:examples][asked].astype(float) for x in (scores["kl"], scores["same"], right)]
+    )
+
+
+def _means(rows: np.ndarray) -> dict[str, float]:
+    kl, same, right = rows
+    where_right = right > 0
+    return {
+        "kl": float(kl.mean()),
+        "same": float(same.mean()),
+        "same_right": float(same[where_right].mean()) if where_right.any() else 0.0,
+        "right": float(right.mean()),
+        "questions": len(kl),
+    }
+
+
+def worst(scores: Scores, baseline: Scores) -> tuple[float, str]:
+    """The largest ratio of a kind's KL to the untrained adapter's, and that kind."""
+    return max((scores[k]["kl"] / max(baseline[k]["kl"], 1e-9), k) for k in scores)

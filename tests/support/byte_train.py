@@ -21,8 +21,17 @@ def write(path: pathlib.Path) -> None:
             file.write(json.dumps(record) + "\n")
 
 
+SIZES = dict(documents=2, tokens=24, questions=1, row=48, new_tokens=4, answers=4, learning=2)
+
+
 def get_config(path: str) -> ConfigDict:
-    """`--config=tests/support/byte_train.py:FILE`."""
+    """`--config=tests/support/byte_train.py:FILE`: soft tokens and a writer, no primer."""
     config = train.get_config()
-    config.mixture = ConfigDict({"it": {"name": "jsonl", "weight": 1.0, "options": {"path": path}}})
+    config.header = config.trailer = 8
+    config.primer, config.writer_rank = "", 2
+    config.template = "completion"
+    options = ConfigDict({"path": path})
+    entry = {"name": "jsonl", "options": options, **SIZES}
+    config.mixture = ConfigDict({"it": {**entry, "weight": 1.0}})
+    config.validation = ConfigDict({"it": {**entry, "split": "validation", "sets": 2}})
     return config

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -27,13 +28,11 @@ def options(byte_model: pathlib.Path) -> dict:
     return {
         "model": str(byte_model),
         "dtype": "float32",
-        "template": "completion",
         "num_steps": STEPS,
         "batch_size": 2,
+        "microbatches": 2,
         "checkpoint_every": 2,
         "validate_every": 4,
-        "validation_sets": 2,
-        "new_tokens": 4,
     }
 
 
@@ -73,7 +72,7 @@ def run(byte_model: pathlib.Path, workdir: pathlib.Path) -> str:
 
 
 def adapter(workdir: pathlib.Path) -> Adapter:
-    return Adapter(*map(np.asarray, adapter_lib.load_adapter(workdir / "adapter")))
+    return jax.tree.map(np.asarray, adapter_lib.load_adapter(workdir / "adapter"))
 
 
 def steps_done(workdir: pathlib.Path) -> int:

@@ -1,0 +1,75 @@
+"""Adapters by name: those that come with the project, the primer, and folders of trained ones."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+
+from kvpacket_jax.data import TEMPLATES, Example, encode_example
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
+from models import LanguageModel
+
+PRIMER = "primer"  # the name of an adapter that needs no training: only texts of several genres
+NONE = "none"
+FOLDER = pathlib.Path(__file__).parent
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Trained adapters that come with the project, by the name of their model."""
+    return {p.name: p for p in sorted(FOLDER.glob("*")) if (p / adapter_lib.CHECKPOINT).exists()}
+
+
+def choose(
+    model: LanguageModel,
+    name: str | None = None,
+    template: str = "chat",
+    other_model: bool = False,
+) -> Adapter | None:
+    """The adapter that documents are wrapped in; None for "none".
+
+    Args:
+      name: the folder of a trained one, a shipped name, "primer" (`primer`) or "none". None: what
+        is shipped for the model, else the primer.
+      template: the primer's wording, a name of TEMPLATES.
+      other_model: accepts an adapter that was trained for another model of the same width.
+
+    Raises:
+      FileNotFoundError: neither a folder nor a known name.
+      ValueError: not an adapter, or one for another model.
+    """
+    name = name or (model.name if model.name in shipped() else PRIMER)
+    if name == NONE:
+        return None
+    if name == PRIMER:
+        return primer(model, template)
+    if path := shipped().get(str(name)):
+        return adapter_lib.load_adapter(path, model, other_model)
+    try:
+        return adapter_lib.load_adapter(name, model, other_model)
+    except FileNotFoundError:
+        known = ", ".join((*shipped(), PRIMER, NONE))
+        raise FileNotFoundError(
+            f"There is no adapter {name}: no such folder. By name: {known}."
+        ) from None
+
+
+def primer(model: LanguageModel, template: str = "chat", documents=None) -> Adapter:
+    """An adapter that is a primer alone: the template's preamble and a few texts, as token ids.
+
+    It needs no training, so every model has it. Packets are built after the texts, which lie in
+    documents of several genres by default, and nothing of them is stored.
+
+    Args:
+      documents: texts; those of primer.json if None.
+
+    Raises:
+      ValueError: a model without a tokenizer or chat template.
+    """
+    model.check_tokenizer()
+    if documents is None:
+        documents = json.loads((FOLDER / "primer.json").read_text())["documents"]
+    example = Example(PRIMER, tuple(documents), ())
+    encoded = encode_example(model.tokenizer, TEMPLATES[template], example)
+    ids = [t for part in (encoded.preamble, *encoded.documents) for t in part]
+    return adapter_lib.empty(model.config.dim)._replace(primer=jnp.array(ids, jnp.int32))

@@ -1,0 +1,61 @@
+"""A run's metrics.jsonl: one row a step, and one for each validation."""
+
+import json
+import time
+
+from etils import epath
+
+from kvpacket_jax.runtime import hosts
+from models.files import write_whole
+
+
+class Log:
+    """Metrics as JSON lines, by the first host; rows of steps that a resumed run does again go.
+
+    A row's `step` is the number of updates done, as in checkpoints: the untrained adapter is at 0.
+    Written whole each time, for object storage has no appending: before a checkpoint, and as often
+    as a fiftieth of the time allows.
+    """
+
+    SHARE = 50
+
+    def __init__(self, path: epath.Path, step: int):
+        self.path = path
+        self._rows = [r for r in read(path) if r["step"] <= step] if path.exists() else []
+        self.flush()
+
+    @property
+    def rows(self) -> list[dict]:
+        return self._rows
+
+    def validation(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+        """Adds the scores of a validation, by kind."""
+        flat = {f"validation/{kind}/{k}": v for kind, s in scores.items() for k, v in s.items()}
+        self.write({"step": step, **flat})
+
+    def write(self, row: dict) -> None:
+        """Adds a row."""
+        self._rows.append(row)
+        if time.monotonic() > self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts all rows into the file."""
+        began = time.monotonic()
+        if hosts.is_first():
+            write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self._rows))
+        now = time.monotonic()
+        self._due = now + self.SHARE * (now - began)
+
+
+def read(path: epath.PathLike) -> list[dict]:
+    """The rows of a metrics.jsonl; a last line that was cut short is left out."""
+    lines = epath.Path(path).read_text().splitlines()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: {error}. Remove the line.") from error
+    return rows

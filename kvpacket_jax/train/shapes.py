@@ -1,0 +1,132 @@
+"""Fixed shapes of training examples, so that a run compiles few programs and pads little.
+
+Each entry of a mixture has one Shape. What does not fit is cut to whole sentences, or left out and
+another example is drawn.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from kvpacket_jax.data import EncodedExample, Example, Question, Template, encode_example
+from kvpacket_jax.packets.buckets import round_up
+from models import LanguageModel
+
+SENTENCE_END = re.compile(r"(?<=[.!?:;])\s+|\n+")
+DRAWS = 50  # examples looked at for one that fits
+PREAMBLE_MULTIPLE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of one example's arrays; every field but the first is the mixture entry's own choice.
+
+    Letters: Tp, P, T, Q, R and A of loss.Batch; C is the teacher's context.
+    """
+
+    preamble: int  # Tp, a multiple of 16
+    documents: int  # P, at most
+    tokens: int  # T: of a document, without soft tokens
+    questions: int  # Q, at most
+    row: int  # R: of a question with its answer
+    new_tokens: int  # of an answer, at most
+    answers: int  # A: of all questions' answers together
+
+    @property
+    def context(self) -> int:
+        """C: slots of preamble and documents end to end."""
+        return round_up(self.preamble + self.documents * self.tokens, 64)
+
+    def computed(self, soft_tokens: int) -> int:
+        """Tokens that the student runs through the layers, padding included."""
+        packets = self.documents * (self.tokens + soft_tokens)
+        return self.preamble + packets + self.questions * self.row
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An example that fits a shape: its questions as text, its parts as token ids."""
+
+    id: str
+    questions: tuple[Question, ...]
+    encoded: EncodedExample
+
+    def tokens(self, soft_tokens: int, answers: Sequence[Sequence[int]]) -> int:
+        """Tokens that the student runs through the layers, without padding."""
+        rows = sum(
+            len(q) + len(a) - 1 for q, a in zip(self.encoded.questions, answers, strict=True)
+        )
+        return self.encoded.context_length(soft_tokens) + rows
+
+
+def draw(
+    model: LanguageModel, template: Template, source: Sequence[Example], index: int, shape: Shape
+) -> Fitted:
+    """Example `index` of a source, or the next one after it that fits.
+
+    Raises ValueError, which names the first that did not and why, if none of DRAWS fits.
+    """
+    reason = ""
+    for i in range(DRAWS):
+        example = source[(index + i) % len(source)]
+        fitted = fit(model, template, example, shape)
+        if isinstance(fitted, Fitted):
+            return fitted
+        reason = reason or f"{example.id}: {fitted}"
+    raise ValueError(
+        f"None of {DRAWS} examples in a row fits the mixture's entry. The first, {reason}. Make "
+        "its documents, tokens, questions or row larger."
+    )
+
+
+def fit(model: LanguageModel, template: Template, example: Example, shape: Shape) -> Fitted | str:
+    """The example cut to a shape, or in words why it cannot be.
+
+    Documents lose whole sentences at their ends. Questions go whose rows are too long, or whose
+    gold answer was cut away.
+    """
+    if len(example.documents) > shape.documents:
+        return f"it has {len(example.documents)} documents, {shape.documents} fit"
+    cut = [_cut(model, template, d, shape.tokens) for d in example.documents]
+    if not all(cut):
+        return f"a document's first sentence has over {shape.tokens} tokens"
+    lost = [_lost(old, new) for old, new in zip(example.documents, cut, strict=True)]
+    questions = tuple(q for q in example.questions if not _needs(q, lost))
+    shortened = dataclasses.replace(example, documents=tuple(cut), questions=questions)
+    encoded = encode_example(model.tokenizer, template, shortened)
+    if len(encoded.preamble) > shape.preamble:
+        return f"its preamble has {len(encoded.preamble)} tokens, {shape.preamble} fit"
+    room = shape.row - shape.new_tokens // 2  # half of the longest answer, at least
+    chosen = [i for i, q in enumerate(encoded.questions) if len(q) <= room][: shape.questions]
+    if not chosen:
+        return f"no question has at most {room} tokens and its answer in the documents"
+    return Fitted(
+        example.id,
+        tuple(questions[i] for i in chosen),
+        dataclasses.replace(encoded, questions=[encoded.questions[i] for i in chosen]),
+    )
+
+
+def _cut(model: LanguageModel, template: Template, document: str, limit: int) -> str:
+    """The document's first whole sentences that fit; "" if the first does not."""
+    count = lambda text: len(model.tokenizer.encode(template.document_text(text)))  # noqa: E731
+    if count(document) <= limit:
+        return document
+    ends = [m.start() for m in SENTENCE_END.finditer(document)]
+    low, high = 0, len(ends)  # how many ends fit, by bisection
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(document[: ends[middle - 1]]) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return document[: ends[low - 1]].rstrip() if low else ""
+
+
+def _lost(old: str, new: str) -> str:
+    return old[len(new) :] if old.startswith(new) else ""
+
+
+def _needs(question: Question, lost: Sequence[str]) -> bool:
+    """Whether what was cut away has a gold answer of the question."""
+    return any(answer in text for text in lost if text for answer in question.answers)

@@ -1,0 +1,144 @@
+"""A training step: gradients of microbatches, summed, then one update of the adapter. All pure."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.packet import primer_cache
+from kvpacket_jax.train import loss as loss_lib
+from kvpacket_jax.train.loss import Batch
+from models.kv_cache import KVCache
+
+METRICS = ("kl", "cross_entropy", "agree", "tokens", "questions")
+
+
+class TrainState(NamedTuple):
+    """All that a step changes; float32. A primer of token ids is not in it: nothing changes it."""
+
+    adapter: Adapter
+    mean: Adapter  # running mean of the adapters of past steps
+    optimizer: optax.OptState
+    step: jax.Array  # int32, updates so far
+
+
+class Sums(NamedTuple):
+    """Summed over the microbatches of a step."""
+
+    gradients: Adapter
+    loss: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class Rates(NamedTuple):
+    """Learning rates of one step."""
+
+    tokens: jax.Array  # of header, trailer and a learned primer
+    writer: jax.Array
+
+
+def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    adapter = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), adapter)
+    copy = jax.tree.map(jnp.copy, adapter)  # donated apart
+    return TrainState(adapter, copy, optimizer.init(adapter), jnp.int32(0))
+
+
+def zero_sums(adapter: Adapter) -> Sums:
+    """Sums over no microbatch, as arrays of the host: each is donated to the first of them."""
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), adapter)
+    return Sums(zeros, np.float32(0), {name: np.float32(0) for name in METRICS})
+
+
+def add_microbatch(
+    module,
+    loss: str,
+    learning: int,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    sums: Sums,
+    batch: Batch,
+    teacher_hidden: jax.Array,
+) -> Sums:
+    """Adds the loss, its gradients and the metrics of one microbatch, none divided by anything.
+
+    Args:
+      adapter: without a primer of token ids (`split_trainable`).
+      primer: those ids' cache. None: the adapter's own primer, if any, is learned and read here.
+    """
+
+    def objective(adapter):
+        cache = own_primer(module, params, adapter, primer)
+        return loss_lib.loss_and_metrics(
+            module, params, adapter, cache, batch, teacher_hidden, loss, learning
+        )
+
+    (value, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(adapter)
+    return jax.tree.map(jnp.add, sums, Sums(gradients, value, metrics))
+
+
+def own_primer(module, params, adapter: Adapter, primer: KVCache | None) -> KVCache | None:
+    """The cache of a learned primer where the adapter has one, else the one given."""
+    if adapter.primer is None:
+        return primer
+    return primer_cache(module, params, adapter.primer)
+
+
+def score_microbatch(
+    module,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    batch: Batch,
+    teacher_hidden: jax.Array,
+) -> dict[str, jax.Array]:
+    """loss.question_scores of a microbatch, the arguments as in `add_microbatch`."""
+    cache = own_primer(module, params, adapter, primer)
+    return loss_lib.question_scores(module, params, adapter, cache, batch, teacher_hidden)
+
+
+def update(
+    optimizer: optax.GradientTransformation,
+    reduction: str,
+    mean_decay: float,
+    state: TrainState,
+    sums: Sums,
+    rates: Rates,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from the sums of a step, divided as `reduction` says.
+
+    "sum" divides by nothing (the published code), "mean_tokens" by the answers' tokens,
+    "mean_questions" by the number of questions. A loss or gradient that is not finite leaves the
+    state as it was; the metrics show it.
+
+    Args:
+      optimizer: gives directions of descent; the rates are applied here.
+      mean_decay: of the running mean; it follows closely at first.
+    """
+    metrics = sums.metrics
+    count = {
+        "sum": jnp.float32(1),
+        "mean_tokens": metrics["tokens"],
+        "mean_questions": metrics["questions"],
+    }[reduction]
+    gradients = jax.tree.map(lambda g: g / count, sums.gradients)
+    value, norm = sums.loss / count, optax.tree.norm(gradients)
+    directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
+    adapter = optax.apply_updates(state.adapter, _scaled(directions, rates))
+    decay = jnp.minimum(mean_decay, (1 + state.step) / (10 + state.step))
+    mean = jax.tree.map(lambda m, a: decay * m + (1 - decay) * a, state.mean, adapter)
+    new = TrainState(adapter, mean, optimizer_state, state.step + 1)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    state = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    return state, {**metrics, "loss": value, "gradient_norm": norm}
+
+
+def _scaled(directions: Adapter, rates: Rates) -> Adapter:
+    scaled = jax.tree.map(lambda d: -rates.tokens * d, directions)
+    writer = jax.tree.map(lambda d: -rates.writer * d, directions.writer)
+    return scaled._replace(writer=writer)

@@ -1,0 +1,88 @@
+"""Low-rank changes to weight matrices (LoRA, arXiv 2106.09685), applied without merging them.
+
+A change is a pair of factors for one of a layer's matrices. Attached, it travels in the parameters
+in the matrix's place, and every product with it adds `(x a) b`: the same modules run with it and
+without, and gradients never need an array of a whole matrix's size.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Matrix -> (axes that a product contracts, axes that it puts out).
+MATRICES = {
+    "q": ("D", "NH"),
+    "k": ("D", "KH"),
+    "v": ("D", "KH"),
+    "o": ("NH", "D"),
+    "gate": ("D", "M"),
+    "up": ("D", "M"),
+    "down": ("M", "D"),
+}
+IN_MLP = ("gate", "up", "down")
+
+
+class Factors(NamedTuple):
+    """A change `a b` of one matrix in every layer; float32."""
+
+    a: jax.Array  # [L, *contracted axes, R]
+    b: jax.Array  # [L, R, *axes put out]
+
+
+class Changed(NamedTuple):
+    """A matrix with its change, in the matrix's place among the parameters."""
+
+    weight: jax.Array
+    a: jax.Array
+    b: jax.Array
+
+
+def init(config, key: jax.Array, rank: int, names: tuple[str, ...]) -> dict[str, Factors]:
+    """Factors that change nothing yet: `a` is normal with variance 1 / inputs, `b` is zero.
+
+    Raises ValueError for a name that is not in MATRICES.
+    """
+    if unknown := [n for n in names if n not in MATRICES]:
+        raise ValueError(f"No matrix {', '.join(unknown)}; a layer has {', '.join(MATRICES)}.")
+    sizes = {
+        "D": config.dim,
+        "N": config.num_heads,
+        "K": config.num_kv_heads,
+        "H": config.head_dim,
+        "M": config.mlp_dim,
+    }
+    factors = {}
+    for i, name in enumerate(MATRICES):  # a matrix's draw does not depend on which others change
+        if name not in names:
+            continue
+        inputs, outputs = (tuple(sizes[axis] for axis in axes) for axes in MATRICES[name])
+        L = config.num_layers
+        a = jax.random.normal(jax.random.fold_in(key, i), (L, *inputs, rank))
+        scale = jnp.sqrt(jnp.prod(jnp.array(inputs)))
+        factors[name] = Factors(a / scale, jnp.zeros((L, rank, *outputs)))
+    return factors
+
+
+def attach(params, factors: dict[str, Factors]):
+    """Parameters of a Transformer with the changed matrices as `Changed`; the others as they are.
+
+    Works on per-layer parameters and on stacked ones.
+    """
+    layers = params["layers"]
+    if isinstance(layers, tuple):
+        changed = tuple(
+            _attach_layer(layer, jax.tree.map(lambda x, i=i: x[i], factors))
+            for i, layer in enumerate(layers)
+        )
+    else:
+        changed = _attach_layer(layers, factors)
+    return {**params, "layers": changed}
+
+
+def _attach_layer(layer, factors: dict[str, Factors]):
+    layer, mlp = dict(layer), dict(layer["mlp"])
+    for name, (a, b) in factors.items():
+        home = mlp if name in IN_MLP else layer
+        home[name] = Changed(home[name], a, b)
+    return layer | {"mlp": mlp}
