@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kvpacket_jax.report.results import Point, Series, label, lines, pareto
-from kvpacket_jax.report.tables import si
+from kvpacket_jax.runtime.format import si
 
 # method -> colour (Okabe and Ito's, which the colour-blind tell apart), marker, line
 STYLES = {
