@@ -5,7 +5,7 @@ python -m launch.sweep --config=configs/sweep_documents.py --workdir=runs/docume
 
 from ml_collections import ConfigDict
 
-from configs import evaluate
+from configs import arguments, evaluate
 
 NUMBERS = (2, 5, 10, 15, 20)
 WORDS = (40, 70, 100, 130, 160)
@@ -14,8 +14,7 @@ METHODS = ("kv_packet", "no_recompute", "cache_blend:ratio=0.3", "epic:tokens=16
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "evaluate"):
-        raise ValueError(f"configs/sweep_documents.py knows evaluate only, not {arg!r}.")
+    arguments.check("configs/sweep_documents.py", arg, ["evaluate"])
     config = evaluate.get_config("biography")
     config.dataset.options.document_words = LENGTH
     config.methods = METHODS

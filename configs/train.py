@@ -10,12 +10,15 @@ with the teacher's time on two CPU cores with AVX512_BF16, 36 s on two without (
 
 from ml_collections import ConfigDict
 
+from configs import arguments
+
 
 def _set(name: str, weight: float, **options) -> ConfigDict:
     return ConfigDict({"name": name, "weight": weight, "options": ConfigDict(options)})
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+    arguments.check("configs/train.py", arg, ["more", "smoke"])
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
@@ -92,6 +95,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.num_steps, config.checkpoint_every, config.validate_every = 10, 5, 5
         config.validation_sets = 1
         config.mixture = ConfigDict({"biography_3": config.mixture.biography_3})
-    elif arg:
-        raise ValueError(f"configs/train.py knows no {arg!r}; it knows more and smoke.")
     return config
