@@ -8,7 +8,7 @@ import numpy as np
 from kvpacket_jax.data import Example, Template
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import answer
-from kvpacket_jax.measure.cost import Entry
+from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import METHODS, Method
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts
