@@ -19,9 +19,10 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
-)
+with configs.in_one_line():
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
+    )
 WORKDIR = flags.DEFINE_string("workdir", None, "Answers, times and results.json go here.")
 
 
