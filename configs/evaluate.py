@@ -2,7 +2,7 @@
 
 biography        five biographies of about 100 tokens, 10 questions about each set
 biography_10, biography_20, biography_64
-                 ten and twenty documents, and packets of about 64 tokens: seldom trained on
+                 ten and twenty documents, and packets of about 64 tokens: rare in training
 niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
 jsonl            your own file: --config.dataset.options.path=FILE

@@ -1,4 +1,4 @@
-"""F1 by the number and by the length of documents, the other held.
+"""F1 by the number and by the length of documents, the other fixed.
 
 python -m launch.sweep --config=configs/sweep_documents.py --workdir=runs/documents
 """
@@ -9,7 +9,7 @@ from configs import arguments, evaluate
 
 NUMBERS = (2, 5, 10, 15, 20)
 WORDS = (40, 70, 100, 130, 160)
-NUMBER, LENGTH = 5, 70  # what is held
+NUMBER, LENGTH = 5, 70  # of the one that is fixed
 METHODS = ("kv_packet", "no_recompute", "cache_blend:ratio=0.3", "epic:tokens=16", "no_cache")
 
 

@@ -42,9 +42,9 @@ def main(argv):
         if JSON.value:
             tables.write_json(JSON.value, list(map(dataclasses.asdict, rows)), machine)
     progress.console.print(*costs.tables(rows))
-    progress.SHOWN.say(costs.request_line(rows, request, model))
-    progress.SHOWN.say(costs.legend(rows))
-    progress.SHOWN.say(costs.machine_line(machine))
+    progress.paragraph(costs.request_line(rows, request, model))
+    progress.paragraph(costs.legend(rows))
+    progress.paragraph(costs.machine_line(machine))
 
 
 if __name__ == "__main__":

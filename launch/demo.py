@@ -73,10 +73,10 @@ def main(argv):
         if JSON.value:
             tables.write_json(JSON.value, comparison.rows(), machine)
     progress.console.print(tables.answer_table(comparison.replies), tables.method_table(comparison))
-    show.say(tables.method_legend())
-    show.say(costs.peak_share(comparison.costs[0], machine))
-    show.say(story.conclusion(comparison, label["kv_packet"]))
-    show.say(story.next_command(MODEL.value, MODEL.default))
+    progress.paragraph(tables.method_legend())
+    progress.paragraph(costs.peak_share(comparison.costs[0], machine))
+    progress.paragraph(story.conclusion(comparison, label["kv_packet"]))
+    progress.paragraph(story.next_command(MODEL.value, MODEL.default))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def main(argv):
     with errors.in_one_line():
         results = run.evaluate(CONFIG.value, workdir, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
-    progress.SHOWN.say(tables.QUALITY_LEGEND)
-    progress.SHOWN.say(tables.cost_legend(results))
+    progress.paragraph(tables.QUALITY_LEGEND)
+    progress.paragraph(tables.cost_legend(results))
     progress.SHOWN.say(f"{workdir / 'results.json'}")
 
 

@@ -34,10 +34,10 @@ def timings(
       "date", "machine", and "methods": spec -> `typical` of its costs.
     """
     specs = list(specs)
-    asked = {"num_timed": len(requests), "runs": runs, "devices": model.num_devices}
+    settings = {"num_timed": len(requests), "runs": runs, "devices": model.num_devices}
     if path.exists():
         stored = json.loads(path.read_text())
-        if stored.get("asked") == asked and set(specs) <= set(stored["methods"]):
+        if stored.get("asked") == settings and set(specs) <= set(stored["methods"]):
             return stored
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
@@ -49,7 +49,7 @@ def timings(
                 costs[row.method].append(row)
     timed = {
         "date": datetime.date.today().isoformat(),
-        "asked": asked,
+        "asked": settings,
         "machine": dataclasses.asdict(machine),
         "methods": {spec: typical(rows) for spec, rows in costs.items()},
     }

@@ -19,7 +19,7 @@ from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel
 
-# Sides that others are held against, where they are among those measured.
+# Baselines: ratios to them are taken where they are among the sides measured.
 ALONE = "query alone"
 FULL = "full_recompute"
 

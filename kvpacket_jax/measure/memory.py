@@ -31,8 +31,8 @@ def reads(fn: Callable, *args: Any) -> Any:
 def made_bytes(fn: Callable, *args: Any) -> int:
     """Bytes of what `fn(*args)` returns, without the arguments that it only passes on."""
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    made = {v for v in jaxpr.outvars if is_var(v)} - set(jaxpr.invars)
-    return tree_bytes([v.aval for v in made])
+    new = {v for v in jaxpr.outvars if is_var(v)} - set(jaxpr.invars)
+    return tree_bytes([v.aval for v in new])
 
 
 class Memory(NamedTuple):

@@ -12,7 +12,7 @@ import models
 from kvpacket_jax.measure import cost
 from kvpacket_jax.measure.cost import ALONE, Cost
 from kvpacket_jax.measure.machine import Machine, measure_machine
-from kvpacket_jax.measure.request import Entry, on_tier, query_alone
+from kvpacket_jax.measure.request import Entry, check_in_memory, on_tier, query_alone
 from kvpacket_jax.methods import Method, Request, settings
 from kvpacket_jax.methods.kv_packet import KVPacket
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -40,10 +40,11 @@ def run(
     """Loads a model and measures one point: configs/cost.py says what each field is.
 
     Raises:
-      ValueError, OSError, RuntimeError: what was found and what would do.
+      ValueError, OSError, RuntimeError: a point that cannot be measured, and what would do.
     """
     specs = settings.listed(point["methods"])
     lengths = document_lengths(point["documents"])
+    check_in_memory(point["tier"])
     for spec in specs:  # before the model is loaded
         settings.make(spec)
     seed = point["seed"]

@@ -13,7 +13,7 @@ from kvpacket_jax.methods import Method, Prepared, Request
 from kvpacket_jax.packets.prefill import Prefilled, prefill
 from models import LanguageModel
 
-TIERS = ("device", "host", "disk")
+IN_MEMORY = ("device", "host")  # tiers; the third is "disk"
 
 
 class Entry(NamedTuple):
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     stored: Any  # on the device, for counting; a request starts from `tier`
     tier: str = "device"  # or "host", "disk"
     load: Callable[[], Any] | None = None  # what is stored, brought from the tier; None: on device
-    forget: Callable[[], None] | None = None  # what undoes a load's traces (a disk's page cache)
+    forget: Callable[[], None] | None = None  # called before each load, outside the clock
 
     def loaded(self) -> "Entry":
         """The entry as it is when a load has brought what is stored."""
@@ -40,17 +40,22 @@ def first_token(model: LanguageModel, entry: Entry, request: Request) -> Prefill
         return prefill(model, prepared.context, [request.query], prepared.query_start)
 
 
+def check_in_memory(tier: str) -> None:
+    """Raises ValueError for a tier that `on_tier` cannot put things on."""
+    if tier not in IN_MEMORY:
+        raise ValueError(
+            f"tier is {tier!r}; it is {' or '.join(IN_MEMORY)} here. launch.answer --show_cost "
+            "measures packets on disk."
+        )
+
+
 def on_tier(entry: Entry, tier: str) -> Entry:
     """The entry with what is stored on the device or in host memory.
 
     Raises:
-      ValueError: another tier. What is on disk is read by whoever wrote it: see `Entry.load`.
+      ValueError: another tier. A store gives an `Entry.load` for its own files on disk.
     """
-    if tier not in TIERS[:2]:
-        raise ValueError(
-            f"tier is {tier!r}; it is {' or '.join(TIERS[:2])} here. launch.answer --show_cost "
-            "measures packets on disk."
-        )
+    check_in_memory(tier)
     if tier == "device":
         return Entry(entry.method, entry.stored)
     leaves, tree = jax.tree.flatten(entry.stored)
@@ -74,7 +79,7 @@ class Ready(Method):
 
 
 def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
-    """The query's own pass over the context that a method composes, made beforehand.
+    """The query's own pass over the context that a method composes, which is ready beforehand.
 
     What no method that leaves the query to `prefill` can be faster than over this context.
     """

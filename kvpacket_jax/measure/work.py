@@ -29,8 +29,8 @@ class Work:
     flops_overhead: int  # beyond the query alone over a ready cache of as many slots
     flops_matmul: int  # the matrix products in the total
     xla_flops: float | None  # XLA's count of the same chain, None where it would misread it
-    least_bytes: int  # between memory and processor, whoever writes the programs
-    peak_bytes: int | None  # of device memory; None if not asked for, or where nobody knows
+    least_bytes: int  # between memory and processor, however the programs are written
+    peak_bytes: int | None  # of device memory; None if not asked for or not known
     context_slots: int  # that stand before the query's pass, or before the method's own
     cache_bytes: int  # of what the method stored
     cached_tokens: int  # positions of the packets in it
@@ -67,11 +67,11 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
 
 
 def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
-    """Bytes that must go between memory and processor, whoever writes the programs.
+    """Bytes that must go between memory and processor, however the programs are written.
 
     The parameters, once for each program that needs them (an embedding table that is not the output
-    too is not read, but for a few rows); what the method stored and uses, once; keys and values
-    that are made, written once and read once: those of the context, unless the stored ones stay
+    too is not read, except for a few rows); what the method stored and uses, once; keys and values
+    that are new, written once and read once: those of the context, unless the stored ones stay
     where they are, and those of the rows that run. Activations and logits could stay inside.
     """
     arrays = _abstract((model.params, entry.stored))

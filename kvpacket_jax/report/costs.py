@@ -9,7 +9,8 @@ import rich.table
 from kvpacket_jax.measure.cost import ALONE, FULL, Cost
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.methods import Request
-from kvpacket_jax.runtime.format import milliseconds, si, table
+from kvpacket_jax.runtime.format import milliseconds, si
+from kvpacket_jax.runtime.format import table as empty_table
 from models import LanguageModel
 
 
@@ -28,8 +29,8 @@ def _bytes(value: float | None) -> str:
 
 
 PARTS = (
-    "load, compose and prefill are its parts, each from synchronised runs of its own: they do not "
-    "add up to TTFT."
+    "load, compose and prefill are the parts of a request, each from synchronised runs of its own: "
+    "they do not add up to TTFT."
 )
 
 # The fields of `Cost` that are shown.
@@ -37,8 +38,8 @@ COLUMNS = {
     "ttft_s": Column(
         "TTFT ms",
         milliseconds,
-        "TTFT is the median time of interleaved runs, from token ids on the host to the first "
-        "token's logits on the host.",
+        "TTFT is the median time of interleaved runs, from token ids on the host and caches in "
+        "their tier (device memory, if no other is named) to the first token's logits on the host.",
     ),
     "ttft_quartiles_s": Column(
         "quartiles",
@@ -110,13 +111,15 @@ def meanings(fields: Sequence[str]) -> str:
 def tables(rows: Sequence[Cost]) -> tuple[rich.table.Table, rich.table.Table]:
     """Times and work, one line a row each; of columns that no row has, none."""
     dicts = list(map(dataclasses.asdict, rows))
-    made = []
-    for fields in (TIMES, WORK):
-        fields = present(dicts, fields)
-        made.append(table(("method",), *(COLUMNS[f].heading for f in fields)))
-        for row in dicts:
-            made[-1].add_row(row["method"], *shown(row, fields))
-    return tuple(made)
+    times, work = (_table(dicts, present(dicts, fields)) for fields in (TIMES, WORK))
+    return times, work
+
+
+def _table(rows: Sequence[Mapping], fields: Sequence[str]) -> rich.table.Table:
+    table = empty_table(("method",), *(COLUMNS[f].heading for f in fields))
+    for row in rows:
+        table.add_row(row["method"], *shown(row, fields))
+    return table
 
 
 def legend(rows: Sequence[Cost]) -> str:

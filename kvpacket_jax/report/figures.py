@@ -69,7 +69,7 @@ def tradeoff(
 
 def by_option(series: Series) -> str:
     """F1 by the number or the length of documents, a line a method and setting: SVG."""
-    figure, axes = _figure(series.axis, f"{series.title}\n{series.made}")
+    figure, axes = _figure(series.axis, f"{series.title}\n{series.conditions}")
     by_label: dict[tuple[str, str], list[Point]] = {}
     for p in series.points:
         by_label.setdefault((p.method, p.setting), []).append(p)

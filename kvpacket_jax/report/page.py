@@ -107,7 +107,7 @@ def report(
 
 
 def _measured(number: int, group: Group) -> Section:
-    notes = [group.made]
+    notes = [group.conditions]
     if len(group.evaluations) > 1:
         names = ", ".join(e.name for e in group.evaluations)
         notes.append(
@@ -118,7 +118,7 @@ def _measured(number: int, group: Group) -> Section:
     for key, axis, unit in COSTS:
         points = results.points(group.rows, key)
         if points:
-            svg = figures.tradeoff(points, axis, f"{group.title}\n{group.made}", unit)
+            svg = figures.tradeoff(points, axis, f"{group.title}\n{group.conditions}", unit)
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))
     return Section(group.title, notes, shown, results.table(group.rows))

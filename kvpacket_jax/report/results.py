@@ -21,9 +21,9 @@ DOCUMENT_OPTIONS = {
 }
 
 WITH_ADAPTER = ("kv_packet",)  # methods whose answers depend on it
-BOUND = "single_cache"  # no rival: its cache is made of just these documents in this order
+BOUND = "single_cache"  # no rival: its cache holds just these documents in this order
 NUMBER = r"\d+(?:\.\d+)?"
-MEASURED = ("peak", "bandwidth")  # of a machine, anew in every run
+MEASURED = ("peak", "bandwidth")  # of a machine, measured again in every run
 
 
 class Evaluation(NamedTuple):
@@ -50,7 +50,7 @@ class Group(NamedTuple):
         return _title(self.run["dataset"])
 
     @property
-    def made(self) -> str:
+    def conditions(self) -> str:
         """Model, dtype, machine and date."""
         machine = self.rows[0]["machine"]
         model = self.rows[0].get("model") or f"model {self.run['model'][:8]}"
@@ -207,7 +207,7 @@ class Series(NamedTuple):
 
     title: str
     axis: str
-    made: str
+    conditions: str
     points: list[Point]
 
 
@@ -241,7 +241,7 @@ def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
 def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Series:
     evaluations = [by_value[x] for x in sorted(by_value)]
     title = _title(evaluations[0].run["dataset"], without=option)
-    machines = dict.fromkeys(Group([e], e.rows).made for e in evaluations)
+    machines = dict.fromkeys(Group([e], e.rows).conditions for e in evaluations)
     placed = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
     return Series(title, axis, "\n".join(machines), placed)
 

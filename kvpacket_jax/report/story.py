@@ -32,16 +32,16 @@ def conclusion(comparison: Comparison, packets: str, bare: str = "no_recompute")
     right = {name: sum(r.right for r in comparison.replies if r.method == name) for name in runs}
     count = len(comparison.replies) // len(runs)
     sooner = timing.ratio(runs[REFERENCE], runs[packets])
-    if right[packets] > right[bare]:
-        verdict = "The soft tokens restore that difference, and not yet the rest."
+    if right[packets] <= right[bare]:
+        share = "none"
     else:
-        verdict = "Soft tokens restore nothing here: none were trained for this model or such text."
+        share = "all" if right[packets] >= right[REFERENCE] else "part"
     return (
-        f"\nWhat to conclude: from documents that were cached one by one, {packets} gives its "
-        f"first token {sooner:.0f} times sooner than {REFERENCE}, which reads them all again; "
-        f"{right[packets]} of its {count} answers are right, {right[REFERENCE]} of {REFERENCE}'s. "
-        f"Of {bare}'s, which reads such caches without trained soft tokens, {right[bare]} are. "
-        f"{verdict}"
+        f"What to conclude: {packets} answers from documents that were cached one by one, its "
+        f"first token {sooner:.0f} times sooner than {REFERENCE}'s, which reads all of them again. "
+        f"Right of {count} answers: {REFERENCE} {right[REFERENCE]}, {packets} {right[packets]}, "
+        f"{bare} {right[bare]}, which has the same caches without trained soft tokens. So here "
+        f"those win back {share} of what caching documents apart loses."
     )
 
 
@@ -49,7 +49,7 @@ def next_command(model: str, default: str) -> str:
     """How to go on with documents of one's own."""
     flag = "" if model == default else f" --model={model}"
     return (
-        "\nNext, documents of your own, one JSON object a line:\n\n"
+        "Next, documents of your own, one JSON object a line:\n\n"
         """  echo '{"id": "ferry", "text": "The ferry to Lune leaves at 7:40."}' > docs.jsonl\n"""
         f"  .venv/bin/python -m launch.build_packets{flag} --input=docs.jsonl --store=packets\n"
         f"  .venv/bin/python -m launch.answer{flag} --store=packets --documents=ferry "

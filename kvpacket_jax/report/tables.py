@@ -15,7 +15,7 @@ from kvpacket_jax.evaluate.compare import Comparison, Reply
 from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.report.costs import COLUMNS, meanings, present, shown
-from kvpacket_jax.runtime.format import table
+from kvpacket_jax.runtime.format import table as empty_table
 from models.files import write_whole
 
 DEMO = ("ttft_s", "load_s", "compose_s", "prefill_s", "flops_total", "flops_overhead")
@@ -27,16 +27,16 @@ RUN = (
 
 def method_table(comparison: Comparison) -> rich.table.Table:
     """One line a method: what is right, TTFT and its parts, FLOPs, mean KL."""
-    made = table(("method",), "right", *(COLUMNS[f].heading for f in DEMO), "KL")
+    table = empty_table(("method",), "right", *(COLUMNS[f].heading for f in DEMO), "KL")
     for cost in comparison.costs:
         replies = [r for r in comparison.replies if r.method == cost.method]
-        made.add_row(
+        table.add_row(
             cost.method,
             f"{sum(r.right for r in replies)}/{len(replies)}",
             *shown(vars(cost), DEMO),
             f"{sum(r.kl for r in replies) / len(replies):.2f}",
         )
-    return made
+    return table
 
 
 def method_legend() -> str:
@@ -49,17 +49,17 @@ def method_legend() -> str:
 
 def answer_table(replies: Sequence[Reply]) -> rich.table.Table:
     """Every question with each method's answer."""
-    made = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for name in ("question", "method", "answer"):
-        made.add_column(name)
-    made.add_column("", no_wrap=True)
+        table.add_column(name)
+    table.add_column("", no_wrap=True)
     for question in dict.fromkeys(reply.question for reply in replies):
         for i, reply in enumerate(r for r in replies if r.question == question):
             verdict = "[green]right" if reply.right else "[red]wrong"
             text = Text("" if i else question)  # not markup, whatever brackets it has
-            made.add_row(text, reply.method, Text(reply.answer), verdict)
-        made.add_section()
-    return made
+            table.add_row(text, reply.method, Text(reply.answer), verdict)
+        table.add_section()
+    return table
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -81,12 +81,12 @@ QUALITY_LEGEND = (
 
 def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     """One line a method and setting: what `QUALITY_LEGEND` says."""
-    made = table(
+    table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL", "answer's"),
     )
     for r in results:
-        made.add_row(
+        table.add_row(
             spec_of(r),
             str(r["num_samples"]),
             _number(r["f1"], 3),
@@ -98,16 +98,16 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
             _number(r["kl"]),
             _number(r["kl_answer"]),
         )
-    return made
+    return table
 
 
 def cost_table(results: Sequence[Mapping]) -> rich.table.Table:
     """One line a method and setting: TTFT with its parts, FLOPs, bytes stored."""
     fields = present(results, RUN)
-    made = table(("method",), *(COLUMNS[f].heading for f in fields))
+    table = empty_table(("method",), *(COLUMNS[f].heading for f in fields))
     for r in results:
-        made.add_row(spec_of(r), *shown(r, fields))
-    return made
+        table.add_row(spec_of(r), *shown(r, fields))
+    return table
 
 
 def cost_legend(results: Sequence[Mapping]) -> str:

@@ -56,6 +56,12 @@ class Progress:
         """A line for the person who waits."""
 
 
+def paragraph(text: str) -> None:
+    """Prints text after an empty line, its lines broken at the console's width."""
+    console.print()
+    console.print(Text(text))
+
+
 class _Shown(Progress):
     def step(self, text):
         return step(text)
