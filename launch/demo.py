@@ -76,7 +76,7 @@ def main(argv):
     progress.paragraph(tables.method_legend())
     progress.paragraph(costs.peak_share(comparison.costs[0], machine))
     progress.paragraph(story.conclusion(comparison, label["kv_packet"]))
-    progress.paragraph(story.next_command(MODEL.value, MODEL.default))
+    show.say(f"\n{story.next_command(MODEL.value, MODEL.default)}")  # its lines unbroken
 
 
 if __name__ == "__main__":
