@@ -2,16 +2,18 @@
 
 biography        five biographies of about 100 tokens, 10 questions about each set
 biography_10, biography_20, biography_64
-                 ten and twenty documents, and packets of about 64 tokens: seldom trained on
+                 ten and twenty documents, and packets of about 64 tokens: rare in training
 niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
 jsonl            your own file: --config.dataset.options.path=FILE
-any other        a data set's name, all its questions
-cost, cost_8b    what a request costs, on random ids of given lengths; no answers: smollm2-135m, as
-                 in the paper's code on a CPU; the shape of Llama-3.1-8B, for a GPU or TPU
+
+A new data set is a line in SETS, beside its line in kvpacket_jax/data/__init__.py. What a request
+costs, without answers, is configs/cost.py's.
 """
 
 from ml_collections import ConfigDict
+
+from configs import arguments
 
 # Every method, each that has settings with two; what the paper compares with, and InfoFlow KV.
 METHODS = (
@@ -52,29 +54,10 @@ SETS = {
 }
 
 
-POINT = {
-    "model": "smollm2-135m",
-    "dtype": "float32",
-    "methods": ("full_recompute", *METHODS),
-    "documents": "4x256",
-    "preamble": 16,
-    "query": 24,
-    "adapter": "",  # empty: random soft tokens, so many of them
-    "header": 8,
-    "trailer": 8,
-    "runs": 7,
-    "seed": 0,
-}
-LARGE = {"model": "random:llama-3.1-8b", "dtype": "bfloat16", "documents": "8x1024", "query": 50}
-COSTS = {"cost": POINT, "cost_8b": POINT | LARGE}
-
-
 def get_config(arg: str | None = None) -> ConfigDict:
+    arguments.check("configs/evaluate.py", arg, SETS)
     name = arg or "biography"
-    if name in COSTS:
-        return ConfigDict(COSTS[name])
-    # Any other name is a data set's own, with its own options: loading it refuses unknown ones.
-    dataset, options, num_samples = SETS.get(name, (name, {}, 0))
+    dataset, options, num_samples = SETS[name]
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
@@ -88,7 +71,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # All are asked the same questions; full_recompute always comes first.
     config.methods = METHODS if name in COMPARED else FEW  # "name" or "name:field=value,…"
     config.new_tokens = 32
-    config.teacher = ""  # a folder for the teacher's lessons, for many runs; empty: in the workdir
+    config.teacher = ""  # a folder for the teacher's targets, for many runs; empty: in the workdir
 
     # Timed apart from answering, alone and interleaved.
     config.num_timed = 5  # examples

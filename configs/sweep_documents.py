@@ -1,21 +1,20 @@
-"""F1 by the number and by the length of documents, the other held.
+"""F1 by the number and by the length of documents, the other fixed.
 
 python -m launch.sweep --config=configs/sweep_documents.py --workdir=runs/documents
 """
 
 from ml_collections import ConfigDict
 
-from configs import evaluate
+from configs import arguments, evaluate
 
 NUMBERS = (2, 5, 10, 15, 20)
 WORDS = (40, 70, 100, 130, 160)
-NUMBER, LENGTH = 5, 70  # what is held
+NUMBER, LENGTH = 5, 70  # of the one that is fixed
 METHODS = ("kv_packet", "no_recompute", "cache_blend:ratio=0.3", "epic:tokens=16", "no_cache")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "evaluate"):
-        raise ValueError(f"configs/sweep_documents.py knows evaluate only, not {arg!r}.")
+    arguments.check("configs/sweep_documents.py", arg, ["evaluate"])
     config = evaluate.get_config("biography")
     config.dataset.options.document_words = LENGTH
     config.methods = METHODS

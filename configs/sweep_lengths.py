@@ -7,17 +7,16 @@ A member trains as long as configs/train.py says, hours on two CPU cores; all ha
 
 from ml_collections import ConfigDict
 
-from configs import evaluate, train
+from configs import arguments, evaluate, train
 
 PAIRS = ((8, 8), (1, 1), (2, 2), (4, 4), (1, 8), (8, 1), (16, 16))
 METHODS = ("kv_packet", "no_recompute")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+    arguments.check("configs/sweep_lengths.py", arg, ["train", "evaluate"])
     if arg == "train":
         return train.get_config()
-    if arg not in (None, "evaluate"):
-        raise ValueError(f"configs/sweep_lengths.py knows train and evaluate, not {arg!r}.")
     config = evaluate.get_config("biography")
     config.methods = METHODS
     return config

@@ -8,7 +8,7 @@ All settings answer the same questions and are timed in turn, so there is one me
 
 from ml_collections import ConfigDict
 
-from configs import evaluate
+from configs import arguments, evaluate
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 DOCUMENT = {"niah": 250}  # tokens of a document; about 100 in all other sets
@@ -34,7 +34,8 @@ def methods(tokens: int) -> tuple[str, ...]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    _, _, name = (arg or "evaluate").partition(":")
+    program, _, name = (arg or "evaluate").partition(":")
+    arguments.check("configs/sweep_ratios.py", program, ["evaluate"])
     config = evaluate.get_config(name or None)
     config.methods = methods(DOCUMENT.get(name, 100))
     return config

@@ -11,7 +11,7 @@ ends it.
 
 from ml_collections import ConfigDict
 
-ARGUMENTS = ("tokens", "smoke")
+from configs import arguments
 
 
 def _entry(name: str, weight: float, sizes: dict, **options) -> ConfigDict:
@@ -60,8 +60,7 @@ def _validation() -> dict[str, ConfigDict]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg and arg not in ARGUMENTS:
-        raise ValueError(f"configs/train.py has no {arg!r}; it has {', '.join(ARGUMENTS)}.")
+    arguments.check("configs/train.py", arg, ["tokens", "smoke"])
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"

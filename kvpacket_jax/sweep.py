@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from kvpacket_jax.runtime import shards
+from kvpacket_jax.runtime import resume, shards
+from kvpacket_jax.runtime.progress import SILENT, Progress
 from models.files import write_whole
 
 
@@ -62,7 +63,10 @@ class Run(NamedTuple):
         if not (self.workdir / PROGRAMS[self.program].final).exists():
             return False
         record = self.workdir / RECORD
-        return record.exists() and json.loads(record.read_text()) == list(self.config)
+        if not record.exists():
+            return False
+        stored = {"config": json.loads(record.read_text())}
+        return not resume.differences(stored, {"config": self.config})
 
 
 class Member(NamedTuple):
@@ -97,14 +101,14 @@ def members(
     """
     path, _, arg = file.partition(":")
     root = pathlib.Path(workdir).expanduser()
-    found: dict[str, Member] = {}
+    by_name: dict[str, Member] = {}
     extra = _extra(overrides)
 
     def add(name: str, program: str, **settings: Any) -> None:
         where = f"{path}, member {name!r}"
         if not re.fullmatch(r"[\w.=+-]+", name) or name.startswith("."):
             raise ValueError(f"{where}: a name is a folder's: letters, digits and . _ = + - only.")
-        if name in found:
+        if name in by_name:
             raise ValueError(f"{where}: there are two of that name.")
         programs = program.split("+")
         if programs not in (["train"], ["evaluate"], ["train", "evaluate"]):
@@ -120,15 +124,15 @@ def members(
             teacher = root / "teacher"
             config = _config_flags(base, by_program[p], extra.get(p, {}), teacher, where)
             runs.append(Run(p, folder, config, tuple(other)))
-        found[name] = Member(name, tuple(runs))
+        by_name[name] = Member(name, tuple(runs))
 
     _sweep_of(path)(add)
-    if not found:
+    if not by_name:
         raise ValueError(f"{path}: its sweep(add) adds no member.")
-    unused = set(extra) - {run.program for m in found.values() for run in m.runs}
+    unused = set(extra) - {run.program for m in by_name.values() for run in m.runs}
     if unused:
         raise ValueError(f"--override={unused.pop()}.…: no member of {path} runs that program.")
-    return list(found.values())
+    return list(by_name.values())
 
 
 def _sweep_of(path: str) -> Callable:
@@ -175,21 +179,21 @@ def _config_flags(
 ) -> tuple[str, ...]:
     """The flags of a config, parsed here as the program will, so that none fails hours later.
 
-    Members share the folder `teacher` where they name none: a targets serves them all.
+    Members that name no folder for the teacher's targets share `teacher`: it serves them all.
     """
-    kept = {key: value for key, value in settings.items() if key not in extra}
-    texts = [f"--config.{k}={v}" for k, v in (kept | dict(extra)).items()]
+    own = {key: value for key, value in settings.items() if key not in extra}
+    texts = [f"--config.{k}={v}" for k, v in (own | dict(extra)).items()]
     try:
         config = parse([base, *texts])
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
         what = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"{where}: {base} {shlex.join(texts)}: {what}") from error
-    for key, value in kept.items():
-        got = functools.reduce(operator.getitem, key.split("."), config)
-        if got != value or type(got) is not type(value):
+    for key, value in own.items():
+        parsed = functools.reduce(operator.getitem, key.split("."), config)
+        if parsed != value or type(parsed) is not type(value):
             raise ValueError(
-                f"{where}: {key} is a {type(got).__name__} in the base config, and {value!r} "
-                f"comes out as {got!r}. Give a value of its type, or another base."
+                f"{where}: {key} is a {type(parsed).__name__} in the base config, and {value!r} "
+                f"comes out as {parsed!r}. Give a value of its type, or another base."
             )
     if config.get("teacher") == "":
         texts.append(f"--config.teacher={teacher}")
@@ -249,7 +253,7 @@ def run_member(member: Member, execute: Callable[[Sequence[str]], int] = execute
 def run_members(
     members: Sequence[Member],
     execute: Callable[[Sequence[str]], int] = execute,
-    say: Callable[[str], None] = print,
+    progress: Progress = SILENT,
 ) -> dict[str, str]:
     """Runs members one after another, whatever becomes of each; those done are skipped.
 
@@ -261,15 +265,17 @@ def run_members(
         if member.done:
             skipped += 1
             continue
-        say(f"\n[{i + 1}/{len(members)}] {member.name}")
+        progress.say(f"\n[{i + 1}/{len(members)}] {member.name}")
         failure = run_member(member, execute)
         if failure:
             failed[member.name] = failure
-            say(f"{member.name} failed: {failure}")
+            progress.say(f"{member.name} failed: {failure}")
     ran = len(members) - skipped - len(failed)
-    say(f"\n{len(members)} members: {ran} run, {skipped} done before, {len(failed)} failed.")
+    progress.say(
+        f"\n{len(members)} members: {ran} run, {skipped} done before, {len(failed)} failed."
+    )
     for name, failure in failed.items():
-        say(f"  {name}: {failure}")
+        progress.say(f"  {name}: {failure}")
     return failed
 
 

@@ -40,33 +40,43 @@ def main(argv):
     # Imported here: --help needs no jax.
     import models
     from kvpacket_jax.data import TEMPLATES, demo
-    from kvpacket_jax.evaluate import run
+    from kvpacket_jax.evaluate import compare
     from kvpacket_jax.measure.machine import measure_machine
     from kvpacket_jax.methods import settings
     from kvpacket_jax.packets.adapter import load_adapter, name_for
-    from kvpacket_jax.report import tables
+    from kvpacket_jax.report import costs, story, tables
     from kvpacket_jax.runtime import progress
     from models import sharding
 
-    cache_dir = caches.use()
+    cache_dir, show = caches.use(), progress.SHOWN
     adapter = name_for(MODEL.value, ADAPTER.value)
+    example = demo.DOCUMENTS[DOCUMENTS.value]()
+    show.say(story.opening(example))
     with errors.in_one_line():
-        with progress.step(f"Loading {MODEL.value}"):
+        with show.step(f"Loading {MODEL.value}"):
             model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.tell(model.config, model.params)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
-        with progress.step("Measuring this machine"):
+        with show.step("Measuring this machine"):
             machine = measure_machine(model.dtype, model.num_devices)
         label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter)"}
         methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
-        example = demo.DOCUMENTS[DOCUMENTS.value]()
-        rows = run.compare(
-            model, methods, example, TEMPLATES["chat"], NEW_TOKENS.value, step=progress.step
+        comparison = compare.compare(
+            model,
+            methods,
+            example,
+            TEMPLATES["chat"],
+            NEW_TOKENS.value,
+            machine=machine,
+            progress=show,
         )
         if JSON.value:
-            tables.write_json(JSON.value, rows, machine)
-    progress.console.print(tables.answer_table(rows), tables.method_table(rows))
-    progress.console.print(tables.peak_share(rows[0], machine))
+            tables.write_json(JSON.value, comparison.rows(), machine)
+    progress.console.print(tables.answer_table(comparison.replies), tables.method_table(comparison))
+    progress.paragraph(tables.method_legend())
+    progress.paragraph(costs.peak_share(comparison.costs[0], machine))
+    progress.paragraph(story.conclusion(comparison, label["kv_packet"]))
+    show.say(f"\n{story.next_command(MODEL.value, MODEL.default)}")  # its lines unbroken
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Runs every method on a data set and compares them; run again after a stop, it goes on.
 
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
-python -m launch.evaluate --config=configs/evaluate.py:cost --workdir=runs/cost
 
 What there is: biography, biography_10, biography_20, biography_64, niah, wikipedia; jsonl, with
---config.dataset.options.path=FILE of lines {"documents": ["…"], "question": "…", "answers": ["…"]};
-cost, cost_8b. Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')",
-.num_samples (questions), .adapter, .num_timed (examples to time), .new_tokens; all are in the file.
+--config.dataset.options.path=FILE of lines {"documents": ["…"], "question": "…", "answers": ["…"]}.
+Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')", .num_samples
+(questions), .adapter, .num_timed (examples to time), .new_tokens; all are in the file.
 """
 
 import pathlib
@@ -20,9 +19,10 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
-)
+with configs.in_one_line():
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
+    )
 WORKDIR = flags.DEFINE_string("workdir", None, "Answers, times and results.json go here.")
 
 
@@ -31,26 +31,17 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax.evaluate import run
-    from kvpacket_jax.measure import cost_report
     from kvpacket_jax.report import tables
     from kvpacket_jax.runtime import progress
 
     cache_dir = caches.use()
     workdir = pathlib.Path(WORKDIR.value).expanduser()
     with errors.in_one_line():
-        if "documents" in CONFIG.value:  # costs alone
-            measured = cost_report.run(
-                CONFIG.value, cache_dir, devices.MESH.value, step=progress.step
-            )
-            workdir.mkdir(parents=True, exist_ok=True)
-            tables.write_json(workdir / "cost.json", measured.rows, measured.machine)
-            cost_report.show(measured)
-            return
-        results = run.evaluate(
-            CONFIG.value, workdir, cache_dir, devices.MESH.value, progress.step, progress.track
-        )
+        results = run.evaluate(CONFIG.value, workdir, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
-    progress.console.print(f"{workdir / 'results.json'}")
+    progress.paragraph(tables.QUALITY_LEGEND)
+    progress.paragraph(tables.cost_legend(results))
+    progress.SHOWN.say(f"{workdir / 'results.json'}")
 
 
 if __name__ == "__main__":

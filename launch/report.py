@@ -17,6 +17,9 @@ WORKDIR = flags.DEFINE_list(
 OUTPUT = flags.DEFINE_string(
     "output", None, "report.html, report.md and figures go here; default: the first workdir/report."
 )
+PUBLISHED = flags.DEFINE_bool(
+    "published", False, "Adds the figures that the authors published, of the same data sets."
+)
 
 
 def main(argv):
@@ -27,8 +30,8 @@ def main(argv):
 
     output = OUTPUT.value or pathlib.Path(WORKDIR.value[0]) / "report"
     with errors.in_one_line():
-        page, text = page.write_report(WORKDIR.value, output)
-    print(f"{page}\n{text}")
+        paths = page.write_report(WORKDIR.value, output, PUBLISHED.value)
+    print(*paths, sep="\n")
 
 
 if __name__ == "__main__":

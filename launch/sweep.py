@@ -32,18 +32,19 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     from kvpacket_jax import sweep
+    from kvpacket_jax.runtime import progress
 
     passed_on = (caches.CACHE_DIR, caches.COMPILATION_CACHE)
     other = [f"--{f.name}={f.value}" for f in passed_on if f.value]
     with errors.in_one_line():
-        found = sweep.members(CONFIG.value, WORKDIR.value, OVERRIDE.value, other)
-        found = sweep.shard(found, SHARD.value)
+        members = sweep.members(CONFIG.value, WORKDIR.value, OVERRIDE.value, other)
+        members = sweep.shard(members, SHARD.value)
         if DRY_RUN.value:
-            print("\n".join(sweep.described(member) for member in found))
+            print("\n".join(sweep.described(member) for member in members))
         elif SLURM.value:
             folder = pathlib.Path(WORKDIR.value).expanduser() / "slurm"
-            print("\n".join(sweep.submit(found, folder, SLURM_OPTIONS.value)))
-        elif sweep.run_members(found):
+            print("\n".join(sweep.submit(members, folder, SLURM_OPTIONS.value)))
+        elif sweep.run_members(members, progress=progress.SHOWN):
             sys.exit(1)
 
 

@@ -60,7 +60,7 @@ class Stub:
 
 def run(members, *failing):
     stub = Stub(*failing)
-    failed = sweep.run_members(members, stub, say=lambda text: None)
+    failed = sweep.run_members(members, stub)
     return stub.ran, failed
 
 
@@ -110,7 +110,7 @@ def test_a_failure_stops_its_member_alone_and_is_named(file, tmp_path):
 
 
 def test_a_program_that_ends_unfinished_is_not_done(file, tmp_path):
-    failed = sweep.run_members(sweep.members(file, tmp_path), lambda command: 0, lambda text: None)
+    failed = sweep.run_members(sweep.members(file, tmp_path), lambda command: 0)
     assert list(failed) == ["pair", "one", "lr"]
     assert "before it wrote" in failed["lr"] and not (tmp_path / "lr").exists()
 
@@ -188,7 +188,7 @@ def test_slurm_gets_what_is_not_done(file, tmp_path, monkeypatch):
 
     submitted = []
     members = sweep.members(file, tmp_path)
-    sweep.run_members(members[:1], Stub(), say=lambda text: None)
+    sweep.run_members(members[:1], Stub())
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(RuntimeError, match="pip install submitit"):
         sweep.submit(members, tmp_path)

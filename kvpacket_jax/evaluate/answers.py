@@ -1,4 +1,4 @@
-"""What a method answers, held against the model that reads everything."""
+"""What a method answers, compared with the model that reads everything."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpacket_jax.data import Question, Template
-from kvpacket_jax.measure.cost import Entry
+from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import Request
 from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.prefill import Context, Prefilled, prefill
@@ -19,7 +19,7 @@ class Answer(NamedTuple):
 
     text: str
     same: bool  # as the reference's text
-    kl: np.ndarray  # float32 [A]: at each token of the reference's answer, reference || found
+    kl: np.ndarray  # float32 [A]: at each token of the reference's answer, reference || method
 
 
 def reference(
@@ -46,7 +46,7 @@ def answer(
 
     They are rows over one context if the method lets its questions share one; else each has its
     own. Of the reference's tokens the KL is taken with the same context before them. That pass
-    tells too whether the method would have said each of them: only other answers are decoded.
+    also tells whether the method would have said each of them: only other answers are decoded.
 
     Args:
       targets: the example as `template` encodes it, with the reference's answers.
@@ -54,32 +54,33 @@ def answer(
     """
     example = targets.example
     request = Request(example.preamble, example.documents, example.questions[0])
-    everyone = range(len(questions))
+    indices = range(len(questions))
     shared = entry.method.shared_context(model, entry.stored, request)
     if shared is not None:
-        found = [(everyone, *shared, None)]
+        groups = [(indices, *shared, None)]
     else:
-        found = (_alone(model, entry, request, targets, i, new_tokens) for i in everyone)
+        groups = (_alone(model, entry, request, targets, i, new_tokens) for i in indices)
     expected = reference(model, targets, questions, template)
     starts = np.cumsum([0, *map(len, targets.answers)])
     answers = []
-    for which, context, start, ready in found:
-        tokens = [targets.answers[i] for i in which]
-        queries = [example.questions[i] for i in which]
+    for group, context, start, ready in groups:
+        tokens = [targets.answers[i] for i in group]
+        queries = [example.questions[i] for i in group]
         hidden = hidden_states(model, context, start, queries, tokens)
-        teacher = targets.hidden[starts[which[0]] : starts[which[-1] + 1]]
+        teacher = targets.hidden[starts[group[0]] : starts[group[-1] + 1]]
         ends = np.cumsum([len(t) for t in tokens])[:-1]
         kl, best = (np.split(x, ends) for x in compare_tokens(model, teacher, hidden))
-        texts = [expected[i].text for i in which]
-        other = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
-        if other:
-            again = [queries[n] for n in other]
-            ready = ready or prefill(model, context, again, start, new_tokens)
-            asked = [questions[which[n]] for n in other]
-            decoded = _decode(model, context, ready, asked, template, new_tokens)
-            for n, text in zip(other, decoded, strict=True):
+        texts = [expected[i].text for i in group]
+        differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
+        if differing:
+            ready = ready or prefill(
+                model, context, [queries[n] for n in differing], start, new_tokens
+            )
+            their_questions = [questions[group[n]] for n in differing]
+            decoded = _decode(model, context, ready, their_questions, template, new_tokens)
+            for n, text in zip(differing, decoded, strict=True):
                 texts[n] = text
-        for i, text, divergence in zip(which, texts, kl, strict=True):
+        for i, text, divergence in zip(group, texts, kl, strict=True):
             answers.append(Answer(text, text == expected[i].text, divergence))
     return answers
 

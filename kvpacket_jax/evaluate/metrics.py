@@ -14,9 +14,9 @@ def normalize(text: str) -> list[str]:
 
 def overlap(answer: str, gold: str) -> tuple[int, int, int]:
     """Tokens in common, of the answer, of the gold answer."""
-    found, wanted = normalize(answer), normalize(gold)
-    common = collections.Counter(found) & collections.Counter(wanted)
-    return common.total(), len(found), len(wanted)
+    words, gold_words = normalize(answer), normalize(gold)
+    common = collections.Counter(words) & collections.Counter(gold_words)
+    return common.total(), len(words), len(gold_words)
 
 
 def f1(answer: str, golds: Sequence[str]) -> float:
@@ -24,10 +24,10 @@ def f1(answer: str, golds: Sequence[str]) -> float:
     return max(_f1(*overlap(answer, gold)) for gold in golds)
 
 
-def _f1(common: int, found: int, wanted: int) -> float:
-    if not found or not wanted:
-        return float(found == wanted)
-    return 2 * common / (found + wanted)
+def _f1(common: int, in_answer: int, in_gold: int) -> float:
+    if not in_answer or not in_gold:
+        return float(in_answer == in_gold)
+    return 2 * common / (in_answer + in_gold)
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
@@ -43,8 +43,8 @@ def contains(answer: str, golds: Sequence[str]) -> bool:
 
 def f1_micro(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
     """F1 from counts summed over all questions: the figure the field publishes."""
-    common = found = wanted = 0
+    sums = (0, 0, 0)
     for answer, options in zip(answers, golds, strict=True):
         counts = max((overlap(answer, gold) for gold in options), key=lambda c: _f1(*c))
-        common, found, wanted = (common + counts[0], found + counts[1], wanted + counts[2])
-    return _f1(common, found, wanted)
+        sums = tuple(a + b for a, b in zip(sums, counts, strict=True))
+    return _f1(*sums)

@@ -20,7 +20,7 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
     """One summary for each label (method and setting), in the order in which they first appear.
 
     Args:
-      rows: of evaluate.py: one for each question and label.
+      rows: as in rows.jsonl: one for each question and label.
 
     Returns:
       Dicts with n, means, and 95 % intervals (`_low`, `_high`; None where there is one set only).
@@ -32,8 +32,8 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
         groups[row["method"], row["setting"]].append(row)
     reference = {_key(r): r for r in groups.get((REFERENCE, ""), ())}
     summaries = [_summary(*label, group, reference, seed) for label, group in groups.items()]
-    known = {s["method"]: s["f1"] for s in summaries}
-    full, bare = known.get(REFERENCE), known.get(BARE)
+    f1_of = {s["method"]: s["f1"] for s in summaries}
+    full, bare = f1_of.get(REFERENCE), f1_of.get(BARE)
     for s in summaries:
         s["f1_share"] = s["f1"] / full if full else None
         gap = None if full is None or bare is None else full - bare
@@ -48,7 +48,7 @@ def _key(row: dict) -> tuple:
 def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed: int) -> dict:
     f1 = [r["f1"] for r in rows]
     low, high = _interval(rows, f1, seed)
-    found = {
+    scores = {
         "method": method,
         "setting": setting,
         "num_samples": len(rows),
@@ -62,22 +62,22 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
         "kl_answer": _mean([r["kl_answer"] for r in rows]),
         "agree": _mean([r["same"] for r in rows]),
     }
-    found["agree_low"], found["agree_high"] = _interval(rows, [r["same"] for r in rows], seed)
+    scores["agree_low"], scores["agree_high"] = _interval(rows, [r["same"] for r in rows], seed)
     if all(_key(r) in reference for r in rows):
         pairs = [(r, reference[_key(r)]) for r in rows]
         differences = [r["f1"] - full["f1"] for r, full in pairs]
         low, high = _interval(rows, differences, seed)
-        found |= {
+        scores |= {
             "f1_difference": float(np.mean(differences)),
             "f1_difference_low": low,
             "f1_difference_high": high,
         }
         for name, right in (("where_right", True), ("where_wrong", False)):
             chosen = [r for r, full in pairs if full["exact_match"] == right]
-            found[f"num_{name}"] = len(chosen)
-            found[f"agree_{name}"] = _mean([r["same"] for r in chosen])
-            found[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
-    return found
+            scores[f"num_{name}"] = len(chosen)
+            scores[f"agree_{name}"] = _mean([r["same"] for r in chosen])
+            scores[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
+    return scores
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,20 +1,18 @@
-"""What a program costs: operations, bytes, seconds.
+"""How many operations a program takes.
 
 Functions are wrapped from outside; nothing here knows models or methods. Operations are counted
 on the jaxpr, which needs no backend and sees into loops and kernels; `xla_flops` is XLA's count of
 the same program, to check against.
 """
 
-import collections
 import math
 import operator
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 
 class Flops(NamedTuple):
@@ -61,7 +59,7 @@ def count_flops(fn: Callable, *args: Any, **kwargs: Any) -> Flops:
 def _walk(jaxpr: Jaxpr, used: Sequence[bool]) -> tuple[Flops, list[bool]]:
     """Operations that the `used` outputs of a jaxpr take, and which of its inputs they need."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # a ClosedJaxpr holds one
-    live = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and _is_var(v)}
+    live = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and is_var(v)}
     flops = Flops()
     for eqn in reversed(jaxpr.eqns):
         used_here = [v in live for v in eqn.outvars]
@@ -76,14 +74,14 @@ def _walk(jaxpr: Jaxpr, used: Sequence[bool]) -> tuple[Flops, list[bool]]:
             target = eqn.params.get("target_name", "")
             raise NotImplementedError(
                 f"count_flops does not know the primitive {name!r} {target}: add it to _LEAVES"
-                " (or to _INNER, if it holds a program) in kvpacket_jax/profiling.py"
+                " (or to _INNER, if it holds a program) in kvpacket_jax/measure/flops.py"
             )
         flops += cost
-        live |= {v for v, n in zip(eqn.invars, needed, strict=True) if n and _is_var(v)}
+        live |= {v for v, n in zip(eqn.invars, needed, strict=True) if n and is_var(v)}
     return flops, [v in live for v in jaxpr.invars]
 
 
-def _is_var(v: Any) -> bool:
+def is_var(v: Any) -> bool:
     return not isinstance(v, Literal)
 
 
@@ -262,17 +260,13 @@ def xla_flops(fn: Callable, *args: Any) -> float | None:
     return max(float(cost.get("flops", 0.0)), 0.0)  # left out if 0; each sharding counts -1
 
 
-def tree_bytes(tree: Any) -> int:
-    """Bytes of a pytree of arrays or ShapeDtypeStructs, whole arrays whatever their sharding."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _programs(jaxpr: Jaxpr) -> list[tuple[JaxprEqn, list[bool]]]:
+def programs_of(jaxpr: Jaxpr) -> list[tuple[JaxprEqn, list[bool]]]:
     """The programs that a traced function starts one after the other, with the inputs each needs.
 
     They are its outermost equations: a call of a jitted function, or an operation by itself.
+    Programs that no output needs are left out.
     """
-    live = {v for v in jaxpr.outvars if _is_var(v)}
+    live = {v for v in jaxpr.outvars if is_var(v)}
     programs = []
     for eqn in reversed(jaxpr.eqns):
         used = [v in live for v in eqn.outvars]
@@ -280,107 +274,6 @@ def _programs(jaxpr: Jaxpr) -> list[tuple[JaxprEqn, list[bool]]]:
             continue
         name = eqn.primitive.name
         needed = _INNER[name](eqn, used)[1] if name in _INNER else [True] * len(eqn.invars)
-        live |= {v for v, n in zip(eqn.invars, needed, strict=True) if n and _is_var(v)}
+        live |= {v for v, n in zip(eqn.invars, needed, strict=True) if n and is_var(v)}
         programs.append((eqn, needed))
     return programs[::-1]
-
-
-def reads(fn: Callable, *args: Any) -> Any:
-    """How many of the programs that `fn(*args)` starts need each array: a tree of ints like `args`.
-
-    `args` are pytrees of arrays or ShapeDtypeStructs; nothing runs or compiles.
-    """
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    counts = collections.Counter()
-    for eqn, needed in _programs(jaxpr):
-        counts.update({v for v, n in zip(eqn.invars, needed, strict=True) if n and _is_var(v)})
-    return jax.tree.unflatten(jax.tree.structure(args), [counts[v] for v in jaxpr.invars])
-
-
-def made_bytes(fn: Callable, *args: Any) -> int:
-    """Bytes of what `fn(*args)` returns, without the arguments that it only passes on."""
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    made = {v for v in jaxpr.outvars if _is_var(v)} - set(jaxpr.invars)
-    return tree_bytes([v.aval for v in made])
-
-
-class Memory(NamedTuple):
-    """Bytes on each device. `aliased` is in both arguments and outputs: donated buffers."""
-
-    arguments: int
-    outputs: int
-    aliased: int
-    temporaries: int
-
-
-def memory_analysis(fn: Callable, *args: Any, donate: Sequence[int] = ()) -> Memory | None:
-    """Memory of `fn(*args)` compiled for the default device; nothing runs.
-
-    `args` are pytrees of arrays or ShapeDtypeStructs, `donate` the positions of those whose
-    buffers the program may reuse. None where the backend does not say.
-    """
-    compiled = jax.jit(fn, donate_argnums=tuple(donate)).lower(*args).compile()
-    if (sizes := compiled.memory_analysis()) is None:
-        return None
-    parts = ("argument", "output", "alias", "temp")
-    return Memory(*(getattr(sizes, f"{part}_size_in_bytes") for part in parts))
-
-
-def peak_bytes(fn: Callable, *args: Any) -> int | None:
-    """The most memory that arrays take while `fn(*args)` runs, the arguments included; not run.
-
-    Of its programs one after the other, compiled for the default device: what is alive before
-    each, what it makes and its temporaries. None where the backend does not say.
-    """
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    programs, compiled = _programs(jaxpr), {}
-    last = {v: i for i, (eqn, _) in enumerate(programs) for v in eqn.invars if _is_var(v)}
-    last |= {v: len(programs) for v in jaxpr.outvars if _is_var(v)}
-    alive, peak = {}, 0
-    for i, (eqn, _) in enumerate(programs):
-        if (inner := eqn.params.get("jaxpr")) is None or eqn.primitive.name != "jit":
-            extra = tree_bytes([v.aval for v in eqn.outvars])
-        else:
-            if id(inner) not in compiled:  # calls of one program share its jaxpr
-                compiled[id(inner)] = _compiled_memory(eqn)
-            if (memory := compiled[id(inner)]) is None:
-                return None
-            extra = memory.outputs - memory.aliased + memory.temporaries
-        peak = max(peak, sum(alive.values()) + extra)
-        alive |= {v: tree_bytes(v.aval) for v in eqn.outvars}
-        alive = {v: n for v, n in alive.items() if last.get(v, -1) > i}
-    return tree_bytes(args) + peak
-
-
-def _compiled_memory(eqn: JaxprEqn) -> Memory | None:
-    def program(*arrays):
-        return jaxpr_as_fun(eqn.params["jaxpr"])(*arrays)
-
-    program.__name__ = eqn.params["name"]  # as it runs, so that a cache of programs knows it
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-    donated = [i for i, d in enumerate(eqn.params["donated_invars"]) if d]
-    return memory_analysis(program, *shapes, donate=donated)
-
-
-def measure(fns: dict[str, Callable], runs: int = 3, warmup: int = 1) -> dict[str, list[float]]:
-    """Times functions against each other in one process, interleaved: A B C A B C.
-
-    A call ends when all arrays it returns are ready. `warmup` rounds, which compile, come before
-    the `runs` timed ones. Returns each name's wall-clock times in seconds, in order.
-
-    Raises: ValueError if `runs` or `warmup` is below 1: a first call times the compiler.
-    """
-    if runs < 1 or warmup < 1:
-        raise ValueError(f"measure needs runs >= 1 and warmup >= 1, got {runs} and {warmup}")
-    seconds = {name: [] for name in fns}
-    for _ in range(warmup + runs):
-        for name, fn in fns.items():
-            seconds[name].append(call_seconds(fn))
-    return {name: taken[warmup:] for name, taken in seconds.items()}
-
-
-def call_seconds(fn: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call, until all arrays it returns are ready."""
-    start = time.perf_counter()
-    jax.block_until_ready(fn())
-    return time.perf_counter() - start

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kvpacket_jax.measure.flops import call_seconds
+from kvpacket_jax.measure.timing import call_seconds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,9 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import models
-from kvpacket_jax.measure.cost_report import document_lengths
 from kvpacket_jax.measure.flops import count_flops
 from kvpacket_jax.measure.machine import measure_machine
+from kvpacket_jax.measure.point import document_lengths
 from kvpacket_jax.packets import prefill as prefill_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kvpacket_jax.report.results import Point, Series, label, lines, pareto
-from kvpacket_jax.report.tables import si
+from kvpacket_jax.runtime.format import si
 
 # method -> colour (Okabe and Ito's, which the colour-blind tell apart), marker, line
 STYLES = {
@@ -69,7 +69,7 @@ def tradeoff(
 
 def by_option(series: Series) -> str:
     """F1 by the number or the length of documents, a line a method and setting: SVG."""
-    figure, axes = _figure(series.axis, f"{series.title}\n{series.made}")
+    figure, axes = _figure(series.axis, f"{series.title}\n{series.conditions}")
     by_label: dict[tuple[str, str], list[Point]] = {}
     for p in series.points:
         by_label.setdefault((p.method, p.setting), []).append(p)

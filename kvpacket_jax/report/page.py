@@ -3,8 +3,11 @@
 import base64
 import html
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import jinja2
 
 from kvpacket_jax.report import figures, results
 from kvpacket_jax.report.results import Evaluation, Group, Point, Table
@@ -53,12 +56,15 @@ class Section(NamedTuple):
 
 
 def write_report(
-    workdirs: Iterable[str | pathlib.Path], output: str | pathlib.Path
+    workdirs: Iterable[str | pathlib.Path],
+    output: str | pathlib.Path,
+    published: bool = False,
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes report.html, report.md and figures/*.svg to `output`.
 
     Args:
       workdirs: of evaluations, or folders that have them below, such as a sweep's.
+      published: adds the authors' own figures of the same data sets, apart from the measured.
 
     Returns:
       The paths of page and Markdown.
@@ -66,8 +72,8 @@ def write_report(
     Raises:
       FileNotFoundError, ValueError: as `results.read`.
     """
-    found, unfinished = results.read(workdirs)
-    sections = report(found, unfinished)
+    evaluations, unfinished = results.read(workdirs)
+    sections = report(evaluations, unfinished, published)
     output = pathlib.Path(output).expanduser()
     (output / "figures").mkdir(parents=True, exist_ok=True)
     for shown in (s for section in sections for s in section.shown):
@@ -77,7 +83,9 @@ def write_report(
     return output / "report.html", output / "report.md"
 
 
-def report(evaluations: Sequence[Evaluation], unfinished: Sequence[str] = ()) -> list[Section]:
+def report(
+    evaluations: Sequence[Evaluation], unfinished: Sequence[str] = (), published: bool = False
+) -> list[Section]:
     """All that is shown: each group of comparable evaluations, F1 by documents, the authors'."""
     groups = results.group(evaluations)
     sections = [_measured(i, group) for i, group in enumerate(groups, 1)]
@@ -91,14 +99,15 @@ def report(evaluations: Sequence[Evaluation], unfinished: Sequence[str] = ()) ->
             Shown(f"documents_{i}", f"F1 by {s.axis}: {s.title}", figures.by_option(s))
             for i, s in enumerate(series, 1)
         ]
-        note = "All else of the data set is held; the numbers are in the tables above."
+        note = "All else of the data set is the same; the numbers are in the tables above."
         sections.append(Section("F1 by number and length of documents", [note], shown))
-    datasets = {e.run["dataset"]["name"] for e in evaluations}
-    return sections + _published(datasets)
+    if published:
+        sections += _published({e.run["dataset"]["name"] for e in evaluations})
+    return sections
 
 
 def _measured(number: int, group: Group) -> Section:
-    notes = [group.made]
+    notes = [group.conditions]
     if len(group.evaluations) > 1:
         names = ", ".join(e.name for e in group.evaluations)
         notes.append(
@@ -109,7 +118,7 @@ def _measured(number: int, group: Group) -> Section:
     for key, axis, unit in COSTS:
         points = results.points(group.rows, key)
         if points:
-            svg = figures.tradeoff(points, axis, f"{group.title}\n{group.made}", unit)
+            svg = figures.tradeoff(points, axis, f"{group.title}\n{group.conditions}", unit)
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))
     return Section(group.title, notes, shown, results.table(group.rows))
@@ -138,84 +147,48 @@ def _published(datasets: Iterable[str]) -> list[Section]:
     return sections
 
 
-def markdown(sections: Sequence[Section]) -> str:
-    """The report as Markdown; figures are files beside it."""
-    text = [f"# {TITLE}", READING]
-    for s in sections:
-        text += [f"## {s.title}", *s.notes]
-        text += [f"![{f.caption}](figures/{f.name}.svg)" for f in s.shown]
-        text += [results.markdown(s.table)] if s.table else []
-    return "\n\n".join(text) + "\n"
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #111; background: #fff;
-  max-width: 84rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
-p { max-width: 46rem; margin: .5rem 0; } .note { color: #444; font-size: .9rem; }
-.figures { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
-figure { margin: 0; } img { width: 100%; max-width: 36rem; height: auto; display: block; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; margin: 1rem 0;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .5rem; border-bottom: 1px solid #ddd; text-align: right;
-  white-space: nowrap; }
-th { border-bottom: 2px solid #111; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-.published { border: 2px solid #777; border-radius: .4rem; padding: 0 1rem 1rem; margin-top: 3rem;
-  background: #f6f6f6; } .published img { background: #fff; }
-@media print { body { font-size: 10pt; max-width: none; } .table { overflow: visible; }
-  table { font-size: 6.5pt; } th, td { padding: .1rem .25rem; }
-  .figures { grid-template-columns: 1fr 1fr; } figure, tr { break-inside: avoid; }
-  h2 { break-after: avoid; } }
-"""
-
-
 def page(sections: Sequence[Section]) -> str:
     """The report as one HTML page that refers to nothing outside itself."""
-    ours = "".join(_html(s) for s in sections if not s.published)
-    theirs = "".join(_html(s) for s in sections if s.published)
-    panel = f'<aside class="published">{theirs}</aside>' if theirs else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(TITLE)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(TITLE)}</h1>
-<p class="note">{html.escape(READING)}</p>
-{ours}
-{panel}
-</body>
-</html>
-"""
+    environment = _environment(autoescape=True)
+    environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    return _render(environment, "report.html", sections)
 
 
-def _html(s: Section) -> str:
-    notes = "".join(f'<p class="note">{html.escape(n)}</p>' for n in s.notes)
-    shown = "".join(_image(f) for f in s.shown)
-    table = _html_table(s.table) if s.table else ""
-    title = html.escape(s.title)
-    return f'<section><h2>{title}</h2>{notes}<div class="figures">{shown}</div>{table}</section>\n'
+def markdown(sections: Sequence[Section]) -> str:
+    """The report as Markdown; figures are files beside it."""
+    environment = _environment(finalize=lambda x: escaped(x) if isinstance(x, str) else x)
+    environment.filters["table"] = lambda t: Verbatim(results.markdown(t, escaped))
+    return _render(environment, "report.md", sections)
 
 
-def _image(f: Shown) -> str:
-    # As data, not inline: two inline figures would share their ids.
-    data = base64.b64encode(f.svg.encode()).decode()
-    alt = html.escape(f.caption)
-    return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}"></figure>'
+class Verbatim:
+    """Text that is Markdown already."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
 
 
-def _html_table(table: Table) -> str:
-    header, cells = table
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>" for line in cells
+def escaped(text: str) -> str:
+    """Text as Markdown that shows it: what would be HTML or formatting stands for itself."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # within a word it formats nothing
+
+
+def _environment(**options) -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates")
+    return jinja2.Environment(
+        loader=loader,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        **options,
     )
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+
+
+def _render(environment: jinja2.Environment, name: str, sections: Sequence[Section]) -> str:
+    return environment.get_template(name).render(title=TITLE, reading=READING, sections=sections)

@@ -4,7 +4,7 @@ import collections
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.evaluate.summary import REFERENCE
@@ -20,13 +20,14 @@ DOCUMENT_OPTIONS = {
     "num_tokens": "tokens in all documents",
 }
 
-BOUND = "single_cache"  # no rival: its cache is made of just these documents in this order
+WITH_ADAPTER = ("kv_packet",)  # methods whose answers depend on it
+BOUND = "single_cache"  # no rival: its cache holds just these documents in this order
 NUMBER = r"\d+(?:\.\d+)?"
-MEASURED = ("peak", "bandwidth")  # of a machine, anew in every run
+MEASURED = ("peak", "bandwidth")  # of a machine, measured again in every run
 
 
 class Evaluation(NamedTuple):
-    """A workdir of evaluate.py that is finished."""
+    """A workdir of launch.evaluate that is finished."""
 
     name: str
     run: dict  # run.json: all that the answers depend on
@@ -49,7 +50,7 @@ class Group(NamedTuple):
         return _title(self.run["dataset"])
 
     @property
-    def made(self) -> str:
+    def conditions(self) -> str:
         """Model, dtype, machine and date."""
         machine = self.rows[0]["machine"]
         model = self.rows[0].get("model") or f"model {self.run['model'][:8]}"
@@ -79,9 +80,9 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: nothing finished in any of them, or a file that is not evaluate.py's.
+      ValueError: nothing finished in any of them, or a file that is not launch.evaluate's.
     """
-    found, unfinished = {}, []
+    finished, unfinished = {}, []
     for top in (pathlib.Path(w).expanduser() for w in workdirs):
         if not top.is_dir():
             raise FileNotFoundError(f"There is no folder {str(top)!r}.")
@@ -90,17 +91,17 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
             name = _name(top, folder)
             if not (folder / "results.json").exists():
                 unfinished.append(name)
-            elif folder.resolve() not in found:
-                found[folder.resolve()] = _read_one(name, folder)
-    if not found:
+            elif folder.resolve() not in finished:
+                finished[folder.resolve()] = _read_one(name, folder)
+    if not finished:
         begun = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
         raise ValueError(
             f"No results.json in {', '.join(map(str, workdirs))} or below{begun}; launch.evaluate "
             "writes it at its end."
         )
-    names = collections.Counter(e.name for e in found.values())
+    names = collections.Counter(e.name for e in finished.values())
     return [
-        e if names[e.name] == 1 else e._replace(name=str(folder)) for folder, e in found.items()
+        e if names[e.name] == 1 else e._replace(name=str(folder)) for folder, e in finished.items()
     ], unfinished
 
 
@@ -132,8 +133,8 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
     groups: dict[str, list[Evaluation]] = {}
     for e in evaluations:
         machine = {k: v for k, v in e.rows[0]["machine"].items() if k not in MEASURED}
-        asked = {k: v for k, v in e.run.items() if k != "adapter"}
-        groups.setdefault(json.dumps([asked, machine], sort_keys=True), []).append(e)
+        questions = {k: v for k, v in e.run.items() if k != "adapter"}
+        groups.setdefault(json.dumps([questions, machine], sort_keys=True), []).append(e)
     return [Group(members, _merged(members)) for members in groups.values()]
 
 
@@ -142,8 +143,9 @@ def _merged(evaluations: Sequence[Evaluation]) -> list[dict]:
     rows: dict[tuple, dict] = {}
     for e in evaluations:
         for r in e.rows:
-            adapted = several and r["method"] == "kv_packet"
-            setting = ", ".join(filter(None, (r["setting"], e.name))) if adapted else r["setting"]
+            setting = r["setting"]
+            if several and r["method"] in WITH_ADAPTER:
+                setting = ", ".join(filter(None, (setting, e.name)))
             rows.setdefault((r["method"], setting), r | {"setting": setting})
     order = list(dict.fromkeys(method for method, _ in rows))
     return sorted(rows.values(), key=lambda r: (order.index(r["method"]), _numbers(r["setting"])))
@@ -155,28 +157,28 @@ def _numbers(setting: str) -> list[float]:
 
 def points(rows: Sequence[dict], key: str) -> list[Point]:
     """One point a row at its `key`; rows without one are left out. For "ttft_s" with its range."""
-    found = []
+    points = []
     for r in rows:
         if r.get(key) is None:
             continue
         runs = [s for example in r.get("ttft_runs") or () for s in example]
         ends = (min(runs), max(runs)) if key == "ttft_s" and runs else (None, None)
         f1 = (r["f1"], r.get("f1_low"), r.get("f1_high"))
-        found.append(Point(r["method"], r["setting"], r[key], *f1, *ends))
-    return found
+        points.append(Point(r["method"], r["setting"], r[key], *f1, *ends))
+    return points
 
 
-def lines(found: Sequence[Point]) -> list[list[Point]]:
+def lines(points: Sequence[Point]) -> list[list[Point]]:
     """Points to be joined: of a method, where one number of its setting alone varies."""
     alike: dict[tuple[str, str], list[Point]] = {}
-    for p in found:
+    for p in points:
         alike.setdefault((p.method, re.sub(NUMBER, "#", p.setting)), []).append(p)
     joined = []
-    for points in alike.values():
-        if len(_numbers(points[0].setting)) == 1:
-            joined.append(sorted(points, key=lambda p: _numbers(p.setting)))
+    for group in alike.values():
+        if len(_numbers(group[0].setting)) == 1:
+            joined.append(sorted(group, key=lambda p: _numbers(p.setting)))
         else:
-            joined += [[p] for p in points]
+            joined += [[p] for p in group]
     return joined
 
 
@@ -188,13 +190,13 @@ def label(line: Sequence[Point]) -> str:
     return " ".join(filter(None, (line[0].method, setting)))
 
 
-def pareto(found: Sequence[Point]) -> list[Point]:
+def pareto(points: Sequence[Point]) -> list[Point]:
     """The points that no other beats: none has a higher F1 at no more x. By ascending x.
 
     Those of BOUND are neither among them nor among those that beat.
     """
     front: list[Point] = []
-    for p in sorted((p for p in found if p.method != BOUND), key=lambda p: (p.x, -p.f1)):
+    for p in sorted((p for p in points if p.method != BOUND), key=lambda p: (p.x, -p.f1)):
         if not front or p.f1 > front[-1].f1:
             front.append(p)
     return front
@@ -205,7 +207,7 @@ class Series(NamedTuple):
 
     title: str
     axis: str
-    made: str
+    conditions: str
     points: list[Point]
 
 
@@ -220,17 +222,17 @@ def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
     """
     series = []
     for option, axis in DOCUMENT_OPTIONS.items():
-        held: dict[str, dict[float, Evaluation]] = {}
+        alike: dict[str, dict[float, Evaluation]] = {}
         for e in evaluations:
             options = dict(e.run["dataset"]["options"])
             if option not in options:
                 continue
             value = options.pop(option)
-            asked = {k: v for k, v in e.run.items() if k not in OF_THE_DATA}
+            rest = {k: v for k, v in e.run.items() if k not in OF_THE_DATA}
             dataset = e.run["dataset"] | {"options": options}
-            key = json.dumps([asked, dataset], sort_keys=True)
-            held.setdefault(key, {}).setdefault(_middle(value), e)
-        for by_value in held.values():
+            key = json.dumps([rest, dataset], sort_keys=True)
+            alike.setdefault(key, {}).setdefault(_middle(value), e)
+        for by_value in alike.values():
             if len(by_value) > 1:
                 series.append(_series(option, axis, by_value))
     return series
@@ -239,9 +241,9 @@ def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
 def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Series:
     evaluations = [by_value[x] for x in sorted(by_value)]
     title = _title(evaluations[0].run["dataset"], without=option)
-    machines = dict.fromkeys(Group([e], e.rows).made for e in evaluations)
-    found = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
-    return Series(title, axis, "\n".join(machines), found)
+    machines = dict.fromkeys(Group([e], e.rows).conditions for e in evaluations)
+    placed = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
+    return Series(title, axis, "\n".join(machines), placed)
 
 
 def _title(dataset: Mapping, without: str = "") -> str:
@@ -268,14 +270,14 @@ def published(datasets: Iterable[str]) -> tuple[str, dict[tuple[str, str], list[
 
     Only those of `datasets`, if there are any; else all.
     """
-    found = json.loads(PUBLISHED.read_text())
+    file = json.loads(PUBLISHED.read_text())
     rows: dict[tuple[str, str], list[dict]] = {}
-    known = {r["dataset"] for r in found["rows"]}
+    known = {r["dataset"] for r in file["rows"]}
     chosen = known & set(datasets) or known
-    for r in found["rows"]:
+    for r in file["rows"]:
         if r["dataset"] in chosen:
             rows.setdefault((r["dataset"], r["model"]), []).append(r)
-    return found["source"], rows
+    return file["source"], rows
 
 
 # ---- tables, as text
@@ -289,7 +291,11 @@ def _score(r: Mapping, key: str) -> str:
     return f"{value:z.3f}" if low is None else f"{value:z.3f} ({low:z.2f} … {high:z.2f})"
 
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+class Table(NamedTuple):
+    header: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+
+
 NUM_TEXT = 2  # columns of text before those of numbers
 
 
@@ -308,7 +314,7 @@ def table(rows: Sequence[dict]) -> Table:
         "TTFT ms",
         "FLOPs",
         "overhead",
-        "kept bytes",
+        "cache bytes",
     )
     cells = []
     for r in rows:
@@ -330,7 +336,7 @@ def table(rows: Sequence[dict]) -> Table:
                 si(r.get("cache_bytes")),
             )
         )
-    return header, cells
+    return Table(header, cells)
 
 
 def published_table(rows: Sequence[dict]) -> Table:
@@ -346,12 +352,12 @@ def published_table(rows: Sequence[dict]) -> Table:
         )
         for r in rows
     ]
-    return header, cells
+    return Table(header, cells)
 
 
-def markdown(found: Table) -> str:
-    """A Markdown table, padded so that it reads as text too."""
-    header, cells = found
+def markdown(table: Table, escaped: Callable[[str], str]) -> str:
+    """A Markdown table of escaped cells, padded so that it reads as text too."""
+    header, *cells = (tuple(map(escaped, line)) for line in (table.header, *table.lines))
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     rule = [
         "-" * w if i < NUM_TEXT else "-" * (w - 1) + ":" for i, w in enumerate(map(_wide, widths))

@@ -1,53 +1,63 @@
-"""What is shown of results: tables, and the same rows as JSON."""
+"""What programs show of answers and results: tables, and rows as JSON."""
 
 import dataclasses
 import datetime
-import itertools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.box
 import rich.table
 from rich.text import Text
 
-from kvpacket_jax.evaluate.run import Row, spec_of
+from kvpacket_jax.evaluate.compare import Comparison, Reply
+from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
-from kvpacket_jax.runtime.format import milliseconds, si, table
+from kvpacket_jax.report.costs import COLUMNS, meanings, present, shown
+from kvpacket_jax.runtime.format import table as empty_table
 from models.files import write_whole
 
+DEMO = ("ttft_s", "load_s", "compose_s", "prefill_s", "flops_total", "flops_overhead")
+RUN = (
+    *("ttft_s", "to_full", "compose_s", "prefill_s"),
+    *("flops_total", "flops_overhead", "xla_flops", "cache_bytes"),
+)
 
-def method_table(rows: Sequence[Row]) -> rich.table.Table:
+
+def method_table(comparison: Comparison) -> rich.table.Table:
     """One line a method: what is right, TTFT and its parts, FLOPs, mean KL."""
-    columns = ("right", "TTFT ms", "load", "compose", "prefill", "FLOPs", "overhead", "KL")
-    found = table(("method",), *columns)
-    for name, group in itertools.groupby(rows, key=lambda row: row.method):
-        group = list(group)
-        row = group[0]
-        seconds = (row.ttft_s, row.load_s, row.compose_s, row.prefill_s)
-        found.add_row(
-            name,
-            f"{sum(r.right for r in group)}/{len(group)}",
-            *map(milliseconds, seconds),
-            si(row.flops_total),
-            si(row.flops_overhead),
-            f"{sum(r.kl for r in group) / len(group):.2f}",
+    table = empty_table(("method",), "right", *(COLUMNS[f].heading for f in DEMO), "KL")
+    for cost in comparison.costs:
+        replies = [r for r in comparison.replies if r.method == cost.method]
+        table.add_row(
+            cost.method,
+            f"{sum(r.right for r in replies)}/{len(replies)}",
+            *shown(vars(cost), DEMO),
+            f"{sum(r.kl for r in replies) / len(replies):.2f}",
         )
-    return found
+    return table
 
 
-def answer_table(rows: Sequence[Row]) -> rich.table.Table:
+def method_legend() -> str:
+    """What the columns of `method_table` say."""
+    return (
+        f"{meanings(DEMO)} KL is the divergence of the first token's distribution from "
+        "full_recompute's, the mean over questions."
+    )
+
+
+def answer_table(replies: Sequence[Reply]) -> rich.table.Table:
     """Every question with each method's answer."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for name in ("question", "method", "answer"):
         table.add_column(name)
     table.add_column("", no_wrap=True)
-    for question in dict.fromkeys(row.question for row in rows):
-        for i, row in enumerate(r for r in rows if r.question == question):
-            verdict = "[green]right" if row.right else "[red]wrong"
-            asked = Text("" if i else question)  # not markup, whatever brackets it has
-            table.add_row(asked, row.method, Text(row.answer), verdict)
+    for question in dict.fromkeys(reply.question for reply in replies):
+        for i, reply in enumerate(r for r in replies if r.question == question):
+            verdict = "[green]right" if reply.right else "[red]wrong"
+            text = Text("" if i else question)  # not markup, whatever brackets it has
+            table.add_row(text, reply.method, Text(reply.answer), verdict)
         table.add_section()
     return table
 
@@ -56,24 +66,27 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:z.{digits}f}"
 
 
-def _between(row: dict, key: str) -> str:
+def _between(row: Mapping, key: str) -> str:
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
     return "-" if low is None else f"{low:z.2f} to {high:z.2f}"
 
 
-def quality_table(results: Sequence[dict]) -> rich.table.Table:
-    """One line a method and setting.
+QUALITY_LEGEND = (
+    "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; ÷ full is its share "
+    "of full_recompute's F1, difference the 95 % interval of the paired difference to it. agree: "
+    "the share of answers that are full_recompute's; if right: of those where that one is right. "
+    "KL is the divergence from full_recompute at the first token; answer's: summed over the answer."
+)
 
-    F1 with its interval, its share of full_recompute's and the interval of the paired difference;
-    agreement with full_recompute's answer, of all and of those where that is right; KL of the first
-    token, and mean over the answer.
-    """
-    found = table(
+
+def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
+    """One line a method and setting: what `QUALITY_LEGEND` says."""
+    table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL", "answer's"),
     )
     for r in results:
-        found.add_row(
+        table.add_row(
             spec_of(r),
             str(r["num_samples"]),
             _number(r["f1"], 3),
@@ -85,36 +98,25 @@ def quality_table(results: Sequence[dict]) -> rich.table.Table:
             _number(r["kl"]),
             _number(r["kl_answer"]),
         )
-    return found
+    return table
 
 
-def cost_table(results: Sequence[dict]) -> rich.table.Table:
-    """One line a method and setting: TTFT with its parts, FLOPs, bytes kept."""
-    found = table(
-        ("method",),
-        *("TTFT ms", "compose", "prefill", "FLOPs", "overhead", "XLA", "cache bytes"),
-    )
+def cost_table(results: Sequence[Mapping]) -> rich.table.Table:
+    """One line a method and setting: TTFT with its parts, FLOPs, bytes stored."""
+    fields = present(results, RUN)
+    table = empty_table(("method",), *(COLUMNS[f].heading for f in fields))
     for r in results:
-        found.add_row(
-            spec_of(r),
-            *(milliseconds(r[k]) for k in ("ttft_s", "compose_s", "prefill_s")),
-            *(si(r[k]) for k in ("flops_total", "flops_overhead", "xla_flops", "cache_bytes")),
-        )
-    return found
+        table.add_row(spec_of(r), *shown(r, fields))
+    return table
 
 
-def peak_share(row: Row, machine: Machine) -> str:
-    """How near a method's one pass comes to what the machine can multiply, as a sentence."""
-    rate = row.flops_matmul / row.ttft_s
-    return (
-        f"{row.method} runs at {si(rate)}FLOP/s, {rate / machine.peak:.0%} of the matrix peak "
-        f"measured here ({si(machine.peak)}FLOP/s, {machine.dtype}; {machine.device}, "
-        f"{machine.threads} threads, jax {machine.jax_version})."
-    )
+def cost_legend(results: Sequence[Mapping]) -> str:
+    """What the columns of `cost_table` say."""
+    return meanings(["load_s", *present(results, RUN)])
 
 
-def write_json(path: str | os.PathLike, rows: Sequence[Row], machine: Machine) -> None:
+def write_json(path: str | os.PathLike, rows: Sequence[Mapping], machine: Machine) -> None:
     """Writes a list of rows, each with the machine it was made on, and the date."""
-    made = {"machine": dataclasses.asdict(machine), "date": datetime.date.today().isoformat()}
-    text = json.dumps([row._asdict() | made for row in rows], indent=1)
+    about = {"machine": dataclasses.asdict(machine), "date": datetime.date.today().isoformat()}
+    text = json.dumps([{**row, **about} for row in rows], indent=1)
     write_whole(pathlib.Path(path).expanduser(), text + "\n")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 import rich.console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+import rich.progress
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 # Wide enough for the tables; in a narrower window their lines are broken, not cut.
@@ -40,6 +41,41 @@ def track(items: Sequence, text: str) -> Iterator:
             bar.update(i, f"{i}/{len(items)}")
 
 
+class Progress:
+    """What a function tells of its progress. This one shows nothing; `SHOWN` shows it."""
+
+    def step(self, text: str) -> contextlib.AbstractContextManager:
+        """Entered around what `text` says is being done."""
+        return contextlib.nullcontext()
+
+    def track(self, items: Sequence, text: str) -> Iterator:
+        """The items one by one."""
+        return iter(items)
+
+    def say(self, text: str) -> None:
+        """A line for the person who waits."""
+
+
+def paragraph(text: str) -> None:
+    """Prints text after an empty line, its lines broken at the console's width."""
+    console.print()
+    console.print(Text(text))
+
+
+class _Shown(Progress):
+    def step(self, text):
+        return step(text)
+
+    def track(self, items, text):
+        return track(items, text)
+
+    def say(self, text):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+SILENT, SHOWN = Progress(), _Shown()
+
+
 class Bar:
     """How far a loop is, its state in words, and the time left; a context manager."""
 
@@ -47,7 +83,7 @@ class Bar:
         self, text: str, total: int, completed: int = 0, state: str = "", shown: bool = True
     ):
         self._text, self._shown = text, shown
-        self._bar = Progress(
+        self._bar = rich.progress.Progress(
             TextColumn(text),
             BarColumn(),
             TextColumn("{task.fields[state]}", markup=False),
@@ -83,7 +119,7 @@ class Bar:
     def say(self, text: str) -> None:
         """Prints above the bar."""
         if self._shown:
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            SHOWN.say(text)
 
 
 def _whole_seconds(seconds: float) -> datetime.timedelta:

@@ -2,24 +2,24 @@
 
 import contextlib
 import pathlib
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from kvpacket_jax.data import Question, Template
-from kvpacket_jax.measure import flops
-from kvpacket_jax.measure.cost import Cost, Entry, Timing, cost, first_token, time_methods
+from kvpacket_jax.measure import cost, timing
+from kvpacket_jax.measure.cost import Cost
+from kvpacket_jax.measure.machine import measure_machine
+from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.prefill import Context, prefill
-from kvpacket_jax.runtime.format import si
+from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.serve import build, store
 from kvpacket_jax.serve.build import Wording
 from models import LanguageModel
@@ -143,17 +143,18 @@ def questions() -> Iterator[str]:
                 yield line
 
 
-class Measured(NamedTuple):
-    """What an answer costs. Seconds are to the first token's logits on the host, medians."""
-
-    cost: Cost
-    timing: Timing  # TTFT is one chain from the files, which the system may hold in memory
-    cold_s: float  # the same with files that the system was told to forget
-    full_s: float  # full_recompute's, over the same documents
+# Sides of `measure`; the third is cost.FULL.
+WARM, COLD = "packets, files in memory", "packets, files from the disk"
 
 
-def measure(session: Session, question: str, runs: int = 3) -> Measured:
-    """What an answer to this question costs, warmed up and timed anew, with packets on disk."""
+def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
+    """What an answer to this question costs, warmed up and timed anew, with packets on disk.
+
+    Returns:
+      By side: `WARM`, from files that the system may hold in memory; `COLD`, from files that it
+      was told to forget before each run; `cost.FULL`, over the same documents with the preamble's
+      cache on the device. They run in turn, in the same rounds.
+    """
     model = session.model
     query = build.encode(model, session.wording, Question(question, ())).questions[0]
     documents_by = session.wanted[-1][1]
@@ -161,43 +162,53 @@ def measure(session: Session, question: str, runs: int = 3) -> Measured:
     for packet, (_, provenance) in zip(session.packets, session.wanted, strict=True):
         (documents if provenance == documents_by else preamble).append(packet)
     request = Request([], [p.manifest.tokens for p in documents], query)
-    entry = Entry(session.method, jax.device_put(session.packets))
-    full = Entry(METHODS["full_recompute"](), jax.device_put(preamble))
 
     def load() -> list[Packet]:
         return store.load(session.folder, session.wanted, model)
 
-    def first(entry: Entry) -> np.ndarray:
-        return np.asarray(first_token(model, entry, request).logits)
-
-    def cold() -> np.ndarray:
+    def forget() -> None:
         store.forget(session.folder, session.wanted)
-        return first(entry._replace(stored=load()))
 
-    sides = {
-        "load": load,
-        "ttft": lambda: first(entry._replace(stored=load())),
-        "cold": cold,
-        "full": lambda: first(full),
-    }
-    seconds = flops.measure(sides, runs)
-    load_s, ttft_s, cold_s, full_s = (statistics.median(seconds[name]) for name in sides)
-    timing = time_methods(model, {"it": entry}, request, runs)["it"]
-    timing = timing._replace(load_s=load_s, ttft_s=ttft_s, runs=tuple(seconds["ttft"]))
-    return Measured(cost(model, entry, request), timing, cold_s, full_s)
+    packets = Entry(session.method, jax.device_put(session.packets), "disk", load)
+    full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
+    entries = {WARM: packets, COLD: packets._replace(forget=forget), cost.FULL: full}
+    machine = measure_machine(model.dtype, model.num_devices)
+    rows = cost.measure(model, entries, request, runs, machine)
+    return {row.method: row for row in rows}
 
 
-def cost_text(session: Session, measured: Measured) -> str:
+def cost_text(session: Session, costs: dict[str, Cost]) -> str:
     """The figures of `measure`, in words."""
-    cost, timing, cold_s, full_s = measured
-    parts = {"load": timing.load_s, "compose": timing.compose_s, "prefill": timing.prefill_s}
+    warm, full = costs[WARM], costs[cost.FULL]
     files = {store.packet_path(session.folder, name) for name, _ in session.wanted}
     size = sum(path.stat().st_size for path in files)
     tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
-    return (
-        f"{len(files)} packets on disk ({si(size)}B), {tokens:,} tokens: "
-        + ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in parts.items())
-        + f"\nTTFT {1e3 * timing.ttft_s:,.0f} ms, {1e3 * cold_s:,.0f} ms with files the system has "
-        f"not in memory; full_recompute {1e3 * full_s:,.0f} ms, {full_s / cold_s:.1f} times that\n"
-        f"FLOPs {si(cost.flops_total)}, overhead {si(cost.flops_overhead)}"
+    times = [
+        f"  {name:<30}{milliseconds(row.ttft_s):>7} ms "
+        f"({' to '.join(map(milliseconds, row.ttft_quartiles_s))})"
+        for name, row in costs.items()
+    ]
+    if costs[COLD].ttft_s <= warm.ttft_s:
+        times.append(
+            "  Reading from the disk costs less than runs differ, or nothing was forgotten."
+        )
+    ratio = timing.ratio(full.runs_s, warm.runs_s)
+    parts = {"load": warm.load_s, "compose": warm.compose_s, "prefill": warm.prefill_s}
+    return "\n".join(
+        [
+            f"{len(files)} packets on disk ({si(size)}B), {tokens:,} tokens.",
+            f"TTFT to the logits on the host, median (quartiles) of {len(warm.runs_s)} runs in "
+            "turn:",
+            *times,
+            f"{cost.FULL} takes {ratio:.1f} times the TTFT of {WARM}.",
+            f"Parts of {WARM}, each from synchronised runs of its own, so that they do not add up "
+            "to the TTFT: "
+            + ", ".join(f"{name} {milliseconds(s)} ms" for name, s in parts.items())
+            + ".",
+            f"FLOPs {si(warm.flops_total)}; {si(warm.flops_overhead)} of them are overhead: beyond "
+            "the query's own pass over a ready cache.",
+            f"TTFT of {WARM} is {warm.to_floor:.1f} times the floor: the "
+            f"{milliseconds(warm.floor_s)} ms that this machine takes at the least for these FLOPs "
+            f"and {si(warm.least_bytes)}B.",
+        ]
     )

@@ -12,9 +12,9 @@ import scipy.special
 
 from configs import evaluate as configs
 from kvpacket_jax.data import EncodedExample, Example, Question, Template
-from kvpacket_jax.evaluate import run
+from kvpacket_jax.evaluate import compare, rows, run
 from kvpacket_jax.evaluate.answers import answer, reference
-from kvpacket_jax.measure.cost import Entry, first_token
+from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
@@ -115,16 +115,17 @@ def test_kl_is_that_of_the_next_token_after_the_same_text(case, targets):
 
 
 def test_compare_gives_a_row_for_every_method_and_question(case, targets, monkeypatch):
-    monkeypatch.setattr(run, "encode_example", lambda *_: targets.example)
+    monkeypatch.setattr(compare, "encode_example", lambda *_: targets.example)
     texts = Example("tiny", ("",) * len(case.documents), QUESTIONS)
     methods = {name: METHODS[name]() for name in ("full_recompute", "no_recompute", "epic")}
-    rows = run.compare(case.model, methods, texts, TEMPLATE, new_tokens=4, runs=1)
-    assert [(r.method, r.question) for r in rows] == [
+    comparison = compare.compare(case.model, methods, texts, TEMPLATE, new_tokens=4, runs=1)
+    assert [cost.method for cost in comparison.costs] == list(methods)
+    assert [(r["method"], r["question"]) for r in comparison.rows()] == [
         (m, q.text) for m in methods for q in QUESTIONS
     ]
-    for row in rows:
-        assert row.ttft_s > 0 and row.load_s == 0 and row.prefill_s > 0
-        assert (row.kl == 0) == (row.method == "full_recompute")
+    for row in comparison.rows():
+        assert row["ttft_s"] > 0 and row["load_s"] == 0 and row["prefill_s"] > 0
+        assert (row["kl"] == 0) == (row["method"] == "full_recompute")
 
 
 # ---- a run
@@ -146,7 +147,10 @@ def finished(config, tmp_path_factory):
     return workdir, run.evaluate(config, workdir)
 
 
-MEASURED = ("ttft_s", "compose_s", "prefill_s", "ttft_runs", "machine", "date")
+MEASURED = (
+    *("ttft_s", "ttft_quartiles_s", "compose_s", "prefill_s", "ttft_runs"),
+    *("to_full", "floor_s", "to_floor", "machine", "date"),
+)
 
 
 def comparable(results: list[dict]) -> list[dict]:
@@ -161,6 +165,7 @@ def test_a_run_leaves_its_summary(finished):
         assert r["num_samples"] == 7 and r["num_sets"] == 4
         assert r["f1_low"] <= r["f1"] <= r["f1_high"] and r["ttft_s"] > 0
         assert r["flops_total"] > 0 and r["xla_flops"] > 0 and r["exact_match"] is not None
+        assert r["least_bytes"] > r["cache_bytes"] and r["to_floor"] > 0 and r["tier"] == "device"
         assert (r["cached_tokens"] > 0) == (r["cache_bytes"] > 0)
     full, bare, none = (r["cached_tokens"] for r in results)
     assert bare > full == none  # these two keep the preamble alone
@@ -195,8 +200,8 @@ def test_a_run_cut_short_goes_on_to_the_same_summary(config, finished, tmp_path)
 def test_a_method_is_added_and_what_is_there_stays(config, finished, tmp_path):
     whole, results = finished
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "rows.jsonl").write_text("".join([*rows, rows[-1]]))  # by two processes at once
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join([*lines, lines[-1]]))  # by two processes at once
     one = config.copy_and_resolve_references()
     one.methods = ("epic",)
     found = run.evaluate(one, tmp_path)
@@ -244,9 +249,9 @@ def test_other_questions_under_the_same_settings_are_another_run(config, tmp_pat
         record = {"documents": ["It is red."], "question": "What is it?", "answers": [color]}
         path.write_text(json.dumps(record))
         claimed.append(run.prepare_run(other).identity)
-    run._claim(tmp_path / "run", claimed[0])
+    rows.claim(tmp_path / "run", claimed[0])
     with pytest.raises(ValueError, match="another run; examples differ"):
-        run._claim(tmp_path / "run", claimed[1])
+        rows.claim(tmp_path / "run", claimed[1])
 
 
 def test_examples_are_timed_again_where_more_are_asked_for(config, finished, tmp_path):
@@ -262,7 +267,7 @@ def test_examples_are_timed_again_where_more_are_asked_for(config, finished, tmp
 
 
 def test_an_adapter_may_come_later_but_not_another_one(tmp_path):
-    claim = functools.partial(run._claim, tmp_path)
+    claim = functools.partial(rows.claim, tmp_path)
     claim({"seed": 0, "adapter": "none"})
     claim({"seed": 0, "adapter": "one"})
     claim({"seed": 0, "adapter": "none"})  # the other methods alone, again

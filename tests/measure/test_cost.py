@@ -1,215 +1,106 @@
-"""Costs of requests on a tiny model, against formulas and against XLA."""
+"""The rows of costs on a tiny model; that the counts are right is tested with their parts."""
 
 import dataclasses
+import statistics
 
 import jax
 import numpy as np
 import pytest
 
-import models
-from kvpacket_jax.measure import flops
-from kvpacket_jax.measure.cost import (
-    Entry,
-    Ready,
-    context_slots,
-    cost,
-    first_token,
-    least_bytes,
-    peak_bytes,
-    query_alone,
-)
-from kvpacket_jax.methods import METHODS, Prepared, Request
-from kvpacket_jax.methods.no_cache import NoCache
-from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.buckets import Buckets, bucket
-from kvpacket_jax.packets.compose import compose
-from kvpacket_jax.packets.packet import Manifest, Packet, provenance_of
-from kvpacket_jax.packets.prefill import prefill
-from models import kv_cache
-from models.transformer import Transformer, init_params
-from tests.support.golden import load_case
+from kvpacket_jax.measure import point
+from kvpacket_jax.measure.cost import ALONE, FULL, measure
+from kvpacket_jax.measure.machine import Machine
+from kvpacket_jax.measure.request import Entry, first_token, on_tier
+from kvpacket_jax.methods import METHODS
+from kvpacket_jax.report import costs
 
-SHAPE = models.CONFIGS["qwen2.5-coder-0.5b"]
+MACHINE = Machine("it", "cpu", 1, 1, "0", "float32", peak=1e9, bandwidth=1e9)
 
 
-@pytest.fixture(scope="module")
-def case(tiny):
-    return load_case("qwen2_A", tiny("tiny_qwen2"))
+@pytest.fixture
+def model(tiny):
+    return tiny("tiny_qwen2")
 
 
-@pytest.fixture(scope="module")
-def request_(case):
-    return Request(case.preamble, case.documents, case.query)
+@pytest.fixture
+def request_(model):
+    return point.random_request(model, 5, [20, 9], 6)
 
 
-def entry(case, name: str, **settings) -> Entry:
-    method = METHODS[name](**settings)
-    return Entry(method, method.store(case.model, case.preamble, case.documents))
-
-
-def matmul_flops(config, rows: int, slots: int) -> int:
-    """Of `rows` rows that attend to `slots` slots, and one row's logits."""
-    c = config
-    heads = 2 * c.num_heads + 2 * c.num_kv_heads
-    layer = c.dim * heads * c.head_dim + 3 * c.dim * c.mlp_dim
-    attention = 2 * c.num_heads * c.head_dim * slots
-    return 2 * (c.num_layers * rows * (layer + attention) + c.dim * c.vocab_size)
-
-
-@pytest.mark.parametrize("family", ["llama31", "qwen2", "qwen3"])
-def test_full_recompute_costs_one_pass_over_documents_and_query(tiny, family):
-    case = load_case(f"{family}_A", tiny(f"tiny_{family}"))
-    request_ = Request(case.preamble, case.documents, case.query)
-    full = entry(case, "full_recompute")
-    found = cost(case.model, full, request_)
-    rows = bucket(sum(map(len, case.documents)) + len(case.query))
-    slots = rows + sum(p.cache.num_slots for p in full.stored)
-    assert found.flops_matmul == matmul_flops(case.model.config, rows, slots)
-    query = Buckets().query(len(case.query))
-    alone = matmul_flops(case.model.config, query, slots)  # the same slots before it
-    overhead = found.flops_overhead / (found.flops_matmul - alone)
-    assert 1 < overhead < 1.3  # element-wise work is much of a tiny model's
-    assert found.flops_total > found.flops_overhead > 0
-
-
-def test_packets_cost_the_moves_beyond_the_query(case, request_):
-    packets = entry(
-        case, "kv_packet", adapter=Adapter(case.arrays["header"], case.arrays["trailer"])
-    )
-    found = cost(case.model, packets, request_)
-    config = case.model.config
-    moves = sum(
-        flops.count_flops(
-            lambda cache: kv_cache.move(config, cache, np.int32(1)).k, packet.cache
-        ).total
-        for packet in packets.stored
-    )
-    marks = sum(packet.cache.num_slots for packet in packets.stored)  # their positions too
-    # Beyond them only the arithmetic of where slices start.
-    assert moves + marks <= found.flops_overhead < 1.05 * (moves + marks)
-    # The rotation itself: 3 operations a number, and its angles.
-    numbers = marks * config.num_layers * config.num_kv_heads * config.head_dim
-    assert moves >= 3 * numbers
-
-
-def test_no_cache_has_no_overhead(case, request_):
-    found = cost(case.model, entry(case, "no_cache"), request_)
-    assert found.flops_overhead == 0 < found.flops_matmul < found.flops_total
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_costs_need_shapes_only_and_agree_with_xla(case, request_, name):
-    full = entry(case, name)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (case.model.params, full.stored)
-    )
-    model = dataclasses.replace(case.model, params=abstract[0])
-    found = cost(model, Entry(full.method, abstract[1]), request_)
-    assert found == cost(case.model, full, request_)
-    assert found.xla_flops == pytest.approx(found.flops_total, rel=0.05)
-
-
-@pytest.mark.parametrize("name", ["full_recompute", "kv_packet"])
-def test_costs_do_not_depend_on_how_layers_are_walked(tiny, case, request_, name):
-    scanned = tiny("tiny_qwen2", scan_layers=True, query_block=16)
+def entry(model, request_, name: str) -> Entry:
     method = METHODS[name]()
-    stored = method.store(scanned, case.preamble, case.documents)
-    found = cost(scanned, Entry(method, stored), request_)
-    plain = cost(case.model, entry(case, name), request_)
-    assert found.xla_flops == plain.xla_flops
+    return Entry(method, method.store(model, request_.preamble, request_.documents))
 
 
-@pytest.fixture(scope="module")
-def shape() -> models.LanguageModel:
-    """The 0.5B shape without arrays; in float32, where no row is padded to eight."""
-    params = jax.eval_shape(lambda: init_params(SHAPE, jax.random.key(0)))
-    return models.LanguageModel("0.5B", SHAPE, Transformer(SHAPE), params, None, "f" * 64)
-
-
-def abstract_packet(model, length: int) -> Packet:
-    slots = Buckets().packet(length)
-    cache = jax.eval_shape(lambda: kv_cache.init(model.config, 1, slots, model.dtype))
-    return Packet(cache, length, Manifest(**vars(provenance_of(model, None)), tokens=()))
-
-
-def test_a_prefill_at_the_real_shape_agrees_with_xla(shape):
-    context = jax.eval_shape(lambda: kv_cache.init(SHAPE, 1, 1024, shape.dtype))
-    alone = Entry(Ready(1000), (context,))
-    found = cost(shape, alone, Request([], [], [1] * 24))
-    assert found.flops_matmul == matmul_flops(SHAPE, 24, 1024 + 24)
-    assert found.flops_total == pytest.approx(found.xla_flops, rel=0.01)
-    assert found.flops_overhead == 0
-
-
-def test_composition_alone_agrees_with_xla_within_a_factor_of_2(shape):
-    packets = [abstract_packet(shape, n) for n in (16, 250, 250)]
-
-    def composition(caches):
-        placed = [dataclasses.replace(p, cache=c) for p, c in zip(packets, caches, strict=True)]
-        return compose(shape, placed)[0]
-
-    caches = [p.cache for p in packets]
-    counted = flops.count_flops(composition, caches).total
-    assert 0.5 < counted / flops.xla_flops(composition, caches) < 2
-    numbers = sum(c.num_slots for c in caches) * SHAPE.num_layers * SHAPE.num_kv_heads * 64
-    assert counted > 3 * numbers
-
-
-def test_the_least_bytes_are_parameters_caches_and_what_is_composed(case, request_):
-    model, size = case.model, flops.tree_bytes
-    assert model.config.tie_embeddings  # so that every parameter is read
-    c = model.config
-    row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * 4 + 4 + 1  # position and valid too
-    rows = 2 * Buckets().query(len(case.query)) * row
-    bare = entry(case, "no_cache")
-    assert least_bytes(model, bare, request_) == size((model.params, bare.stored)) + rows
-    packets = entry(case, "kv_packet")
-    context = 2 * context_slots(model, packets, request_) * row
-    assert least_bytes(model, packets, request_) == (
-        size((model.params, packets.stored)) + context + rows
+def test_every_method_is_held_against_the_query_alone_and_the_floor(model, request_, tmp_path):
+    assert [len(d) for d in request_.documents] == [20, 9] and len(request_.query) == 6
+    assert request_ == point.random_request(model, 5, [20, 9], 6)
+    adapter = point.make_adapter(model, None, 3, 2)
+    methods = {
+        "packets": METHODS["kv_packet"](adapter=adapter),
+        "none": METHODS["no_cache"](),
+    }
+    rows = point.measure_methods(
+        model, methods, request_, MACHINE, runs=3, profile_dir=str(tmp_path)
     )
-
-    class TwoPasses(NoCache):
-        def prepare(self, model, stored, request, new_tokens=0):
-            read = prefill(model, tuple(p.cache for p in stored), [request.query], 20)
-            return Prepared((*(p.cache for p in stored), read.tail), 50)
-
-    twice = Entry(TwoPasses(), bare.stored)
-    more = least_bytes(model, twice, request_) - least_bytes(model, bare, request_)
-    unused = size([model.params[k] for k in ("embedding", "final_norm")])  # for its logits only
-    last = size([model.params["layers"][-1][k] for k in ("q", "o", "mlp_norm", "mlp")])
-    tail = 2 * row * Buckets().tail(len(case.query), 0)
-    assert size(model.params) - unused - last <= more - tail < size(model.params)
-
-
-def test_an_embedding_table_that_is_looked_up_only_is_not_read(shape):
-    context = jax.eval_shape(lambda: kv_cache.init(SHAPE, 1, 512, shape.dtype))
-    found = least_bytes(shape, Entry(Ready(500), (context,)), Request([], [], [1] * 8))
-    rest = flops.tree_bytes((shape.params, context))
-    table = 4 * SHAPE.vocab_size * SHAPE.dim
-    row = 2 * 24 * 2 * 64 * 4 + 5
-    assert found == rest - table + 2 * 8 * row
-
-
-def test_peak_memory_holds_parameters_packets_and_context(case, request_):
-    packets = entry(case, "kv_packet")
-    held = flops.tree_bytes((case.model.params, packets.stored))
-    context = packets.method.prepare(case.model, packets.stored, request_).context
-    peak = peak_bytes(case.model, packets, request_)
-    assert peak > held + flops.tree_bytes(context)
-    alone = query_alone(case.model, packets, request_)
-    # The same pass; the packets are not there.
-    assert peak_bytes(case.model, alone, request_) == peak - flops.tree_bytes(packets.stored)
+    assert [row.method for row in rows] == [ALONE, *methods]
+    alone, packets, none = rows
+    assert alone.to_alone == 1 and alone.context_slots == packets.context_slots
+    assert none.context_slots < alone.context_slots
+    assert alone.flops_overhead == none.flops_overhead == 0 < packets.flops_overhead
+    assert packets.flops_total - alone.flops_total == packets.flops_overhead
+    ratios = (a / b for a, b in zip(packets.runs_s, alone.runs_s, strict=True))
+    assert packets.to_alone == statistics.median(ratios)
+    for row in rows:
+        low, high = row.ttft_quartiles_s
+        assert min(row.runs_s) <= low <= row.ttft_s <= high <= max(row.runs_s)
+        assert row.floor_s == max(row.flops_total, row.least_bytes) / 1e9
+        assert row.to_floor == row.ttft_s / row.floor_s
+        assert row.peak_bytes > row.cache_bytes > 0 and row.tier == "device"
+    trace = b"".join(p.read_bytes() for p in tmp_path.rglob("*.xplane.pb"))
+    assert all(name.encode() in trace for name in (*methods, ALONE, "layer_0"))
+    times, work = costs.tables(rows)
+    assert times.row_count == work.row_count == 3
+    legend = costs.legend(rows)
+    assert "do not add up to TTFT" in legend and "÷ full" not in legend  # nothing is held to it
 
 
-def test_the_query_alone_is_the_pass_of_kv_packet(case, request_):
-    packets = entry(case, "kv_packet")
-    alone = query_alone(case.model, packets, request_)
-    assert cost(case.model, alone, request_).flops_overhead == 0
-    assert context_slots(case.model, alone, request_) == context_slots(
-        case.model, packets, request_
+def test_what_is_not_asked_for_is_none(model, request_):
+    full, bare = measure(
+        model, {name: entry(model, request_, name) for name in (FULL, "no_recompute")}, request_, 1
     )
-    found, expected = (
-        np.asarray(first_token(case.model, e, request_).logits) for e in (alone, packets)
-    )
-    np.testing.assert_array_equal(found, expected)
+    assert full.to_full == 1 and bare.to_full == bare.ttft_s / full.ttft_s
+    assert full.compose_s == 0 and full.prefill_s == full.ttft_s  # one pass is its only part
+    for row in (full, bare):
+        assert row.to_alone is row.floor_s is row.to_floor is row.peak_bytes is None
+
+
+def test_packets_in_host_memory_are_loaded_inside_the_clock(model, request_):
+    device = entry(model, request_, "no_recompute")
+    host = on_tier(device, "host")
+    assert host.tier == "host" and on_tier(host, "device").load is None
+    logits = (np.asarray(first_token(model, e, request_).logits) for e in (device, host.loaded()))
+    np.testing.assert_array_equal(*logits)
+    loads = []
+    counted = host._replace(load=lambda: loads.append(1) or host.load())
+    on_device, on_host = measure(model, {"device": device, "host": counted}, request_, runs=2)
+    assert len(loads) == 3 + 1 + 3  # in the chain, for the later parts, by itself
+    assert on_device.load_s == 0 < on_host.load_s and on_host.tier == "host"
+    same = [f.name for f in dataclasses.fields(on_host) if not f.name.endswith("_s")]
+    same = [name for name in same if name not in ("method", "tier")]
+    assert all(getattr(on_device, name) == getattr(on_host, name) for name in same)
+    with pytest.raises(ValueError, match="tier is 'disk'; it is device or host here"):
+        on_tier(device, "disk")
+
+
+def test_a_host_copy_keeps_what_is_no_array_of_the_device(model):
+    stored = {"a": jax.numpy.ones(3), "b": np.arange(2)}
+    loaded = on_tier(Entry(METHODS["no_cache"](), stored), "host").loaded().stored
+    assert loaded["a"].tolist() == [1, 1, 1] and loaded["b"].tolist() == [0, 1]
+
+
+def test_lengths_of_documents():
+    assert point.document_lengths("2x1024, 512,1X7".lower()) == [1024, 1024, 512, 7]
+    for wrong in ("", "8*4", "0x4", "4x0", "2x3,", "-1", "x3"):
+        with pytest.raises(ValueError, match="is not a number of documents and their length"):
+            point.document_lengths(wrong)

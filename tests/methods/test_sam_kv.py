@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kvpacket_jax.measure.cost import Entry, cost
+from kvpacket_jax.measure.request import Entry
+from kvpacket_jax.measure.work import count_work
 from kvpacket_jax.methods import METHODS, Request
 from models import rope
 from tests.support.golden import CASES
@@ -105,8 +106,8 @@ def test_costs_are_those_of_the_tokens_it_keeps(tiny):
     kept = int(method.prepare(case.model, stored, request).info["kept"])
     resolved = method.resolved(case.model, stored, request)
     assert resolved.kept == kept < sum(map(len, (case.preamble, *case.documents)))
-    found = cost(case.model, Entry(method, stored), request)
+    found = count_work(case.model, Entry(method, stored), request)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
-    assert found == cost(case.model, Entry(resolved, shapes), request)
+    assert found == count_work(case.model, Entry(resolved, shapes), request)
     # Where nothing can be read, as if all were kept.
-    assert found.flops_total < cost(case.model, Entry(method, shapes), request).flops_total
+    assert found.flops_total < count_work(case.model, Entry(method, shapes), request).flops_total

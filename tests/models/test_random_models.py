@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import models
-from kvpacket_jax.measure.flops import memory_analysis, tree_bytes
+from kvpacket_jax.measure.memory import memory_analysis, tree_bytes
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.serve import build
 from models.sources import random_models

@@ -116,11 +116,11 @@ def test_markdown_has_the_numbers(tmp_path, plain):
     # Two sets of F1 (1, 1) and (0, 0), where full_recompute has (1, 1) and (1, 0).
     assert packet["F1 (95 %)"] == "0.500 (0.00 … 1.00)"
     assert packet["difference (95 %)"] == "-0.250 (-0.50 … 0.00)"
-    assert packet["TTFT ms"] == "110" and packet["kept bytes"] == "5 M"
+    assert packet["TTFT ms"] == "110" and packet["cache bytes"] == "5 M"
     assert packet["overhead"] == "-30 M" and packet["FLOPs"] == "9.97 G"
     full = dict(zip(cells(text, "method"), cells(text, "full_recompute"), strict=True))
     assert full["difference (95 %)"] == "-" and full["overhead"] == "200 G"
-    assert "small, float32; A <CPU> & more, 2 threads, jax 1.2.3; 2026-01-02" in text
+    assert "small, float32; A &lt;CPU&gt; &amp; more, 2 threads, jax 1.2.3; 2026-01-02" in text
     for name in re.findall(r"\]\((figures/.*?)\)", text):
         assert (path.parent / name).read_text().rstrip().endswith("</svg>")
 
@@ -211,7 +211,8 @@ def test_page_refers_to_nothing_outside_and_keeps_the_authors_apart(tmp_path):
     write(tmp_path / "one")
     write(tmp_path / "two", None, {"num_documents": 7})
     write(tmp_path / "begun", False)
-    html = page.write_report([tmp_path], tmp_path / "report")[0].read_text()
+    plain = page.write_report([tmp_path], tmp_path / "report")[0].read_text()
+    html = page.write_report([tmp_path], tmp_path / "report", published=True)[0].read_text()
     text = re.sub(r'src="data:image/svg\+xml;base64,[^"]+"', "", html)
     assert not re.search("src|href|url|@import|<script|<link|//", text)
     assert "A &lt;CPU&gt; &amp; more" in html and "<CPU>" not in text
@@ -220,9 +221,23 @@ def test_page_refers_to_nothing_outside_and_keeps_the_authors_apart(tmp_path):
     for svg in svgs:
         assert all(t[:1] == "#" for t in re.findall(r"(?:href=\"|url\()([^\")]*)", svg))
     ours, theirs = html.split('<aside class="published">')
+    assert plain.split("</body>")[0].strip() == ours.strip()  # theirs only if asked for
     assert "llama_3_1_8b" not in ours and "llama_3_1_8b" in theirs
     assert "musique, llama" not in theirs and "small, float32" not in theirs
     assert len(re.findall("<img ", ours)) == 2 * 3 + 1 and len(svgs) == 7 + 4
+
+
+def test_markdown_shows_text_as_it_is(tmp_path, plain):
+    rows = summaries()
+    rows[1] |= {"setting": "a|b"}
+    write(tmp_path / "one", rows, {"path": "<img src=x> *.[1](y) _z_ a_b"})
+    _, path = page.write_report([tmp_path], tmp_path / "report")
+    text = path.read_text()
+    shown = r"path &lt;img src=x&gt; \*.\[1\](y) \_z\_ a_b"
+    assert f"## biography, document_words 60-80, num_documents 5, {shown}" in text
+    assert "<" not in text.replace("&lt;", "") and r"| a\|b " in text
+    lines = [t for t in text.splitlines() if t.startswith("| ")]
+    assert len({len(t) for t in lines}) == 1  # the columns are still aligned
 
 
 def test_published_figures_are_the_authors():

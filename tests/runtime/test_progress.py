@@ -61,3 +61,19 @@ def test_brackets_are_no_markup(monkeypatch):
 
 def test_a_terminal_gets_a_bar(monkeypatch):
     assert "4/4" in "".join(Screen(monkeypatch, terminal=True).follow("abcd", 60))
+
+
+def test_a_function_tells_one_object_and_need_not_know_who_listens(monkeypatch):
+    screen = Screen(monkeypatch, terminal=False)
+    for told in (progress.SILENT, progress.SHOWN):
+        with told.step("Reading"):
+            pass
+        for _ in told.track("ab", "answering"):
+            screen.now += 60
+        told.say("[done]")
+    assert screen.out.getvalue().splitlines() == [
+        "Reading …",
+        "answering 1/2",
+        "answering 2/2  in 0:02:00",
+        "[done]",
+    ]

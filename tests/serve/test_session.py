@@ -10,7 +10,9 @@ import pytest
 
 import models
 from kvpacket_jax.data import Question
-from kvpacket_jax.measure.cost import Entry, cost
+from kvpacket_jax.measure.cost import FULL
+from kvpacket_jax.measure.request import Entry
+from kvpacket_jax.measure.work import count_work
 from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.compose import compose
@@ -89,21 +91,28 @@ def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
 
 
 def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypatch):
-    session = open_session(model, folder)
+    opened = open_session(model, folder)
     loads = []
     load = store.load
     monkeypatch.setattr(store, "load", lambda *a: loads.append(a) or load(*a))
-    measured = session.measure(session, "Where?", runs=1)
-    found, timing = measured.cost, measured.timing
+    costs = session.measure(opened, "Where?", runs=1)
+    assert list(costs) == [session.WARM, session.COLD, FULL]
+    warm = costs[session.WARM]
     query = build.encode(model, WORDING, Question("Where?", ())).questions[0]
-    entry = Entry(METHODS["kv_packet"](), session.packets)
-    assert found == cost(model, entry, Request([], [], query))
-    assert 0 < found.flops_overhead < found.flops_total
-    assert min(timing.load_s, timing.compose_s, timing.prefill_s) > 0
-    assert len(loads) == 6  # by itself, in the chain, and cold, each warmed up first
-    assert measured.cold_s > 0 and measured.full_s > 0
-    size = sum(store.packet_path(folder, n).stat().st_size for n in {n for n, _ in session.wanted})
-    assert f"4 packets on disk ({size / 1e3:.3g} kB" in session.cost_text(session, measured)
+    entry = Entry(METHODS["kv_packet"](), opened.packets)
+    counted = count_work(model, entry, Request([], [], query))
+    assert {name: getattr(warm, name) for name in vars(counted)} == vars(counted)
+    assert 0 < warm.flops_overhead < warm.flops_total
+    assert min(warm.load_s, warm.compose_s, warm.prefill_s) > 0
+    # In the chain and by itself, each warmed up first, and once for the later parts; then cold.
+    assert len(loads) == 2 * (2 + 2 + 1)
+    assert costs[session.COLD].ttft_s > 0 and costs[FULL].ttft_s > 0
+    assert costs[session.COLD].tier == warm.tier == "disk" and costs[FULL].tier == "device"
+    size = sum(store.packet_path(folder, n).stat().st_size for n in {n for n, _ in opened.wanted})
+    shown = session.cost_text(opened, costs)
+    assert f"4 packets on disk ({size / 1e3:.3g} kB" in shown
+    ratio = costs[FULL].ttft_s / warm.ttft_s  # of one round
+    assert f"full_recompute takes {ratio:.1f} times the TTFT of {session.WARM}" in shown
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from configs import train as train_config
 from kvpacket_jax import data, teacher
 from kvpacket_jax.data import EncodedExample
-from kvpacket_jax.measure.flops import memory_analysis
+from kvpacket_jax.measure.memory import memory_analysis
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets import adapter as adapter_lib

@@ -12,7 +12,7 @@ import pytest
 import models
 from kvpacket_jax import teacher
 from kvpacket_jax.data import EncodedExample
-from kvpacket_jax.measure.cost import Entry, first_token
+from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import METHODS, Request, settings
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.compose import compose

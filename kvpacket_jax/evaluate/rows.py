@@ -1,0 +1,95 @@
+"""What a run leaves: answers in rows.jsonl, and all that they depend on in run.json."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from kvpacket_jax.data import Example
+from kvpacket_jax.evaluate import metrics
+from kvpacket_jax.evaluate.answers import Answer
+from kvpacket_jax.runtime import resume
+from models.files import write_whole
+
+
+def spec_of(row: Mapping) -> str:
+    """A row's method with its setting, as a config's `methods` spell it."""
+    return ":".join(filter(None, (row["method"], row["setting"])))
+
+
+def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[dict]:
+    """The rows of one method and one example, scored."""
+    method, _, setting = spec.partition(":")
+    return [
+        {
+            "example": example.id,
+            "question": i,
+            "method": method,
+            "setting": setting,
+            "form": question.form,
+            "kind": question.info.get("kind", ""),
+            "asked": question.text,
+            "answer": answer.text,
+            "expected": list(question.answers),
+            "f1": metrics.f1(answer.text, question.answers),
+            "exact_match": metrics.exact_match(answer.text, question.answers),
+            "same": answer.same,
+            "kl": float(answer.kl[0]),
+            "kl_answer": float(answer.kl.sum()),
+            "answer_tokens": len(answer.kl),
+        }
+        for i, (question, answer) in enumerate(zip(example.questions, answers, strict=True))
+    ]
+
+
+class RowFile:
+    """rows.jsonl; a line cut short by a kill, and what it belonged to, is done again.
+
+    A line that two processes wrote, both at work in the folder, counts once.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self.rows: list[dict] = []
+        self.done: set[tuple[str, str]] = set()  # examples' ids and specs
+        text = path.read_text() if path.exists() else ""
+        whole_lines = ""
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                rows = json.loads(line)
+                answered = {(r["example"], spec_of(r)) for r in rows}
+                if not answered & self.done:
+                    self.rows += rows
+                    self.done |= answered
+                    whole_lines += line + "\n"
+        if whole_lines != text:
+            write_whole(path, whole_lines)
+
+    @property
+    def specs(self) -> list[str]:
+        """Methods that have answers here."""
+        return list(dict.fromkeys(spec_of(r) for r in self.rows))
+
+    def write(self, rows: list[dict]) -> None:
+        """Appends all rows of a method and an example: one line, whole or not there."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(rows) + "\n")
+        self.rows += rows
+
+
+def claim(workdir: pathlib.Path, identity: dict) -> None:
+    """Writes run.json, or refuses a workdir whose rows came from other settings.
+
+    Methods may be added: the adapter is that of the rows of methods with one, once there are any.
+
+    Raises:
+      ValueError: naming what differs.
+    """
+    path = workdir / "run.json"
+    stored = json.loads(path.read_text()) if path.exists() else identity
+    adapters = {stored.get("adapter"), identity["adapter"]}
+    if "none" in adapters:
+        adapter = next(iter(adapters - {"none"}), "none")
+        stored, identity = stored | {"adapter": adapter}, identity | {"adapter": adapter}
+    resume.check(stored, identity, f"{workdir} holds answers of another run")
+    write_whole(path, json.dumps(identity, indent=1) + "\n")

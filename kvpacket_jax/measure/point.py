@@ -1,0 +1,131 @@
+"""One point to measure: a model, random ids of given lengths, methods. The work of launch.cost."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import models
+from kvpacket_jax.measure import cost
+from kvpacket_jax.measure.cost import ALONE, Cost
+from kvpacket_jax.measure.machine import Machine, measure_machine
+from kvpacket_jax.measure.request import Entry, check_in_memory, on_tier, query_alone
+from kvpacket_jax.methods import Method, Request, settings
+from kvpacket_jax.methods.kv_packet import KVPacket
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime.progress import SILENT, Progress
+from models import LanguageModel, sharding
+
+
+class PointCosts(NamedTuple):
+    """The rows of one point, and what they were measured with."""
+
+    rows: list[Cost]  # the first is the query alone
+    request: Request
+    model: LanguageModel
+    machine: Machine
+
+
+def run(
+    point: Mapping[str, Any],
+    cache_dir: str | os.PathLike | None = None,
+    mesh: str | None = None,
+    profile_dir: str | None = None,
+    progress: Progress = SILENT,
+) -> PointCosts:
+    """Loads a model and measures one point: configs/cost.py says what each field is.
+
+    Raises:
+      ValueError, OSError, RuntimeError: a point that cannot be measured, and what would do.
+    """
+    specs = settings.listed(point["methods"])
+    lengths = document_lengths(point["documents"])
+    check_in_memory(point["tier"])
+    for spec in specs:  # before the model is loaded
+        settings.make(spec)
+    seed = point["seed"]
+    with progress.step(f"Loading {point['model']}"):
+        model = models.load(point["model"], point["dtype"], cache_dir, mesh)
+        sharding.tell(model.config, model.params)
+        adapter = make_adapter(model, point["adapter"], point["header"], point["trailer"], seed)
+    methods = dict(settings.make(spec, adapter) for spec in specs)
+    request = random_request(model, point["preamble"], lengths, point["query"], seed)
+    with progress.step("Measuring this machine"):
+        machine = measure_machine(model.dtype, model.num_devices)
+    rows = measure_methods(
+        model, methods, request, machine, point["runs"], point["tier"], profile_dir, progress
+    )
+    return PointCosts(rows, request, model, machine)
+
+
+def document_lengths(text: str) -> list[int]:
+    """Lengths from "8x1024", "512" or several of them with commas; ValueError for anything else."""
+    lengths = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(?:(\d+)\s*x)?\s*(\d+)\s*", part)
+        count, length = (int(n) if n else 1 for n in match.groups()) if match else (0, 0)
+        if count < 1 or length < 1:
+            raise ValueError(
+                f"{part!r} is not a number of documents and their length: 8x1024 means eight of "
+                "1,024 tokens, 4x256,512 four of 256 and one of 512."
+            )
+        lengths += [length] * count
+    return lengths
+
+
+def random_request(
+    model: LanguageModel, preamble: int, documents: Sequence[int], query: int, seed: int = 0
+) -> Request:
+    """A request of such lengths in tokens; ids are random, and the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    ids = lambda n: rng.integers(0, model.config.vocab_size, n).tolist()  # noqa: E731
+    return Request(ids(preamble), [ids(n) for n in documents], ids(query))
+
+
+def make_adapter(
+    model: LanguageModel, source: str | None, header: int, trailer: int, seed: int = 0
+) -> Adapter:
+    """The trained adapter that `source` names (a folder or a shipped name), or a random one."""
+    if source:
+        # Whom it was trained for changes no cost: released ones and random models go together.
+        return adapter_lib.load_adapter(source, model, other_model=True)
+    return adapter_lib.init(jax.random.key(seed), model.params["embedding"], header, trailer)
+
+
+def measure_methods(
+    model: LanguageModel,
+    methods: Mapping[str, Method],
+    request: Request,
+    machine: Machine,
+    runs: int = 5,
+    tier: str = "device",
+    profile_dir: str | None = None,
+    progress: Progress = SILENT,
+) -> list[Cost]:
+    """Costs of one request: of the query alone over a ready cache, then of each method.
+
+    Args:
+      methods: by the labels of their rows. The cache that the query alone reads is the context of
+        the first that composes packets as kv_packet does; a bare one, if there is none.
+      runs: timed rounds.
+      tier: where what a method stored lies: "device" or "host".
+      profile_dir: where a trace of one more round is written (for TensorBoard or Perfetto).
+    """
+    packets = next((name for name, m in methods.items() if isinstance(m, KVPacket)), None)
+    sources = methods if packets is not None else {None: KVPacket()} | methods
+    stored = {}
+    for name, method in sources.items():
+        with progress.step(f"{name or 'kv_packet'}: caching {len(request.documents)} documents"):
+            caches = method.store(model, request.preamble, request.documents)
+            stored[name] = Entry(method, jax.block_until_ready(caches))
+    alone = query_alone(model, stored[packets], request)
+    entries = {ALONE: alone} | {name: on_tier(stored[name], tier) for name in methods}
+    rows = cost.measure(model, entries, request, runs, machine, peak=True, progress=progress)
+    if profile_dir:
+        with progress.step(f"Tracing one more run of each into {profile_dir}"):
+            cost.trace(model, entries, request, profile_dir)
+    return rows

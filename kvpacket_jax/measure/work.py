@@ -1,0 +1,182 @@
+"""The operations and bytes of one request, by tracing: nothing runs.
+
+Arrays may be ShapeDtypeStructs, so that a model of any size can be counted anywhere. (Where they
+are arrays, a method that reads a number back does so first: `Method.resolved`.)
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable
+
+import jax
+
+from kvpacket_jax.measure import flops, memory
+from kvpacket_jax.measure.request import Entry, first_token
+from kvpacket_jax.methods import Method, Request
+from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.packet import Packet
+from kvpacket_jax.packets.prefill import Context, Prefilled, prefill
+from models import LanguageModel, kv_cache
+from models.kv_cache import KVCache
+from models.transformer import Transformer, init_params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """Operations and bytes of one request alone, padding included."""
+
+    flops_total: int
+    flops_overhead: int  # beyond the query alone over a ready cache of as many slots
+    flops_matmul: int  # the matrix products in the total
+    xla_flops: float | None  # XLA's count of the same chain, None where it would misread it
+    least_bytes: int  # between memory and processor, however the programs are written
+    peak_bytes: int | None  # of device memory; None if not asked for or not known
+    context_slots: int  # that stand before the query's pass, or before the method's own
+    cache_bytes: int  # of what the method stored
+    cached_tokens: int  # positions of the packets in it
+
+
+def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool = False) -> Work:
+    """Counts what `first_token` runs. Only shapes are looked at: nothing runs.
+
+    Args:
+      peak: counts the peak memory too, for which the chain's programs are compiled.
+    """
+    entry = entry._replace(method=entry.method.resolved(model, entry.stored, request))
+    arrays = _abstract((model.params, entry.stored))
+    total = flops.count_flops(_chain(model, entry.method, request), *arrays)
+    context, _ = _outline(model, entry, request)
+
+    def query_pass(params, context):
+        return _outputs(prefill(_with(model, params), context, [request.query], 0))
+
+    alone = flops.count_flops(query_pass, arrays[0], context)
+    plain, *plain_arrays = _unrolled(model, *arrays)
+    packets = jax.tree.leaves(entry.stored, is_leaf=lambda x: isinstance(x, Packet))
+    return Work(
+        flops_total=total.total,
+        flops_overhead=total.total - alone.total,
+        flops_matmul=total.matmul,
+        xla_flops=flops.xla_flops(_chain(plain, entry.method, request), *plain_arrays),
+        least_bytes=least_bytes(model, entry, request),
+        peak_bytes=peak_bytes(model, entry, request) if peak else None,
+        context_slots=context_slots(model, entry, request),
+        cache_bytes=memory.tree_bytes(entry.stored),
+        cached_tokens=sum(x.length for x in packets if isinstance(x, Packet)),
+    )
+
+
+def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
+    """Bytes that must go between memory and processor, however the programs are written.
+
+    The parameters, once for each program that needs them (an embedding table that is not the output
+    too is not read, except for a few rows); what the method stored and uses, once; keys and values
+    that are new, written once and read once: those of the context, unless the stored ones stay
+    where they are, and those of the rows that run. Activations and logits could stay inside.
+    """
+    arrays = _abstract((model.params, entry.stored))
+    reads, stored_reads = memory.reads(_chain(model, entry.method, request), *arrays)
+    if not model.config.tie_embeddings:
+        reads = reads | {"embedding": 0}
+    params, stored = (jax.tree.map(memory.tree_bytes, tree) for tree in arrays)
+    needed = jax.tree.map(lambda n, times: n * min(times, 1), stored, stored_reads)
+    total = sum(jax.tree.leaves((jax.tree.map(operator.mul, params, reads), needed)))
+
+    rows = _outline(model, entry, request)[1] or Buckets().query(len(request.query))
+    row = memory.tree_bytes(jax.eval_shape(lambda: kv_cache.init(model.config, 1, 1, model.dtype)))
+    new_context = memory.made_bytes(_context(model, entry, request), *arrays)
+    return total + 2 * (new_context + rows * row)
+
+
+def context_slots(model: LanguageModel, entry: Entry, request: Request) -> int:
+    """Slots that stand before the query's own pass, or before the method's."""
+    context = _context(model, entry, request)
+    shapes = jax.eval_shape(context, *_abstract((model.params, entry.stored)))
+    return sum(cache.num_slots for cache in shapes)
+
+
+def peak_bytes(model: LanguageModel, entry: Entry, request: Request) -> int | None:
+    """Device memory at the most while `first_token` runs, with parameters and what is stored.
+
+    Compiles the chain's programs and runs nothing. None where the backend does not say, and on a
+    mesh, whose devices hold different parts.
+    """
+    if model.config.mesh:
+        return None
+    arrays = _abstract((model.params, entry.stored))
+    return memory.peak_bytes(_chain(model, entry.method, request), *arrays)
+
+
+def is_one_pass(model: LanguageModel, entry: Entry, request: Request) -> bool:
+    """Whether the method's own pass runs the query too, so that the request has no parts."""
+    return _outline(model, entry, request)[1] > 0
+
+
+def _chain(model: LanguageModel, method: Method, request: Request) -> Callable:
+    def chain(params, stored):
+        return _outputs(first_token(_with(model, params), Entry(method, stored), request))
+
+    return chain
+
+
+def _context(model: LanguageModel, entry: Entry, request: Request) -> Callable:
+    def context(params, stored):
+        return entry.method.prepare(_with(model, params), stored, request).context
+
+    return context
+
+
+def _outputs(prefilled: Prefilled):
+    return prefilled.logits, prefilled.tail
+
+
+def _with(model: LanguageModel, params) -> LanguageModel:
+    return dataclasses.replace(model, params=params)
+
+
+def _abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _outline(model: LanguageModel, entry: Entry, request: Request) -> tuple[Context, int]:
+    """Shapes of the context a method leaves before the query, and the rows its own pass ran.
+
+    The rows are 0 where the method leaves the query to `prefill`.
+    """
+    rows = 0
+
+    def context(params, stored):
+        nonlocal rows
+        plain = _with(model, params)
+        prepared = entry.method.prepare(plain, stored, request)
+        if prepared.prefilled is None:
+            return prepared.context
+        rows = prepared.prefilled.slot
+        documents = rows - Buckets().query(len(request.query))
+        if documents <= 0:
+            return prepared.context
+        # They were read in the same pass as the query, and stand before it in its tail.
+        return (*prepared.context, kv_cache.init(model.config, 1, documents, plain.dtype))
+
+    shapes = jax.eval_shape(context, *_abstract((model.params, entry.stored)))
+    return shapes, rows
+
+
+def _unrolled(model: LanguageModel, params, stored):
+    """The same work without loops, which XLA's cost analysis counts once."""
+    c = dataclasses.replace(model.config, scan_layers=False, query_block=10**9, mesh=None)
+    if model.config.scan_layers:
+        params = jax.eval_shape(lambda k: init_params(c, k, model.dtype), jax.random.key(0))
+
+    def per_layer(cache: KVCache) -> KVCache:
+        if isinstance(cache.k, tuple):
+            return cache
+        k, v, bias = (
+            x and tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for _ in range(c.num_layers))
+            for x in (cache.k, cache.v, cache.bias)
+        )
+        return cache._replace(k=k, v=v, bias=bias)
+
+    is_cache = lambda x: isinstance(x, KVCache)  # noqa: E731
+    stored = jax.tree.map(lambda x: per_layer(x) if is_cache(x) else x, stored, is_leaf=is_cache)
+    return dataclasses.replace(model, config=c, module=Transformer(c)), params, stored

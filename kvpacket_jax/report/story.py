@@ -1,0 +1,57 @@
+"""What the demo says around its tables: what is asked, what to conclude, what to type next."""
+
+import textwrap
+
+from kvpacket_jax.data import Example
+from kvpacket_jax.evaluate.compare import Comparison
+from kvpacket_jax.evaluate.summary import REFERENCE
+from kvpacket_jax.measure import timing
+from kvpacket_jax.runtime.progress import WIDTH
+
+LINES = 3  # of a document that is shown
+
+
+def opening(example: Example) -> str:
+    """The beginning of the first document and the first question."""
+    document = " ".join(example.documents[0].split())
+    lines = textwrap.wrap(document, WIDTH - 4, max_lines=LINES, placeholder=" …")
+    shown = textwrap.indent("\n".join(lines), "  ")
+    return (
+        f"The first of {len(example.documents)} documents begins:\n\n{shown}\n\n"
+        f'The first of {len(example.questions)} questions: "{example.questions[0].text}"\n'
+    )
+
+
+def conclusion(comparison: Comparison, packets: str, bare: str = "no_recompute") -> str:
+    """What the comparison says, in a few sentences.
+
+    Args:
+      packets, bare: the rows of wrapped and of bare packets.
+    """
+    runs = {cost.method: cost.runs_s for cost in comparison.costs}
+    right = {name: sum(r.right for r in comparison.replies if r.method == name) for name in runs}
+    count = len(comparison.replies) // len(runs)
+    sooner = timing.ratio(runs[REFERENCE], runs[packets])
+    if right[packets] <= right[bare]:
+        share = "none"
+    else:
+        share = "all" if right[packets] >= right[REFERENCE] else "part"
+    return (
+        f"What to conclude: {packets} answers from documents that were cached one by one, its "
+        f"first token {sooner:.0f} times sooner than {REFERENCE}'s, which reads all of them again. "
+        f"Right of {count} answers: {REFERENCE} {right[REFERENCE]}, {packets} {right[packets]}, "
+        f"{bare} {right[bare]}, which has the same caches without trained soft tokens. So here "
+        f"those win back {share} of what caching documents apart loses."
+    )
+
+
+def next_command(model: str, default: str) -> str:
+    """How to go on with documents of one's own."""
+    flag = "" if model == default else f" --model={model}"
+    return (
+        "Next, documents of your own, one JSON object a line:\n\n"
+        """  echo '{"id": "ferry", "text": "The ferry to Lune leaves at 7:40."}' > docs.jsonl\n"""
+        f"  .venv/bin/python -m launch.build_packets{flag} --input=docs.jsonl --store=packets\n"
+        f"  .venv/bin/python -m launch.answer{flag} --store=packets --documents=ferry "
+        '--query="When does the ferry leave?"'
+    )

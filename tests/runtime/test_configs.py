@@ -1,0 +1,39 @@
+"""A mistake in --config ends a program in one line that names what there is."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--config=configs/cost.py:9b", "configs/cost.py knows no '9b'; it knows 8b.\n"),
+        ("--config=configs/kost.py", "There is no config file configs/kost.py.\n"),
+        ("--config.tiar=host", "no such field of the config: 'tiar'\nDid you mean \"tier\""),
+        ("--config.runs=x", "flag --config.runs=x: invalid literal for int"),
+    ],
+)
+def test_a_mistake_is_named_without_a_traceback(given, message):
+    command = [sys.executable, "-m", "launch.cost", given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "cost", "sweep_lengths", "sweep_documents"])
+def test_every_config_refuses_a_name_it_does_not_know(name):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from configs import {name} as c; c.get_config(); c.get_config('x')",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert f"ValueError: configs/{name}.py knows no 'x'; it knows " in done.stderr
