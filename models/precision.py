@@ -1,9 +1,12 @@
 """Matrix products: the one place where their dtype and precision are decided."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 
-# oneDNN's bfloat16 kernels want several rows: a product of one row took 4 times longer than one of
+# oneDNN's bfloat16 kernels need several rows: a product of one row took 4 times longer than one of
 # eight on a CPU with AVX512_BF16, and a decoding step has a single row.
 CPU_BF16_ROWS = 8
 
@@ -11,8 +14,8 @@ CPU_BF16_ROWS = 8
 def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """`einsum(spec, x, w)` with operands in `w`'s dtype and a float32 result.
 
-    With float32 operands all passes are made (`highest`): GPUs and TPUs round them to TF32 or
-    bfloat16 otherwise.
+    With float32 operands the precision is `highest`: GPUs and TPUs would otherwise round them to
+    TF32 or bfloat16.
     """
     precision = jax.lax.Precision.HIGHEST if w.dtype == jnp.float32 else None
     return jnp.einsum(
@@ -29,3 +32,16 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array) -> jax.Array:
     rows = -(-CPU_BF16_ROWS // B)
     padding = [(0, 0), (0, rows - T)] + [(0, 0)] * (x_BxTxX.ndim - 2)
     return product(spec, jnp.pad(x_BxTxX, padding), w)[:, :T]
+
+
+def fastest_dtype() -> str:
+    """The name of it: bfloat16 on accelerators and on CPUs with instructions for it, else float32.
+
+    Not measured: caches of one dtype are not those of another, and a busy machine might choose
+    otherwise the next time.
+    """
+    cpuinfo = pathlib.Path("/proc/cpuinfo")  # of Linux; other systems have float32
+    on_cpu = jax.default_backend() == "cpu"
+    flags = cpuinfo.read_text() if on_cpu and cpuinfo.exists() else ""
+    native = not on_cpu or re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags)
+    return "bfloat16" if native else "float32"

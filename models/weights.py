@@ -17,13 +17,8 @@ import safetensors
 
 from models import sharding, transformer
 from models.config import ModelConfig
-from models.families import llama, qwen
+from models.families import FAMILIES, MODEL_TENSORS
 
-LAYER_KEYS = {
-    "llama": llama.LAYER_KEYS,
-    "qwen2": llama.LAYER_KEYS | qwen.QWEN2_LAYER_KEYS,
-    "qwen3": llama.LAYER_KEYS | qwen.QWEN3_LAYER_KEYS,
-}
 KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
@@ -124,17 +119,17 @@ def _tensor_names(config: ModelConfig, path) -> tuple[list[str], bool]:
     """The tensors a parameter is made of (several for a stack), and whether it is a kernel."""
     keys = [getattr(p, "key", getattr(p, "idx", None)) for p in path]
     if keys[0] != "layers":
-        return [llama.KEYS[keys[0]]], False
+        return [MODEL_TENSORS[keys[0]].hf], False
     layers = range(config.num_layers) if config.scan_layers else [keys[1]]
     name = "/".join(keys[1:] if config.scan_layers else keys[2:])
-    pattern = LAYER_KEYS[config.family][name]
+    pattern = FAMILIES[config.family].layer_tensors[name].hf
     return [pattern.format(i=i) for i in layers], name in KERNELS
 
 
 def _check_names(folder, found: set[str], wanted: set[str], config: ModelConfig) -> None:
     ignored = {n for n in found if n.endswith(IGNORED_SUFFIXES)}
     if config.tie_embeddings:
-        ignored.add(llama.KEYS["output"])  # some checkpoints store the tied matrix twice
+        ignored.add(MODEL_TENSORS["output"].hf)  # some checkpoints store the tied matrix twice
     missing, unexpected = sorted(wanted - found), sorted(found - wanted - ignored)
     if missing or unexpected:
         parts = [

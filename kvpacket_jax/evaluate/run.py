@@ -115,8 +115,8 @@ def prepare_run(
     specs = list(dict.fromkeys([summary.REFERENCE, *listed(config.methods), *begun]))
     for spec in specs:  # before the model is loaded
         make(spec)
-    model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
-    sharding.tell(model.config, model.params)
+    model = models.load_text_model(config.model, config.dtype, cache_dir, mesh)
+    sharding.log_layout(model.config, model.params)
     name = adapter_lib.name_for(config.model, config.adapter)
     wrapper = adapter_lib.load_adapter(name, model, config.other_model) if name else None
     if wrapper is None and any(s.split(":")[0] == "kv_packet" for s in specs):

@@ -115,7 +115,7 @@ def run(
     seed = point["seed"]
     with step(f"Loading {point['model']}"):
         model = models.load(point["model"], point["dtype"], cache_dir, mesh)
-        sharding.tell(model.config, model.params)
+        sharding.log_layout(model.config, model.params)
         soft = soft_tokens(model, point["adapter"], point["header"], point["trailer"], seed)
     methods = dict(settings.make(spec, soft) for spec in specs)
     request = random_request(model, point["preamble"], lengths, point["query"], seed)

@@ -248,9 +248,9 @@ def load_models(
     reader = load(mesh=mesh) if apart else model
     if mesh is None:
         return model, {0: reader}
-    sharding.tell(model.config, model.params, say)
-    rows = sharding.rows(mesh)
-    return model, {i: models.on_row(reader, row) for i, row in rows.items()}
+    sharding.log_layout(model.config, model.params, say)
+    replicas = sharding.replicas(mesh)
+    return model, {i: models.on_replica(reader, replica) for i, replica in replicas.items()}
 
 
 def second_copy(config: ConfigDict, model: LanguageModel, platform: str) -> bool:

@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 from safetensors.numpy import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 
+from models.families import LAYER_TENSORS
 from models.sources import gguf
 
 D, M, HEADS, KV_HEADS, H, LAYERS = 32, 64, 4, 2, 8, 2
@@ -116,9 +117,9 @@ def test_llama_rows_are_put_back_in_order(tmp_path):
     config, found = convert(write_gguf(tmp_path / "m.gguf", "llama", stored), tmp_path / "m")
     assert config["tie_word_embeddings"] and "lm_head.weight" not in found
     for i in range(LAYERS):
-        for ours, theirs in gguf.LAYER_TENSORS.items():
+        for name in LAYER_TENSORS.values():
             np.testing.assert_array_equal(
-                found[f"model.layers.{i}.{theirs}"], tensors[f"blk.{i}.{ours}"]
+                found[name.hf.format(i=i)], tensors[name.gguf.format(i=i)]
             )
     assert len(found) == len(tensors)
 
@@ -139,7 +140,7 @@ def test_qwen_is_converted_as_it_is(tmp_path, arch, dtype):
 
     np_dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
     assert all(w.dtype == np_dtype for w in found.values())
-    names = {f"blk.1.{k}": f"model.layers.1.{v}" for k, v in gguf.LAYER_TENSORS.items()}
+    names = {name.gguf.format(i=1): name.hf.format(i=1) for name in LAYER_TENSORS.values()}
     names |= {
         "output.weight": "lm_head.weight",
         "token_embd.weight": "model.embed_tokens.weight",

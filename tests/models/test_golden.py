@@ -14,11 +14,10 @@ from tests.support.golden import FAMILIES, GOLDEN
 @functools.partial(jax.jit, static_argnames="module")
 def forward(module, params, ids, positions, valid):
     """Plain passes over padded rows: logits `[B, T, V]` and the cache."""
-    apply = functools.partial(module.apply, {"params": params})
+    model = module.bind({"params": params})
     tail = kv_cache.init(module.config, *ids.shape, jnp.float32)
-    x = apply(ids, method="embed")
-    x, cache = apply(x, positions, valid, (), tail, 0, method="run_layers")
-    return apply(x, method="logits"), cache
+    x, cache = model.run_layers(model.embed(ids), positions, valid, (), tail, 0)
+    return model.logits(x), cache
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])

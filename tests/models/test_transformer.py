@@ -1,7 +1,5 @@
 """run_layers: loop and scan, ranges of layers, contexts, padding, and what gradients see."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,12 +41,14 @@ def inputs(config, scan: bool):
 
 
 def run(model, x, positions, valid, context, tail, slots=0, layers=None):
-    apply = functools.partial(model.module.apply, {"params": model.params}, method="run_layers")
-    return jax.jit(lambda *a: apply(*a, slots, layers))(x, positions, valid, context, tail)
+    bound = model.module.bind({"params": model.params})
+    return jax.jit(lambda *a: bound.run_layers(*a, slots, layers))(
+        x, positions, valid, context, tail
+    )
 
 
 def logits(model, x):
-    return model.module.apply({"params": model.params}, x, method="logits")
+    return model.module.bind({"params": model.params}).logits(x)
 
 
 def same(a, b, atol):
