@@ -9,9 +9,9 @@ from models import rope
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The constants of one decoder. None has a default: a forgotten one must not go unnoticed.
+    """The constants of one decoder, without defaults, so that none can be forgotten.
 
-    The fields below the line are choices of how to run it, not properties of the weights.
+    The fields after "# ---" are choices of how to run it, not properties of the weights.
     """
 
     family: str  # one of families.FAMILIES
@@ -32,7 +32,7 @@ class ModelConfig:
     scan_layers: bool = False  # one stacked array for all layers, walked by lax.scan
     remat: bool = False  # recompute a layer's activations in the backward pass
     query_block: int = 128  # rows of attention computed at once; bounds its memory
-    mesh: jax.sharding.Mesh | None = None  # the devices it lies on (sharding.py); None: one
+    mesh: jax.sharding.Mesh | None = None  # its devices (sharding.py); None: one
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:

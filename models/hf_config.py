@@ -31,7 +31,7 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     family = FAMILIES[name]
     if hf.get("use_sliding_window"):
         raise ValueError(
-            f"{source}: use_sliding_window is true, but every layer here attends to all positions. "
+            f"{source}: use_sliding_window is true, but layers here attend to all positions. "
             "Set it to false if the model may run so (Qwen2.5 and Qwen3 may)."
         )
     if hf.get("hidden_act", "silu") != "silu":

@@ -1,4 +1,4 @@
-"""How a model lies on many devices: the mesh, and rules beside the names they match.
+"""How a model is laid out over many devices: the mesh, and rules beside the names they match.
 
 A mesh has three axes. `data` runs different examples; `kv` and `rest` together hold one replica of
 the model: key/value heads and caches are split over `kv`, the greatest common divisor of the
@@ -40,7 +40,7 @@ AXES = {
     "mlp/up": "DM",
     "mlp/down": "MD",
 }
-# What an axis is split over, best first: the first that divides it is taken, none if none does.
+# What an axis may be split over, best first: the first that divides it is used, none if none does.
 # D and H are never split: every product would then end in a sum over devices.
 RULES = {
     "V": (BOTH, (KV,), (REST,)),
@@ -56,24 +56,24 @@ def make_mesh(text: str, config: ModelConfig, devices: Sequence[Any] | None = No
     Devices are taken in their order, so that one replica lies on neighbours, on one host.
 
     Args:
-      devices: all there are if None; the first of them are used if there are more than needed.
+      devices: all of them if None; the first ones are used if there are more than needed.
 
-    Raises ValueError for another spelling, for more devices than there are, or fewer where
-    processes run together.
+    Raises ValueError for another spelling, for more devices than there are, or for fewer where
+    several processes run together.
     """
     sizes = _sizes(text)
     devices = jax.devices() if devices is None else list(devices)
-    need = math.prod(sizes.values())
-    if need > len(devices) or (need < len(devices) and jax.process_count() > 1):
+    num_devices = math.prod(sizes.values())
+    if num_devices > len(devices) or (num_devices < len(devices) and jax.process_count() > 1):
         raise ValueError(
-            f"--mesh={text} takes {need} devices; there are {len(devices)} "
+            f"--mesh={text} takes {num_devices} devices; there are {len(devices)} "
             f"({devices[0].device_kind}). data times model must be "
             + ("that many." if jax.process_count() > 1 else "at most that.")
         )
     kv = math.gcd(sizes["model"], config.num_kv_heads)
-    shape = (sizes["data"], kv, sizes["model"] // kv)
+    grid = np.array(devices[:num_devices]).reshape(sizes["data"], kv, sizes["model"] // kv)
     # Auto: linen does not run on the default, Explicit.
-    return Mesh(np.array(devices[:need]).reshape(shape), (DATA, KV, REST), (AxisType.Auto,) * 3)
+    return Mesh(grid, (DATA, KV, REST), (AxisType.Auto,) * 3)
 
 
 def _sizes(text: str) -> dict[str, int]:
@@ -105,21 +105,21 @@ def examples_per_replica(mesh: Mesh | None, batch_size: int) -> int:
 def splits_groups(config: ModelConfig, mesh: Mesh) -> bool:
     """Whether query heads are split over `rest`: the heads of one key/value head divide.
 
-    Where a device holds several key/value heads, a contiguous part of the query heads would not be
-    that of its own; they are left whole there.
+    Where a device holds several key/value heads, a contiguous part of the query heads would not
+    belong to them; there the query heads are not split over `rest`.
     """
     whole = mesh.shape[KV] == config.num_kv_heads or mesh.shape[REST] == 1
     return whole and config.num_groups % mesh.shape[REST] == 0
 
 
 def spec(config: ModelConfig, mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-    """Where a parameter lies, by its name within a layer or the model ("q", "mlp/up", "output").
+    """How a parameter is split, by its name within a layer or the model ("q", "mlp/up", "output").
 
     `shape` may have one more axis in front, of layers. Raises ValueError for a name without a rule.
     """
     if name not in AXES:
         raise ValueError(
-            f"No rule says where the parameter {name!r} lies; rules: {', '.join(AXES)}."
+            f"No rule says how the parameter {name!r} is split; rules: {', '.join(AXES)}."
         )
     letters = AXES[name]
     entries: list = [None] * (len(shape) - len(letters))

@@ -1,7 +1,7 @@
 """Converts a GGUF file into a Hugging Face style folder, once per dtype.
 
-Reading the vocabulary and dequantising take many seconds and gigabytes, so it is done once and the
-result is read like any other checkpoint.
+Reading the vocabulary and dequantising take many seconds and gigabytes, so that is done once, and
+the result is read like any other checkpoint.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 # A shard is held in memory whole before it is written, so its size is the conversion's peak.
 SHARD_BYTES = 2**29
 
-# Attention and RoPE keys change what is computed: one that is not understood is refused.
+# Attention and RoPE keys change what is computed, so unknown ones are refused.
 KNOWN_KEYS = {
     "attention.head_count",
     "attention.head_count_kv",
@@ -116,8 +116,8 @@ def unpermute(w: np.ndarray, heads: int) -> np.ndarray:
 
 class _Reader(gguf.GGUFReader):
     def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
-        # The reader slices past the end of a short file and fails on a reshape, which tells nobody
-        # what is wrong.
+        # The reader slices past the end of a short file and fails on a reshape, with a message that
+        # does not help.
         end = start_offs
         for field in fields:
             _, _, _, dims, kind, offset = field.parts
@@ -210,7 +210,7 @@ def _hf_names(reader: gguf.GGUFReader) -> dict[str, str]:
             f"the tensors are not those of a {name} model: missing {_some(missing)}; "
             f"unexpected {_some(unexpected)}"
         )
-    return {theirs: ours for theirs, ours in names.items() if theirs in in_file}
+    return {name: hf for name, hf in names.items() if name in in_file}
 
 
 def _value(reader: gguf.GGUFReader, key: str) -> Any:
