@@ -54,8 +54,8 @@ def main(argv):
     show.say(story.opening(example))
     with errors.in_one_line():
         with show.step(f"Loading {MODEL.value}"):
-            model = models.load_reader(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
-            sharding.tell(model.config, model.params)
+            model = models.load_text_model(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
+            sharding.log_layout(model.config, model.params)
             soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
         with show.step("Measuring this machine"):
             machine = measure_machine(model.dtype, model.num_devices)

@@ -42,7 +42,7 @@ def attend(
 
 
 def weights(q_BxTxNxH: jax.Array, positions_BxT: jax.Array, segments: list[Segment]) -> jax.Array:
-    """What each row's attention gives each slot, the segments laid end to end.
+    """The attention weights of each row over all slots, the segments end to end.
 
     The mask is `attend`'s. Returns float32 `[B, T, N, S]`, S the slots of all segments: for a few
     rows only.
@@ -73,7 +73,7 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
     q = jnp.pad(q_KxBxGxTxH, [(0, 0)] * 3 + [(0, extra), (0, 0)])
     q = jnp.moveaxis(q.reshape(*q.shape[:3], count, size, q.shape[-1]), 3, 0)
     positions = jnp.pad(positions_BxT, [(0, 0), (0, extra)]).reshape(-1, count, size)
-    # Checkpointed: the backward pass computes a block's scores again instead of keeping them all.
+    # Checkpointed: the backward pass recomputes a block's scores instead of storing all of them.
     rows = jax.checkpoint(functools.partial(_attend_rows, segments=segments))
 
     def step(out, block):
@@ -100,7 +100,7 @@ def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
 def _scores(q_KxBxGxTxH, positions_BxT, segment: Segment):
     K, B, G, T, H = q_KxBxGxTxH.shape
     S = segment.positions.shape[-1]
-    if segment.k.shape[1] == 1:  # shared: all rows are one product's
+    if segment.k.shape[1] == 1:  # shared: one product for all rows
         scores = product("KXH,KSH->KXS", q_KxBxGxTxH.reshape(K, B * G * T, H), segment.k[:, 0])
     else:
         scores = product("KBXH,KBSH->KBXS", q_KxBxGxTxH.reshape(K, B, G * T, H), segment.k)

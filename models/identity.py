@@ -1,4 +1,4 @@
-"""What a model is, as a string: SHA-256 over its config and the bytes its weights came from.
+"""The identity of a model: SHA-256 over its config and the bytes that its weights came from.
 
 Not over the loaded arrays: those differ by dtype and by device, the model does not.
 """
@@ -34,24 +34,24 @@ def model_fingerprint(config: ModelConfig, folder: pathlib.Path, cache_dir: path
 
 
 def constants(config: ModelConfig) -> dict:
-    """What a config says of the model, without the choices of how to run it; JSON-able."""
-    plain = dataclasses.replace(config, mesh=None)  # asdict copies, and devices have no copies
-    found = {k: v for k, v in dataclasses.asdict(plain).items() if k not in RUN_CHOICES}
-    return found | {"rope_type": type(config.rope).__name__}
+    """A config's properties of the model, without the choices of how to run it; JSON-able."""
+    plain = dataclasses.replace(config, mesh=None)  # asdict copies, and devices cannot be copied
+    fields = {k: v for k, v in dataclasses.asdict(plain).items() if k not in RUN_CHOICES}
+    return fields | {"rope_type": type(config.rope).__name__}
 
 
 def file_digest(path: pathlib.Path, cache_dir: pathlib.Path) -> str:
     """SHA-256 of a file, remembered in `cache_dir` by its path, size and time of change."""
     stat = path.stat()
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    known_path = cache_dir / "digests.json"
-    known = _read(known_path)
-    if key not in known:
+    digests_path = cache_dir / "digests.json"
+    digests = _read(digests_path)
+    if key not in digests:
         with path.open("rb") as file:
-            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
         with contextlib.suppress(OSError):  # a read-only home: hash again next time
-            write_whole(known_path, json.dumps(known, indent=1))
-    return known[key]
+            write_whole(digests_path, json.dumps(digests, indent=1))
+    return digests[key]
 
 
 def _read(path: pathlib.Path) -> dict[str, str]:

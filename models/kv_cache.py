@@ -54,7 +54,7 @@ def init(config, batch: int, slots: int, dtype) -> KVCache:
 
 
 def put(config, cache: KVCache) -> KVCache:
-    """A cache of the host on `config.mesh`, by its heads; as it is without a mesh."""
+    """A host's cache on `config.mesh`, split by its heads; unchanged without a mesh."""
     if config.mesh is None:
         return cache
     place = lambda x: sharding.put(sharding.heads(config.mesh, x.ndim), x)  # noqa: E731
@@ -67,7 +67,7 @@ def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> 
 
     `slots` is the first slot (a scalar: the rest follow), or one slot for each row of `new` `[T]`,
     all different; one of S or more drops its row. With a scalar, `new` must fit: XLA would
-    otherwise move the start and write over what stands before, silently. Callers check the sizes.
+    otherwise move the start and silently write over what comes before. Callers check the sizes.
     """
     new = new.astype(old.dtype)
     if old.dtype == jnp.bfloat16:
@@ -99,22 +99,22 @@ def _update_bfloat16_jvp(axis, primals, tangents):
 
 
 def mix(old: jax.Array, new: jax.Array, slots: jax.Array, share: jax.Array) -> jax.Array:
-    """Rows `new` `[B, T, K, H]` with what stands in their slots of `old`: `share` `[T]` of the new.
+    """Rows `new` `[B, T, K, H]` mixed with their slots of `old`: `share` `[T]` of the new.
 
     `slots` as in `write_slots`.
     """
     if jnp.ndim(slots) == 0:
-        there = jax.lax.dynamic_slice_in_dim(old, slots, new.shape[SLOTS], SLOTS + old.ndim)
+        current = jax.lax.dynamic_slice_in_dim(old, slots, new.shape[SLOTS], SLOTS + old.ndim)
     else:
-        there = jnp.take(old, slots, axis=SLOTS, mode="clip")
+        current = jnp.take(old, slots, axis=SLOTS, mode="clip")
     share = share[:, None, None]
-    return share * new + (1 - share) * there.astype(new.dtype)
+    return share * new + (1 - share) * current.astype(new.dtype)
 
 
 def write_layer(
     cache: KVCache, layer: int, k: jax.Array, v: jax.Array, slots: jax.Array
 ) -> KVCache:
-    """Writes rows `[B, T, K, H]` into one layer; who may see them is `mark`'s."""
+    """Writes rows `[B, T, K, H]` into one layer; `mark` says who may see them."""
 
     def put(all_layers, new):
         written = write_slots(all_layers[layer], new, slots, SLOTS)
@@ -126,7 +126,7 @@ def write_layer(
 
 
 def mark(cache: KVCache, positions: jax.Array, valid: jax.Array, slots: jax.Array) -> KVCache:
-    """Says which positions rows `[B, T]` written to `slots` have, and which of them count."""
+    """Sets the positions of rows `[B, T]` written to `slots`, and which of them are valid."""
     return cache._replace(
         positions=write_slots(cache.positions, positions, slots, -1),
         valid=write_slots(cache.valid, valid, slots, -1),
@@ -142,13 +142,13 @@ def write(cache: KVCache, part: KVCache, slots: jax.Array) -> KVCache:
     bias = cache.bias
     if part.bias is not None:
         if bias is None:
-            raise ValueError("A cache with a bias cannot be written into one without.")
+            raise ValueError("A cache with a bias cannot be written into one without a bias.")
         bias = jax.tree.map(lambda old, new: write_slots(old, new, slots, -1), bias, part.bias)
     return mark(cache._replace(k=k, v=v, bias=bias), part.positions, part.valid, slots)
 
 
 def move(config, cache: KVCache, difference: jax.Array) -> KVCache:
-    """The same keys `difference` positions further on; values untouched."""
+    """The cache with its keys moved by `difference` positions; values are unchanged."""
     return cache._replace(
         k=jax.tree.map(lambda k: rope.move(config, k, difference), cache.k),
         positions=cache.positions + difference,

@@ -1,11 +1,15 @@
 """Matrix products: the one place where their dtype and precision are decided."""
 
+import functools
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 
 from models.low_rank import Changed
 
-# oneDNN's bfloat16 kernels want several rows: a product of one row took 4 times longer than one of
+# oneDNN's bfloat16 kernels need several rows: a product of one row took 4 times longer than one of
 # eight on a CPU with AVX512_BF16, and a decoding step has a single row.
 CPU_BF16_ROWS = 8
 
@@ -13,13 +17,41 @@ CPU_BF16_ROWS = 8
 def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """`einsum(spec, x, w)` with operands in `w`'s dtype and a float32 result.
 
-    With float32 operands all passes are made (`highest`): GPUs and TPUs round them to TF32 or
-    bfloat16 otherwise.
+    With float32 operands the precision is `highest`: GPUs and TPUs would otherwise round them to
+    TF32 or bfloat16.
     """
-    precision = jax.lax.Precision.HIGHEST if w.dtype == jnp.float32 else None
-    return jnp.einsum(
-        spec, x.astype(w.dtype), w, precision=precision, preferred_element_type=jnp.float32
+    if w.dtype == jnp.float32:
+        return jnp.einsum(spec, x.astype(w.dtype), w, precision=jax.lax.Precision.HIGHEST)
+    return _low_product(spec, x.astype(w.dtype), w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _low_product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """`einsum(spec, x, w)` of 16-bit operands with a float32 result, backwards too.
+
+    Left to itself the backward pass multiplies float32 cotangents with weights that are widened
+    to float32 first: several times slower on every device.
+    """
+    return jnp.einsum(spec, x, w, preferred_element_type=jnp.float32)
+
+
+def _low_product_forward(spec, x, w):
+    return _low_product(spec, x, w), (x, w)
+
+
+def _low_product_backward(spec, operands, cotangent):
+    x, w = operands
+    axes, out = spec.split("->")
+    x_axes, w_axes = axes.split(",")
+    low = cotangent.astype(w.dtype)
+    to = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    return (
+        to(f"{out},{w_axes}->{x_axes}", low, w).astype(x.dtype),
+        to(f"{x_axes},{out}->{w_axes}", x, low).astype(w.dtype),
     )
+
+
+_low_product.defvjp(_low_product_forward, _low_product_backward)
 
 
 def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
@@ -40,3 +72,16 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
     rows = -(-CPU_BF16_ROWS // B)
     padding = [(0, 0), (0, rows - T)] + [(0, 0)] * (x_BxTxX.ndim - 2)
     return product(spec, jnp.pad(x_BxTxX, padding), w)[:, :T]
+
+
+def fastest_dtype() -> str:
+    """The name of it: bfloat16 on accelerators and on CPUs with instructions for it, else float32.
+
+    Not measured: caches of one dtype are not those of another, and a busy machine might choose
+    otherwise the next time.
+    """
+    cpuinfo = pathlib.Path("/proc/cpuinfo")  # of Linux; other systems have float32
+    on_cpu = jax.default_backend() == "cpu"
+    flags = cpuinfo.read_text() if on_cpu and cpuinfo.exists() else ""
+    native = not on_cpu or re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags)
+    return "bfloat16" if native else "float32"

@@ -3,7 +3,7 @@
 Everything about RoPE is here. A head's first half is paired with its second half (Hugging Face's
 `rotate_half` form). Angles are exact at any position of the model: a float32 product of position
 and frequency is off by 6e-3 rad at 128k, so the position is split in two, cos and sin of the parts
-come from tables made in float64, and the angle sum formulas join them.
+come from tables computed in float64, and the angle sum formulas join them.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class LinearRope(Rope):
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope(Rope):
-    """Llama-3.1's: long wavelengths divided by `factor`, short ones kept, a ramp between."""
+    """Llama-3.1's: long wavelengths divided by `factor`, short ones unchanged, a ramp between."""
 
     factor: float
     low_freq_factor: float
@@ -192,7 +192,7 @@ def move(config, k: jax.Array, difference: jax.Array) -> jax.Array:
     """Keys `[..., K, H]` moved by `difference` positions, in their own dtype.
 
     `difference` is an int32 scalar, or one that broadcasts against `[..., K]`: `[S, 1]` for slots.
-    Scores depend on differences of positions only, so one rotation moves a key, whatever its place.
+    Scores depend on differences of positions only, so one rotation moves a key from any position.
     """
     cos, sin = cos_sin(config.rope, config.head_dim, difference, config.max_positions)
     return rotate(k, cos, sin).astype(k.dtype)

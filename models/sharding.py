@@ -1,8 +1,8 @@
-"""How a model lies on many devices: the mesh, and rules beside the names they match.
+"""How a model is laid out over many devices: the mesh, and rules beside the names they match.
 
-A mesh has three axes. `data` runs different examples; `kv` and `rest` together hold one copy of the
-model: key/value heads and caches are split over `kv`, the greatest common divisor of the model's
-devices and K; query heads, the MLP and the vocabulary over `rest` too.
+A mesh has three axes. `data` runs different examples; `kv` and `rest` together hold one replica of
+the model: key/value heads and caches are split over `kv`, the greatest common divisor of the
+replica's devices and K; query heads, the MLP and the vocabulary over `rest` too.
 """
 
 import math
@@ -41,7 +41,7 @@ AXES = {
     "mlp/up": "DM",
     "mlp/down": "MD",
 }
-# What an axis is split over, best first: the first that divides it is taken, none if none does.
+# What an axis may be split over, best first: the first that divides it is used, none if none does.
 # D and H are never split: every product would then end in a sum over devices.
 RULES = {
     "V": (BOTH, (KV,), (REST,)),
@@ -54,27 +54,27 @@ RULES = {
 def make_mesh(text: str, config: ModelConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh that "data:2,model:4" describes; what is not named is 1.
 
-    Devices are taken in their order, so that one copy of the model lies on neighbours, on one host.
+    Devices are taken in their order, so that one replica lies on neighbours, on one host.
 
     Args:
-      devices: all there are if None; the first of them are used if there are more than needed.
+      devices: all of them if None; the first ones are used if there are more than needed.
 
-    Raises ValueError for another spelling, for more devices than there are, or fewer where
-    processes run together.
+    Raises ValueError for another spelling, for more devices than there are, or for fewer where
+    several processes run together.
     """
     sizes = _sizes(text)
     devices = jax.devices() if devices is None else list(devices)
-    need = math.prod(sizes.values())
-    if need > len(devices) or (need < len(devices) and jax.process_count() > 1):
+    num_devices = math.prod(sizes.values())
+    if num_devices > len(devices) or (num_devices < len(devices) and jax.process_count() > 1):
         raise ValueError(
-            f"--mesh={text} takes {need} devices; there are {len(devices)} "
+            f"--mesh={text} takes {num_devices} devices; there are {len(devices)} "
             f"({devices[0].device_kind}). data times model must be "
             + ("that many." if jax.process_count() > 1 else "at most that.")
         )
     kv = math.gcd(sizes["model"], config.num_kv_heads)
-    shape = (sizes["data"], kv, sizes["model"] // kv)
+    grid = np.array(devices[:num_devices]).reshape(sizes["data"], kv, sizes["model"] // kv)
     # Auto: linen does not run on the default, Explicit.
-    return Mesh(np.array(devices[:need]).reshape(shape), (DATA, KV, REST), (AxisType.Auto,) * 3)
+    return Mesh(grid, (DATA, KV, REST), (AxisType.Auto,) * 3)
 
 
 def _sizes(text: str) -> dict[str, int]:
@@ -88,39 +88,39 @@ def _sizes(text: str) -> dict[str, int]:
 
 
 def num_replicas(mesh: Mesh | None) -> int:
-    """Copies of the model on a mesh."""
+    """Replicas of the model on a mesh."""
     return mesh.shape[DATA] if mesh else 1
 
 
 def examples_per_replica(mesh: Mesh | None, batch_size: int) -> int:
-    """Examples of a batch that each copy takes; ValueError if they do not divide."""
-    copies = num_replicas(mesh)
-    if batch_size % copies:
+    """Examples of a batch that each replica takes; ValueError if they do not divide."""
+    replicas = num_replicas(mesh)
+    if batch_size % replicas:
         raise ValueError(
-            f"batch_size {batch_size} is not a multiple of {copies}, the copies of the model on "
-            "this mesh: each takes one set of documents at a time."
+            f"batch_size {batch_size} is not a multiple of {replicas}, the replicas of the model "
+            "on this mesh: each takes one set of documents at a time."
         )
-    return batch_size // copies
+    return batch_size // replicas
 
 
 def splits_groups(config: ModelConfig, mesh: Mesh) -> bool:
     """Whether query heads are split over `rest`: the heads of one key/value head divide.
 
-    Where a device holds several key/value heads, a contiguous part of the query heads would not be
-    that of its own; they are left whole there.
+    Where a device holds several key/value heads, a contiguous part of the query heads would not
+    belong to them; there the query heads are not split over `rest`.
     """
     whole = mesh.shape[KV] == config.num_kv_heads or mesh.shape[REST] == 1
     return whole and config.num_groups % mesh.shape[REST] == 0
 
 
 def spec(config: ModelConfig, mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-    """Where a parameter lies, by its name within a layer or the model ("q", "mlp/up", "output").
+    """How a parameter is split, by its name within a layer or the model ("q", "mlp/up", "output").
 
     `shape` may have one more axis in front, of layers. Raises ValueError for a name without a rule.
     """
     if name not in AXES:
         raise ValueError(
-            f"No rule says where the parameter {name!r} lies; rules: {', '.join(AXES)}."
+            f"No rule says how the parameter {name!r} is split; rules: {', '.join(AXES)}."
         )
     letters = AXES[name]
     entries: list = [None] * (len(shape) - len(letters))
@@ -164,38 +164,38 @@ def put(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def rows(mesh: Mesh) -> dict[int, Mesh]:
-    """The copies of the model whose devices are this process's, each a mesh of its own, by place.
+def replicas(mesh: Mesh) -> dict[int, Mesh]:
+    """The replicas on this process's devices, by their place in the mesh; each a mesh of its own.
 
-    Raises ValueError where a copy lies across processes: it could not run by itself.
+    Raises ValueError where a replica lies across processes: it could not run by itself.
     """
-    found = {}
+    local = {}
     for i, devices in enumerate(mesh.devices):
         owners = {device.process_index for device in devices.flat}
         if len(owners) > 1:
             raise ValueError(
-                f"A copy of the model would lie on the devices of {len(owners)} hosts: choose "
+                f"A replica of the model would lie on the devices of {len(owners)} hosts: choose "
                 f"model:N so that N divides the {jax.local_device_count()} devices of a host."
             )
         if owners == {jax.process_index()}:
-            found[i] = Mesh(devices[None], mesh.axis_names, axis_types=mesh.axis_types)
-    return found
+            local[i] = Mesh(devices[None], mesh.axis_names, axis_types=mesh.axis_types)
+    return local
 
 
-def on_row(tree, row: Mesh):
-    """The same arrays as they lie on one row of their mesh: a view, nothing is copied."""
+def on_replica(tree, replica: Mesh):
+    """The same arrays as they lie on one replica of their mesh: a view, nothing is copied."""
 
     def view(x: jax.Array) -> jax.Array:
         parts = {shard.device: shard.data for shard in x.addressable_shards}
-        sharding = NamedSharding(row, x.sharding.spec)
-        here = [parts[device] for device in row.devices.flat]
-        return jax.make_array_from_single_device_arrays(x.shape, sharding, here)
+        sharding = NamedSharding(replica, x.sharding.spec)
+        local_parts = [parts[device] for device in replica.devices.flat]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, local_parts)
 
     return jax.tree.map(view, tree)
 
 
 def constrain_heads(mesh: Mesh | None, x: jax.Array) -> jax.Array:
-    """Says to the compiler that keys or values `[..., S, K, H]` lie by their heads."""
+    """Tells the compiler to split keys or values `[..., S, K, H]` by their heads."""
     if mesh is None:
         return x
     free = PartitionSpec.UNCONSTRAINED
@@ -203,34 +203,34 @@ def constrain_heads(mesh: Mesh | None, x: jax.Array) -> jax.Array:
 
 
 def heads(mesh: Mesh, ndim: int, others=None) -> NamedSharding:
-    """Of keys or values `[..., S, K, H]`: by their heads."""
+    """The sharding of keys or values `[..., S, K, H]`: by their heads, the rest by `others`."""
     return NamedSharding(mesh, PartitionSpec(*[others] * (ndim - 2), KV, None))
 
 
 class Copies(NamedTuple):
-    """Parameters that lie on a model's devices in several copies."""
+    """Parameters that each replica holds more than once."""
 
     names: tuple[str, ...]
-    copies: int
+    copies: int  # in each replica
     bytes: int  # of one copy
 
 
 def copies(config: ModelConfig, params) -> list[Copies]:
-    """What a copy of the model on `config.mesh` holds more than once, by the number of copies."""
-    found: dict[int, tuple[set[str], int]] = {}
-    model = config.mesh.shape[KV] * config.mesh.shape[REST]
+    """What a replica on `config.mesh` holds more than once, by the number of copies, ascending."""
+    by_count: dict[int, tuple[set[str], int]] = {}
+    devices = config.mesh.shape[KV] * config.mesh.shape[REST]
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = path_name(path)
-        part = math.prod(of(config, name, x.shape).shard_shape(x.shape))
-        count = model * part // math.prod(x.shape)
+        shard_size = math.prod(of(config, name, x.shape).shard_shape(x.shape))
+        count = devices * shard_size // math.prod(x.shape)
         if count > 1:
-            names, size = found.get(count, (set(), 0))
-            found[count] = (names | {name}, size + math.prod(x.shape) * x.dtype.itemsize)
-    return [Copies(tuple(sorted(n)), c, b) for c, (n, b) in sorted(found.items())]
+            names, size = by_count.get(count, (set(), 0))
+            by_count[count] = (names | {name}, size + math.prod(x.shape) * x.dtype.itemsize)
+    return [Copies(tuple(sorted(n)), c, b) for c, (n, b) in sorted(by_count.items())]
 
 
 def describe(config: ModelConfig, params) -> str:
-    """`config.mesh`, and what lies on it in several copies, in words."""
+    """`config.mesh`, and what its replicas hold more than once, in words."""
     mesh, sizes = config.mesh, dict(config.mesh.shape)
     lines = [
         f"{mesh.size} devices ({mesh.devices.flat[0].device_kind}): "
@@ -243,10 +243,10 @@ def describe(config: ModelConfig, params) -> str:
     return "\n".join(lines)
 
 
-def tell(config: ModelConfig, params, say=print) -> None:
-    """Says `describe`, where there is a mesh."""
+def log_layout(config: ModelConfig, params, log=print) -> None:
+    """Passes `describe` to `log`, if there is a mesh."""
     if config.mesh is not None:
-        say(describe(config, params))
+        log(describe(config, params))
 
 
 def put_batch(mesh: Mesh | None, tree):

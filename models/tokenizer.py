@@ -57,7 +57,7 @@ PRE_TOKENIZERS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Text to token ids and back, and the chat template. `load` makes one."""
+    """Text to token ids and back, and the chat template; from `load`."""
 
     with_special: tokenizers.Tokenizer
     text_only: tokenizers.Tokenizer  # reads control tokens as the text they are written in
@@ -137,9 +137,9 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     folder = pathlib.Path(folder)
     file = folder / "tokenizer.json"
     if not file.exists():
-        found = sorted(path.name for path in folder.glob("*"))
+        files = sorted(path.name for path in folder.glob("*"))
         raise FileNotFoundError(
-            f"{folder} has no tokenizer.json; it has {', '.join(found) or 'no files'}. Older "
+            f"{folder} has no tokenizer.json; it has {', '.join(files) or 'no files'}. Older "
             "formats are not read: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one."
         )
     serialised = file.read_text("utf-8")
@@ -174,12 +174,12 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _text_only(tok: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    # Two tokenizers over one model, as whether special tokens are looked for is a setting that
-    # another thread would see.
+    # Two tokenizers over one model: whether special tokens are recognised is a setting, which
+    # another thread would see change.
     plain = tokenizers.Tokenizer(tok.model)
     plain.normalizer, plain.pre_tokenizer = tok.normalizer, tok.pre_tokenizer
-    # Files differ in what they call special: Qwen's leave out <|fim_prefix|> and <tool_call>, a
-    # GGUF only the latter. A document must not be able to write them, whatever the file.
+    # Files differ in which tokens are special: Qwen's leave out <|fim_prefix|> and <tool_call>, a
+    # GGUF file only the latter. A document must not be able to write them, whatever the file.
     added = [token for _, token in sorted(tok.get_added_tokens_decoder().items())]
     for token in added:
         token.special = token.special or bool(re.fullmatch(r"<\S+>", token.content))
@@ -213,17 +213,17 @@ def _stop_ids(
     return tuple(sorted(ids - {None}))
 
 
-# Llama 3's templates write today's date into the system message, unless they are given one (theirs,
-# by default). A packet must not change at midnight.
+# Llama 3's templates write today's date into the system message unless they are given one; this is
+# their own default. A prompt's tokens must not change at midnight.
 DATE = "26 Jul 2024"
 
 
 def _render(
     template: str, messages: list[dict[str, str]], config: dict[str, Any], thinking: bool
 ) -> str:
-    # Encoding needs no transformers, and is loaded in a fraction of the time without. A template is
-    # a program from the internet: for that its hardened sandbox is worth the second.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch
+    # Imported here, for encoding does not need transformers and loads many times faster without it.
+    # A template is a program from the internet: its hardened sandbox is worth the second.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not installed
     from transformers.utils.chat_template_utils import render_jinja_template
 
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -288,9 +288,9 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         },
     }
     names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
-    for theirs, ours in names.items():
-        if (field := reader.fields.get(f"tokenizer.ggml.{theirs}_token_id")) is not None:
-            config[f"{ours}_token"] = tokens[field.contents()]
+    for gguf_name, hf_name in names.items():
+        if (field := reader.fields.get(f"tokenizer.ggml.{gguf_name}_token_id")) is not None:
+            config[f"{hf_name}_token"] = tokens[field.contents()]
     if (field := reader.fields.get("tokenizer.chat_template")) is not None:
         config["chat_template"] = field.contents()
     return tok, config
@@ -299,8 +299,8 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 def _metadata(reader: Any, key: str) -> Any:
     field = reader.fields.get(f"tokenizer.ggml.{key}")
     if field is None:
-        found = [k for k in reader.fields if k.startswith("tokenizer.")]
+        keys = [k for k in reader.fields if k.startswith("tokenizer.")]
         raise ValueError(
-            f"the GGUF metadata lack tokenizer.ggml.{key}; they have {', '.join(found) or 'none'}"
+            f"the GGUF metadata lack tokenizer.ggml.{key}; they have {', '.join(keys) or 'none'}"
         )
     return field.contents()

@@ -42,7 +42,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. `qkv` and `finish` stand apart: methods choose rows by a layer's queries."""
+    """One layer. `qkv` and `finish` are separate: methods choose rows by a layer's queries."""
 
     config: ModelConfig
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
         return q, k, v
 
     def finish(self, x_BxTxD: jax.Array, attended_BxTxNxH: jax.Array) -> jax.Array:
-        """The rest of the layer behind its attention."""
+        """The rest of the layer, after its attention: x and hidden states float32 `[B, T, D]`."""
         x = x_BxTxD + project("BTNH,NHD->BTD", attended_BxTxNxH, self.o)
         return x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
 
@@ -125,12 +125,11 @@ class Transformer(nn.Module):
         return project("BTD,VD->BTV", h, output)
 
     def qkv(self, x_BxTxD: jax.Array, positions_BxT: jax.Array, layer: int):
-        """What rows ask and answer at one layer, and nothing else of it: `Block.qkv`."""
+        """Queries, keys and values of rows at one layer, and nothing else of it: `Block.qkv`."""
         weights = self.get_variable("params", "layers")
         scanned = self.config.scan_layers
         weights = jax.tree.map(lambda a: a[layer], weights) if scanned else weights[layer]
-        block = Block(self.config, parent=None)
-        return block.apply({"params": weights}, x_BxTxD, positions_BxT, method="qkv")
+        return _bind_block(self.config, weights).qkv(x_BxTxD, positions_BxT)
 
     def run_layers(
         self,
@@ -146,28 +145,30 @@ class Transformer(nn.Module):
         """Rows through the layers: the only place that walks them.
 
         Args:
-          x_BxTxD: embeddings, or hidden states of the layer before `layers`.
-          positions_BxT: int32; where the rows stand.
+          x_BxTxD: float32; embeddings, or hidden states of the layer before `layers`.
+          positions_BxT: int32; the rows' positions.
           valid_BxT: bool; padding rows are computed and never seen.
           context: caches that are only read; one with batch 1 is shared by all rows.
           tail: the cache the rows' keys and values are written to.
           slots: int32; the first slot in `tail`, or one for each row `[T]` (`write_slots`).
           layers: which, all if None.
-          share: float32 `[T]`; what a row's new keys and values count for where they are written
-            over old ones, the old for the rest. None: for all.
+          share: float32 `[T]`; the weight of a row's new keys and values, where they are written
+            over old ones; the old ones have the rest. None: 1 for all.
 
         Returns:
           Hidden states float32 `[B, T, D]` before the final norm, and the tail.
+
+        Raises:
+          ValueError: a tail with a bias, or layers that do not follow one another.
         """
         c = self.config
         layers = range(c.num_layers) if layers is None else layers
         if tail.bias is not None:
-            raise ValueError("Rows cannot be written to a cache with a bias: they would have none.")
+            raise ValueError("Rows have no bias: they cannot be written to a cache that has one.")
         if layers.step != 1:
-            raise ValueError(f"Layers are walked one after the other; found {layers}.")
+            raise ValueError(f"Layers run one after the other, without gaps; found {layers}.")
         tail = kv_cache.mark(tail, positions_BxT, valid_BxT, slots)
         params = self.get_variable("params", "layers")
-        block = Block(c, parent=None)
 
         def body(x, layer):
             weights, (tail_k, tail_v), contexts = layer
@@ -176,7 +177,7 @@ class Transformer(nn.Module):
                 for cache, (k, v, bias) in zip(context, contexts, strict=True)
             ]
             own = Segment(tail_k, tail_v, tail.positions, tail.valid)
-            return block.apply({"params": weights}, x, positions_BxT, segments, own, slots, share)
+            return _bind_block(self.config, weights)(x, positions_BxT, segments, own, slots, share)
 
         if c.remat:
             body = jax.checkpoint(body)
@@ -186,28 +187,33 @@ class Transformer(nn.Module):
         return x, tail._replace(k=k, v=v)
 
 
+def _bind_block(config: ModelConfig, weights) -> Block:
+    # Not a submodule: all layers may be one stacked array, of which linen knows nothing.
+    return Block(config, parent=None).bind({"params": weights})
+
+
 def _loop(body, x, arrays, layers: range):
     params, (tail_k, tail_v), contexts = arrays
     tail_k, tail_v = list(tail_k), list(tail_v)
     for i in layers:
-        one = tuple((k[i], v[i], None if bias is None else bias[i]) for k, v, bias in contexts)
+        context = tuple((k[i], v[i], None if bias is None else bias[i]) for k, v, bias in contexts)
         with jax.named_scope(f"layer_{i}"):
-            x, (tail_k[i], tail_v[i]) = body(x, (params[i], (tail_k[i], tail_v[i]), one))
+            x, (tail_k[i], tail_v[i]) = body(x, (params[i], (tail_k[i], tail_v[i]), context))
     return x, (tuple(tail_k), tuple(tail_v))
 
 
 def _scan(body, x, arrays, layers: range):
-    every = layers == range(jax.tree.leaves(arrays[1])[0].shape[0])
-    chosen = arrays if every else jax.tree.map(lambda a: a[layers.start : layers.stop], arrays)
+    all_layers = layers == range(jax.tree.leaves(arrays[1])[0].shape[0])
+    chosen = arrays if all_layers else jax.tree.map(lambda a: a[layers.start : layers.stop], arrays)
     x, rows = jax.lax.scan(body, x, chosen)
-    if every:
+    if all_layers:
         return x, rows
     put = lambda old, new: old.at[layers.start : layers.stop].set(new)  # noqa: E731
     return x, jax.tree.map(put, arrays[1], rows)
 
 
 def init_params(config: ModelConfig, key: jax.Array, dtype=jnp.float32):
-    """Random parameters, for tests and for measuring shapes whose weights are not at hand.
+    """Random parameters, for tests and for measuring shapes without their weights.
 
     Under `jax.eval_shape` it gives the tree of shapes that weights are checked against.
     """

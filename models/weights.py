@@ -17,13 +17,8 @@ import safetensors
 
 from models import sharding, transformer
 from models.config import ModelConfig
-from models.families import llama, qwen
+from models.families import FAMILIES, MODEL_TENSORS
 
-LAYER_KEYS = {
-    "llama": llama.LAYER_KEYS,
-    "qwen2": llama.LAYER_KEYS | qwen.QWEN2_LAYER_KEYS,
-    "qwen3": llama.LAYER_KEYS | qwen.QWEN3_LAYER_KEYS,
-}
 KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
@@ -65,7 +60,7 @@ def _open(path: pathlib.Path):
         file = safetensors.safe_open(path, framework="numpy")
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path} is not a complete safetensors file ({error}). It was damaged or cut short: "
+            f"{path} is not a complete safetensors file ({error}). It is damaged or cut short: "
             "fetch it again."
         ) from error
     with file:
@@ -94,25 +89,25 @@ def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
                     f"{files[name]} lacks {name}, which the index says it holds. The files are of "
                     "different downloads: fetch them again."
                 )
-            found, expected = tuple(view.get_slice(name).get_shape()), _hf_shape(name, shape)
-            if found != expected:
+            stored, expected = tuple(view.get_slice(name).get_shape()), _hf_shape(name, shape)
+            if stored != expected:
                 raise ValueError(
-                    f"{files[name]}: {name} has shape {list(found)}, the config asks for "
+                    f"{files[name]}: {name} has shape {list(stored)}, the config asks for "
                     f"{list(expected)}. Weights and config.json are of different models."
                 )
             return _place(config, path_name, view.get_tensor(name), shape, jnp.dtype(dtype), kernel)
 
         leaves = []
         for (path, leaf), (names, kernel) in zip(flat, wanted, strict=True):
-            ours = sharding.path_name(path)
+            path_name = sharding.path_name(path)
             if _stacked(config, names):
-                device = sharding.of(config, ours, leaf.shape)
+                device = sharding.of(config, path_name, leaf.shape)
                 stacked = jnp.zeros(leaf.shape, dtype, device=device)
                 for i, name in enumerate(names):
-                    stacked = _set_row(stacked, read(ours, name, leaf.shape[1:], kernel), i)
+                    stacked = _set_row(stacked, read(path_name, name, leaf.shape[1:], kernel), i)
                 leaves.append(stacked)
             else:
-                leaves.append(read(ours, names[0], leaf.shape, kernel))
+                leaves.append(read(path_name, names[0], leaf.shape, kernel))
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -124,18 +119,18 @@ def _tensor_names(config: ModelConfig, path) -> tuple[list[str], bool]:
     """The tensors a parameter is made of (several for a stack), and whether it is a kernel."""
     keys = [getattr(p, "key", getattr(p, "idx", None)) for p in path]
     if keys[0] != "layers":
-        return [llama.KEYS[keys[0]]], False
+        return [MODEL_TENSORS[keys[0]].hf], False
     layers = range(config.num_layers) if config.scan_layers else [keys[1]]
     name = "/".join(keys[1:] if config.scan_layers else keys[2:])
-    pattern = LAYER_KEYS[config.family][name]
+    pattern = FAMILIES[config.family].layer_tensors[name].hf
     return [pattern.format(i=i) for i in layers], name in KERNELS
 
 
-def _check_names(folder, found: set[str], wanted: set[str], config: ModelConfig) -> None:
-    ignored = {n for n in found if n.endswith(IGNORED_SUFFIXES)}
+def _check_names(folder, stored: set[str], wanted: set[str], config: ModelConfig) -> None:
+    ignored = {n for n in stored if n.endswith(IGNORED_SUFFIXES)}
     if config.tie_embeddings:
-        ignored.add(llama.KEYS["output"])  # some checkpoints store the tied matrix twice
-    missing, unexpected = sorted(wanted - found), sorted(found - wanted - ignored)
+        ignored.add(MODEL_TENSORS["output"].hf)  # some checkpoints store the tied matrix twice
+    missing, unexpected = sorted(wanted - stored), sorted(stored - wanted - ignored)
     if missing or unexpected:
         parts = [
             f"{kind} {len(names)} tensors, such as {', '.join(names[:3])}"
@@ -150,7 +145,7 @@ def _check_names(folder, found: set[str], wanted: set[str], config: ModelConfig)
 
 def _hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a tensor in a Hugging Face file, from the parameter's."""
-    if name.endswith("_proj.weight"):  # ours [in..., out...]; only o_proj has two input axes
+    if name.endswith("_proj.weight"):  # the parameter is [in..., out...]; only o has two input axes
         split = 2 if name.endswith("o_proj.weight") else 1
         return math.prod(shape[split:]), math.prod(shape[:split])
     if name.endswith(".bias"):
@@ -161,8 +156,8 @@ def _hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _place(config: ModelConfig, name: str, tensor, shape, dtype, kernel: bool) -> jax.Array:
     if config.mesh is None:
         return _place_whole(tensor, shape, dtype, kernel)
-    ours = (tensor.T if kernel else tensor).reshape(shape).astype(dtype, copy=False)
-    return sharding.put(sharding.of(config, name, shape), ours)
+    array = (tensor.T if kernel else tensor).reshape(shape).astype(dtype, copy=False)
+    return sharding.put(sharding.of(config, name, shape), array)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype", "kernel"))

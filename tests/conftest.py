@@ -14,8 +14,7 @@ import tokenizers
 from safetensors.numpy import save_file
 
 import models
-from models import config as model_config
-from models import transformer, weights
+from models import hf_config, transformer, weights
 from tests.support import training
 from tests.support.golden import GOLDEN
 
@@ -72,7 +71,7 @@ def byte_model(tmp_path_factory) -> pathlib.Path:
         "tie_word_embeddings": True,
     }
     (folder / "config.json").write_text(json.dumps(hf))
-    config = model_config.from_hf(hf)
+    config = hf_config.from_hf(hf)
     params = transformer.init_params(config, jax.random.key(1))
     tensors = {}
     for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:

@@ -105,8 +105,8 @@ def prepare_run(
     specs = list(dict.fromkeys([summary.REFERENCE, *listed(config.methods), *begun]))
     for spec in specs:  # before the model is loaded
         make(spec)
-    model = models.load_reader(config.model, config.dtype, cache_dir, mesh)
-    sharding.tell(model.config, model.params)
+    model = models.load_text_model(config.model, config.dtype, cache_dir, mesh)
+    sharding.log_layout(model.config, model.params)
     adapter = _load_adapter(config, model, specs)
     methods = dict(make(spec, adapter) for spec in specs)
     if not any(map(_has_adapter, methods.values())):

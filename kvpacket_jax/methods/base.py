@@ -1,76 +1,131 @@
-"""What every method is: two pure functions, and its settings as fields."""
+"""What every method is: two pure functions, settings as fields, and what it declares of itself."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import Packet, build_packets
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
+
+Ids = Sequence[int]
+
+
+def preamble_chunks(preamble: Ids) -> list[Ids]:
+    """The preamble as the first chunk of a context; no chunk if it is empty.
+
+    Decided here alone: whatever lists the chunks or packets of a request begins with these.
+    """
+    return [preamble] if len(preamble) else []
 
 
 class Request(NamedTuple):
     """Token ids of one request; all methods see the same ones."""
 
-    preamble: Sequence[int]  # may be empty
-    documents: Sequence[Sequence[int]]
-    query: Sequence[int]
+    preamble: Ids  # may be empty
+    documents: Sequence[Ids]
+    query: Ids
+
+    @property
+    def chunks(self) -> list[Ids]:
+        """What the context is made of, in its order: the preamble, if any, and the documents."""
+        return [*preamble_chunks(self.preamble), *self.documents]
+
+    @property
+    def first_document(self) -> int:
+        """The index of the first document among `chunks`."""
+        return len(preamble_chunks(self.preamble))
 
 
 class Prepared(NamedTuple):
-    """A request whose documents are dealt with."""
+    """A request that is ready for its query, or whose query has run."""
 
     context: Context  # without the query; may be an empty tuple
     query_start: int  # position of the query's first token
     prefilled: Prefilled | None = None  # where the method's own pass ran the query
     info: dict[str, Any] = {}  # selected tokens and scores
+    # Slots of prefilled.tail beyond the query's bucket: of documents that the same pass read.
+    document_slots: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
 class Method:
-    """`store` is outside the clock, `prepare` inside. Neither times, tokenises or scores."""
+    """A way to answer from a preamble and documents. It never times, tokenises or scores.
 
-    def store(
-        self,
-        model: LanguageModel,
-        preamble: Sequence[int],
-        documents: Sequence[Sequence[int]],
-    ) -> Any:
-        """What the method keeps: a pytree."""
-        raise NotImplementedError
+    A subclass is a frozen dataclass; its fields are its settings. It implements `prepare`, replaces
+    `store` if bare packets are not what it needs, and declares the following if it differs. Callers
+    ask for these and for nothing else of a method.
+
+    reads_packets: the method answers from `stored` as it is, which is one packet for each chunk of
+      the request (`Request.chunks`), the documents wrapped by `adapter`. So the packets may come
+      from a store on disk. `prepare` then uses nothing else of the request.
+    uses_adapter: the method has a field `adapter`, None for bare documents.
+    shares_context: the context does not depend on the query, so that any number of questions about
+      the same documents may share one: `shared_context`.
+    adapter: what wraps the documents in `store`; None for every method that does not use one.
+    buckets: the sizes that lengths are rounded up to. Every size that the method takes from Buckets
+      comes from these; callers that run the query afterwards use the same ones.
+    """
+
+    reads_packets: ClassVar[bool] = False
+    uses_adapter: ClassVar[bool] = False
+    shares_context: ClassVar[bool] = False
+    adapter = None  # Without a type, or it would be the first of a subclass's fields.
+
+    buckets: Buckets = dataclasses.field(default=Buckets(), kw_only=True)
+
+    def store(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> Any:
+        """What is made once, outside the clock, and stored: a pytree.
+
+        Here one packet for each chunk, the documents wrapped by `adapter`. Raises ValueError, as
+        `build_packets`.
+        """
+        packets = build_packets(model, self.adapter, documents, self.buckets)
+        return store_preamble(model, preamble, self.buckets) + packets
 
     def prepare(
         self, model: LanguageModel, stored: Any, request: Request, new_tokens: int = 0
     ) -> Prepared:
-        """Gets ready to answer `request`; `new_tokens` will be decoded afterwards."""
-        raise NotImplementedError
+        """What is done for each request, inside the clock. `model` and `stored` are only read.
 
-    def resolved(self, model: LanguageModel, stored: Any, request: Request) -> "Method":
-        """The method with what `prepare` reads back for this request fixed, so that it is traced
-        as it runs. Itself where nothing is read back, or `stored` holds shapes only.
+        Args:
+          stored: what `store` returned for this preamble and these documents.
+          new_tokens: how many will be decoded afterwards; a tail gets room for them.
+
+        Raises:
+          ValueError: a request that the model cannot take, or `stored` of other documents.
         """
-        return self
+        raise NotImplementedError
 
     def shared_context(
         self, model: LanguageModel, stored: Any, request: Request
     ) -> tuple[Context, int] | None:
-        """The context that any question about these documents may share, and the position behind.
+        """The context for any question about these documents, and the position after it.
 
-        For answers only; what one request costs is `prepare`'s. None if it depends on the query.
+        For answers only; what one request costs is `prepare`'s. None unless `shares_context`.
         """
-        return None
+        return self.prepare(model, stored, request)[:2] if self.shares_context else None
+
+    def reseeded(self, example_id: str) -> "Method":
+        """The method for one example: what is drawn at random differs between examples."""
+        return self
+
+    def resolved(self, model: LanguageModel, stored: Any, request: Request) -> "Method":
+        """The method with the numbers that `prepare` reads back for this request fixed.
+
+        So it is traced as it runs. Itself where nothing is read back, or `stored` has only shapes.
+        """
+        return self
 
 
-class SharedMethod(Method):
-    """A method whose context does not depend on the query."""
-
-    def shared_context(self, model, stored, request):
-        return self.prepare(model, stored, request)[:2]
+def store_preamble(
+    model: LanguageModel, preamble: Ids, buckets: Buckets = Buckets()
+) -> list[Packet]:
+    """The preamble's packet, never wrapped; none if it is empty."""
+    return build_packets(model, None, preamble_chunks(preamble), buckets)
 
 
 def end_to_end(packets: Sequence[Packet]) -> tuple[Context, int]:
-    """Packets that already stand at their places, as a context, and the position behind them."""
+    """Packets that are at their positions already, as a context, and the position after them."""
     return tuple(p.cache for p in packets), sum(p.length for p in packets)
-
-
-def store_preamble(model: LanguageModel, preamble: Sequence[int]) -> list[Packet]:
-    """The preamble's cache, never wrapped; none if it is empty."""
-    return build_packets(model, None, [preamble]) if preamble else []

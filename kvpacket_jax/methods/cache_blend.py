@@ -1,13 +1,11 @@
 """CacheBlend (arXiv 2405.16444): tokens whose keys and values deviate most are recomputed."""
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 
-from kvpacket_jax.methods.base import Prepared, SharedMethod
+from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.methods.recompute import (
-    Recomputing,
     check_ratio,
     choose,
     compose_with_room,
@@ -22,13 +20,15 @@ from models import kv_cache
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheBlend(SharedMethod, Recomputing):
-    """`ratio` of the tokens behind the first chunk, one set for all layers.
+class CacheBlend(Method):
+    """`ratio` of the tokens after the first chunk, one set for all layers.
 
-    All tokens go through the first layer, which gives their keys and values of the second in full
-    context. Those replace the cached ones, and how far they are from them chooses the tokens that
-    go on. (As published; there all tokens go through the rest of the second layer too, in vain.)
+    All tokens go through the first layer, which gives their keys and values at the second in full
+    context. Those replace the cached ones, and the tokens for which the two are furthest apart go
+    on. (As published; there all tokens go through the rest of the second layer too, in vain.)
     """
+
+    shares_context = True
 
     ratio: float = 0.15
 
@@ -36,7 +36,7 @@ class CacheBlend(SharedMethod, Recomputing):
         check_ratio(self.ratio)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        layout = lay_out(model, request, new_tokens)
+        layout = lay_out(model, request, new_tokens, self.buckets)
         all_rows = row_bucket(len(layout.ids) - layout.first)
         cache = compose_with_room(model, stored, layout, all_rows)
         ids = layout.padded_ids(layout.first, all_rows)
@@ -57,20 +57,20 @@ def _select_and_run(
     query_rows: int,
     tail_slots: int,
 ):
-    apply = functools.partial(module.apply, {"params": params})
+    transformer = module.bind({"params": params})
     positions = (first + jnp.arange(len(ids_A)))[None]
     valid = positions < length + num_query
-    x = apply(ids_A[None], method="embed")
-    x, cache = apply(x, positions, valid, (), cache, first, range(1), method="run_layers")
+    x = transformer.embed(ids_A[None])
+    x, cache = transformer.run_layers(x, positions, valid, (), cache, first, range(1))
     old_k, old_v = cache.k[1], cache.v[1]
-    _, k, v = apply(x, positions, 1, method="qkv")
+    _, k, v = transformer.qkv(x, positions, 1)
     cache = kv_cache.write_layer(cache, 1, k, v, first)
     scores = _distance(old_k, cache.k[1]) + _distance(old_v, cache.v[1])
     slots = choose(scores, first, length, num_selected, num_query, rows)
     x = jnp.take(x, slots - first, axis=1, mode="clip")
-    x, cache = run_rows(module, params, cache, x, slots, range(1, module.config.num_layers))
+    x, cache = run_rows(transformer, cache, x, slots, range(1, module.config.num_layers))
     last = num_selected + num_query - 1
-    return slots, scores, *finish(module, params, cache, x, last, length, query_rows, tail_slots)
+    return slots, scores, *finish(transformer, cache, x, last, length, query_rows, tail_slots)
 
 
 def _distance(old_1xSxKxH, new_1xSxKxH):

@@ -2,13 +2,15 @@
 
 import dataclasses
 
-from kvpacket_jax.methods.base import Prepared, SharedMethod
-from kvpacket_jax.methods.recompute import Recomputing, lay_out, recompute
+from kvpacket_jax.methods.base import Method, Prepared
+from kvpacket_jax.methods.recompute import lay_out, recompute
 
 
 @dataclasses.dataclass(frozen=True)
-class Epic(SharedMethod, Recomputing):
+class Epic(Method):
     """`tokens` of each document; none of the first chunk."""
+
+    shares_context = True
 
     tokens: int = 16
 
@@ -17,6 +19,6 @@ class Epic(SharedMethod, Recomputing):
             raise ValueError(f"tokens is how many of each document; found {self.tokens}.")
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        layout = lay_out(model, request, new_tokens)
+        layout = lay_out(model, request, new_tokens, self.buckets)
         selected = [t for chunk in layout.chunks[1:] for t in chunk[: self.tokens]]
         return recompute(model, stored, layout, selected)

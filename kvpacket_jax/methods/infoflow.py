@@ -8,39 +8,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.methods.base import Prepared, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared, store_preamble
 from kvpacket_jax.methods.recompute import (
     Layout,
-    Recomputing,
-    asked,
     check_layers,
     check_ratio,
     choose,
     compose_with_room,
     lay_out,
+    qkv_at_layers,
     row_bucket,
     run_rows,
     side_by_side,
 )
-from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from kvpacket_jax.packets.buckets import power_of_two
 from kvpacket_jax.packets.packet import Packet, build_packets
 from models import attention, kv_cache, rope
 from models.attention import Segment
 from models.kv_cache import KVCache
+from models.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
-class InfoFlow(Recomputing):
+class InfoFlow(Method):
     """`ratio` of all tokens, none of the first chunk. The query is not in that pass.
 
-    first_layer, num_layers: those whose attention scores; None: as 22 to 25 of 36.
+    first_layer, num_layers: the layers whose attention scores the tokens. None: the first is 22/36
+      of the way up.
     leading, trailing: tokens at the query's ends that are the template's and do not score.
-    reorder: documents are cached behind the preamble, and placed by how much of each the query
+    reorder: documents are cached after the preamble, and ordered by how much of each the query
       would choose, the most nearest to it. They are first scored where they were cached, all
-      behind the preamble, so that no document's place speaks for it.
-    published: as the published code has it, where question tokens attend to later ones when they
+      right after the preamble, so that no document gains by its place.
+    published: as the published code does it, where question tokens attend to later ones when they
       score, and where with `reorder` tokens are chosen that are exact as they are: those of the
-      preamble and of the document behind it.
+      preamble and of the document after it.
     """
 
     ratio: float = 0.15
@@ -67,27 +68,27 @@ class InfoFlow(Recomputing):
     def store(self, model, preamble, documents) -> list[Packet]:
         if not (self.reorder and preamble):
             return super().store(model, preamble, documents)
-        behind = build_packets(model, None, [[*preamble, *d] for d in documents])
+        joined = build_packets(model, None, [[*preamble, *d] for d in documents], self.buckets)
         start = np.int32(len(preamble))
-        documents = [
+        packets = [
             dataclasses.replace(
                 packet,
-                cache=_cut(packet.cache, start, slots=Buckets().packet(len(d))),
+                cache=_cut(packet.cache, start, slots=self.buckets.packet(len(d))),
                 length=len(d),
             )
-            for packet, d in zip(behind, documents, strict=True)
+            for packet, d in zip(joined, documents, strict=True)
         ]
-        return store_preamble(model, preamble) + documents
+        return store_preamble(model, preamble, self.buckets) + packets
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        layout = lay_out(model, request, new_tokens)
+        layout = lay_out(model, request, new_tokens, self.buckets)
         question = layout.query[self.leading : len(layout.query) - self.trailing]
         if not question:
             raise ValueError(
                 f"The query has {len(layout.query)} tokens; without {self.leading} leading and "
                 f"{self.trailing} trailing ones none is left to score with."
             )
-        selected = max(1, int(layout.length * self.ratio))
+        num_selected = max(1, int(layout.length * self.ratio))
         if self.reorder:
             caches = [p.cache for p in stored]
             starts = [c.start for c in layout.chunks]
@@ -99,11 +100,11 @@ class InfoFlow(Recomputing):
             model.params,
             cache,
             layout.padded_ids(0, cache.num_slots),
-            layout.padded_ids(question.start, Buckets().query(len(question))),
-            _sizes(layout, len(request.preamble), cache.num_slots),
+            layout.padded_ids(question.start, self.buckets.query(len(question))),
+            _sizes(layout, cache.num_slots),
             np.int32(len(question)),
-            np.int32(selected),
-            rows=row_bucket(selected),
+            np.int32(num_selected),
+            rows=row_bucket(num_selected),
             layers=self.layers(model.config),
             reorder=self.reorder,
             published=self.published,
@@ -114,24 +115,25 @@ class InfoFlow(Recomputing):
 @functools.partial(jax.jit, static_argnames=("slots",))
 def _cut(cache: KVCache, start, slots: int) -> KVCache:
     """The slots from `start` on."""
-    there = start + jnp.arange(slots)
-    found = kv_cache.gather(cache, jnp.minimum(there, cache.num_slots - 1))
-    return found._replace(valid=found.valid & (there < cache.num_slots))
+    source = start + jnp.arange(slots)
+    cut = kv_cache.gather(cache, jnp.minimum(source, cache.num_slots - 1))
+    return cut._replace(valid=cut.valid & (source < cache.num_slots))
 
 
 class _Sizes(NamedTuple):
-    """Of a request's parts: C documents, S slots, both padded."""
+    """A request's parts: C documents, S slots, both padded."""
 
     document_S: np.ndarray  # int32, a slot's document; C where it is in none
     starts_C: np.ndarray  # int32
     lengths_C: np.ndarray  # int32, 0 for padding
-    preamble: np.int32
+    preamble: np.int32  # its length
     first: np.int32  # where the tokens begin that may be chosen
-    length: np.int32
+    length: np.int32  # of the context
 
 
-def _sizes(layout: Layout, preamble: int, slots: int) -> _Sizes:
-    documents = layout.chunks[1:] if preamble else layout.chunks
+def _sizes(layout: Layout, slots: int) -> _Sizes:
+    preamble = sum(map(len, layout.chunks[: layout.first_document]))
+    documents = layout.chunks[layout.first_document :]
     size = power_of_two(len(documents), 8)
     document_S = np.full(slots, size, np.int32)
     starts, lengths = np.zeros(size, np.int32), np.zeros(size, np.int32)
@@ -161,7 +163,8 @@ def _score_and_recompute(
     reorder: bool,
     published: bool,
 ):
-    score = functools.partial(_scores, module, params, layers=layers, published=published)
+    transformer = module.bind({"params": params})
+    score = functools.partial(_scores, transformer, layers=layers, published=published)
     info, first = {}, sizes.first
     if reorder:
         first = 0 if published else sizes.preamble
@@ -176,25 +179,32 @@ def _score_and_recompute(
     count = jnp.minimum(num_selected, sizes.length - first)
     slots = choose(scores, first, sizes.length, count, 0, rows)
     ids = jnp.take(ids_S, slots, mode="clip")
-    x = module.apply({"params": params}, ids[None], method="embed")
-    _, cache = run_rows(module, params, cache, x, slots)
+    _, cache = run_rows(transformer, cache, transformer.embed(ids[None]), slots)
     return cache, info | {"scores": scores, "selected": slots}
 
 
-def _scores(module, params, cache, question_T, num, start, layers: range, published: bool):
+def _scores(
+    transformer: Transformer,
+    cache: KVCache,
+    question_T,
+    num,
+    start,
+    layers: range,
+    published: bool,
+) -> jax.Array:
     """How much attention each slot gets from the question: float32 `[S]`.
 
-    The root of its squares summed over the question's tokens, of the mean over heads, averaged
-    over layers.
+    A layer's is the mean over heads, then the root of the sum of squares over the question's
+    tokens; the result is the mean over layers.
     """
     T, S = len(question_T), cache.num_slots
-    x = module.apply({"params": params}, question_T[None], method="embed")
+    x = transformer.embed(question_T[None])
     positions = (start + jnp.arange(T))[None]
     valid = positions < start + num
     seen_from = jnp.full_like(positions, start + num - 1) if published else positions
     total = jnp.zeros(S)
-    rows = asked(module, params, (cache,), x, positions, valid, layers)
-    for layer, (q, k, v) in zip(layers, rows, strict=True):
+    qkv = qkv_at_layers(transformer, (cache,), x, positions, valid, layers)
+    for layer, (q, k, v) in zip(layers, qkv, strict=True):
         context = Segment(cache.k[layer], cache.v[layer], cache.positions, cache.valid)
         own = Segment(k.astype(cache.dtype), v.astype(cache.dtype), positions, valid)
         weights_TxNxS = attention.weights(q, seen_from, [context, own])[0]
@@ -204,7 +214,7 @@ def _scores(module, params, cache, question_T, num, start, layers: range, publis
 
 
 def _order(sizes: _Sizes, slots_R, published: bool) -> jax.Array:
-    """The documents by the share of them that is chosen, the least first: int32 `[C]`."""
+    """The documents by the share of their tokens that is chosen, ascending: int32 `[C]`."""
     C = len(sizes.lengths_C)
     document_R = jnp.take(sizes.document_S, slots_R, mode="fill", fill_value=C)
     counts = jnp.sum(document_R == jnp.arange(C)[:, None], axis=1)
@@ -217,7 +227,7 @@ def _order(sizes: _Sizes, slots_R, published: bool) -> jax.Array:
 
 
 def _reordered(config, cache: KVCache, ids_S, sizes: _Sizes, order_C):
-    """Cache and ids with the documents in another order, and every key moved to its place."""
+    """Cache and ids with the documents in another order, every key moved to its new position."""
     rank_C = jnp.argsort(order_C)
     before = rank_C[None, :] < rank_C[:, None]
     start_C = sizes.preamble + jnp.sum(jnp.where(before, sizes.lengths_C, 0), axis=1)

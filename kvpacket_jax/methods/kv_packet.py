@@ -2,21 +2,21 @@
 
 import dataclasses
 
-from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.compose import compose
-from kvpacket_jax.packets.packet import Packet, build_packets
 
 
 @dataclasses.dataclass(frozen=True)
-class KVPacket(SharedMethod):
+class KVPacket(Method):
     """`adapter` None caches the documents bare."""
+
+    reads_packets = True
+    uses_adapter = True
+    shares_context = True
 
     adapter: Adapter | None = None
 
-    def store(self, model, preamble, documents) -> list[Packet]:
-        return store_preamble(model, preamble) + build_packets(model, self.adapter, documents)
-
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        context, length = compose(model, stored)
+        context, length = compose(model, stored, self.buckets)
         return Prepared((context,), length)

@@ -1,4 +1,4 @@
-"""no_recompute: bare caches moved to their places, side by side; nothing mends what is missing."""
+"""no_recompute: bare caches moved to their positions, side by side, and nothing recomputed."""
 
 import dataclasses
 
@@ -8,5 +8,7 @@ from kvpacket_jax.methods.kv_packet import KVPacket
 @dataclasses.dataclass(frozen=True)
 class NoRecompute(KVPacket):
     """kv_packet without an adapter."""
+
+    uses_adapter = False
 
     adapter: None = dataclasses.field(default=None, init=False)

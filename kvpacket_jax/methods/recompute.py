@@ -1,8 +1,8 @@
 """Selective recomputation: some tokens of a composed context run again, the query with them.
 
 In a context laid end to end a token's slot, its position and its index among the request's tokens
-are one number. Rows go by it: they are written over what stands in their slots, and see what is
-before them, fresh or stale. The context is one buffer with room for the query's rows behind it.
+are one number. Rows go by it: they are written over what their slots hold, and see what is
+before them, fresh or stale. The context is one buffer with room for the query's rows after it.
 After the pass they are cut out into the request's tail, which decoding appends to.
 
 Shapes: R rows, S slots of the buffer, T the query's bucket.
@@ -17,38 +17,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.methods.base import Method, Prepared, Request, store_preamble
+from kvpacket_jax.methods.base import Prepared, Request
 from kvpacket_jax.packets.buckets import Buckets, bucket, power_of_two, round_up
 from kvpacket_jax.packets.compose import compose, slots_needed
-from kvpacket_jax.packets.packet import Packet, build_packets, check_ids
-from kvpacket_jax.packets.prefill import Prefilled
+from kvpacket_jax.packets.packet import Packet, check_ids
+from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
-
-
-class Recomputing(Method):
-    """A method that begins with the bare caches of the chunks. The query may decide what follows:
-    where it does not, and is a `SharedMethod` as well, no row of the context has seen the query.
-    """
-
-    def store(self, model, preamble, documents) -> list[Packet]:
-        return store_preamble(model, preamble) + build_packets(model, None, documents)
+from models.transformer import Transformer
 
 
 class Layout(NamedTuple):
     """A request's tokens end to end: the chunks, then the query. All on the host.
 
-    The first chunk, the preamble if there is one, is exact as it is and never recomputed.
+    The first chunk is exact as it is and never recomputed.
     """
 
     ids: np.ndarray  # int32, of the chunks and the query
-    chunks: tuple[range, ...]
+    chunks: tuple[range, ...]  # as `Request.chunks`
+    first_document: int  # as `Request.first_document`
     query: range
     new_tokens: int
+    buckets: Buckets
 
     @property
     def length(self) -> int:
-        """Of the context: where the query begins."""
+        """Length of the context: where the query begins."""
         return self.query.start
 
     @property
@@ -58,11 +52,11 @@ class Layout(NamedTuple):
 
     @property
     def query_rows(self) -> int:
-        return Buckets().query(len(self.query))
+        return self.buckets.query(len(self.query))
 
     @property
     def tail_slots(self) -> int:
-        return Buckets().tail(self.query_rows, self.new_tokens)
+        return self.buckets.tail(self.query_rows, self.new_tokens)
 
     def share(self, ratio: float) -> int:
         """How many tokens are that share of those that may be recomputed."""
@@ -71,24 +65,24 @@ class Layout(NamedTuple):
     def padded_ids(self, start: int, size: int) -> np.ndarray:
         """int32 `[size]`, from token `start` on."""
         ids = np.zeros(size, np.int32)
-        there = self.ids[start : start + size]
-        ids[: len(there)] = there
+        tokens = self.ids[start : start + size]
+        ids[: len(tokens)] = tokens
         return ids
 
 
-def lay_out(model: LanguageModel, request: Request, new_tokens: int) -> Layout:
+def lay_out(model: LanguageModel, request: Request, new_tokens: int, buckets: Buckets) -> Layout:
     """Raises ValueError for a query, or a request, that the model cannot take."""
     check_ids(model, request.query, "The query")
-    parts = ([request.preamble] if request.preamble else []) + list(request.documents)
-    ends = np.cumsum([0, *map(len, parts), len(request.query)]).tolist()
+    parts = [*request.chunks, request.query]
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
     model.check_length(ends[-1] + new_tokens)
-    spans = [range(a, b) for a, b in itertools.pairwise(ends)]
-    ids = np.array([t for part in (*parts, request.query) for t in part], np.int32)
-    return Layout(ids, tuple(spans[:-1]), spans[-1], new_tokens)
+    *chunks, query = (range(a, b) for a, b in itertools.pairwise(ends))
+    ids = np.array([t for part in parts for t in part], np.int32)
+    return Layout(ids, tuple(chunks), request.first_document, query, new_tokens, buckets)
 
 
 def check_ratio(ratio: float) -> None:
-    """Raises ValueError for what is no share."""
+    """Raises ValueError for a ratio that is not from 0 to 1."""
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio is a share of the tokens, from 0 to 1; found {ratio}.")
 
@@ -110,10 +104,10 @@ def compose_with_room(
 
     Raises ValueError if they are not those of the request's chunks.
     """
-    found, expected = [p.length for p in packets], [len(c) for c in layout.chunks]
-    if found != expected:
+    stored, expected = [p.length for p in packets], [len(c) for c in layout.chunks]
+    if stored != expected:
         raise ValueError(
-            f"The stored caches are {found} tokens long, the request's preamble and documents "
+            f"The stored caches are {stored} tokens long, the request's preamble and documents "
             f"{expected}: they were made of others."
         )
     need = max(slots_needed(packets), layout.length + layout.query_rows, layout.first + rows)
@@ -121,7 +115,7 @@ def compose_with_room(
 
 
 def side_by_side(model: LanguageModel, caches: Sequence[KVCache], starts: Sequence[int], need: int):
-    """Caches written one after the other at `starts`, nothing moved: `need` slots or more."""
+    """Caches written one after the other at `starts`, not moved, into `need` slots or more."""
     ends = [start + cache.num_slots for cache, start in zip(caches, starts, strict=True)]
     context = _empty(model.config, 1, context_slots(max([need, *ends])), model.dtype)
     for cache, start in zip(caches, starts, strict=True):  # the next one overwrites padding
@@ -134,7 +128,7 @@ _append = jax.jit(kv_cache.write, donate_argnames=("cache",))
 
 
 def row_bucket(rows: int) -> int:
-    """Rows of one pass: at most 10 % of padding, but a few rows are as good as none."""
+    """Rows of one pass: at most 10 % of padding, except that few rows cost as much as 32."""
     return max(32, bucket(rows))
 
 
@@ -150,15 +144,15 @@ def context_slots(slots: int) -> int:
     return max(LEAST_SLOTS, round_up(slots, step))
 
 
-# ---- parts of jitted programs
+# ---- parts of jitted programs; `transformer` is a module bound to its parameters
 
 
 def choose(scores_S, first, length, num_selected, num_query, rows: int) -> jax.Array:
-    """The slots of the best-scored tokens and of the query behind them, ascending: int32 `[R]`.
+    """The slots of the best-scored tokens and of the query after them, ascending: int32 `[R]`.
 
     Args:
       scores_S: float32; only those of slots from `first` to `length` count.
-      num_selected: how many tokens, of no more than there are; num_query: the query's, or 0.
+      num_selected: how many tokens, at most as many as there are; num_query: the query's, or 0.
 
     Returns:
       Padding is S and more, slots that drop their row.
@@ -171,34 +165,36 @@ def choose(scores_S, first, length, num_selected, num_query, rows: int) -> jax.A
     return jnp.sort(jnp.where(jnp.arange(rows) < num_selected + num_query, best, S + slots[:rows]))
 
 
-def run_rows(module, params, cache: KVCache, x, slots_R, layers=None) -> tuple[jax.Array, KVCache]:
-    """Rows `[1, R, D]` through layers, written over what stands in their slots."""
+def run_rows(
+    transformer: Transformer, cache: KVCache, x, slots_R, layers: range | None = None
+) -> tuple[jax.Array, KVCache]:
+    """Rows `[1, R, D]` through layers, written over what their slots hold."""
     real = slots_R < cache.num_slots
     positions = jnp.where(real, slots_R, 0)[None]
-    variables = {"params": params}
-    return module.apply(
-        variables, x, positions, real[None], (), cache, slots_R, layers, method="run_layers"
-    )
+    return transformer.run_layers(x, positions, real[None], (), cache, slots_R, layers)
 
 
-def asked(module, params, context, x, positions_BxT, valid_BxT, layers: range):
-    """What rows behind a context ask and answer at some layers: `(q, k, v)` of each (`qkv`).
+def qkv_at_layers(
+    transformer: Transformer, context: Context, x, positions_BxT, valid_BxT, layers: range
+) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Queries, keys and values `(q, k, v)` of rows after a context, at some layers (`Block.qkv`).
 
-    They run through the layers below, and each sees those before it; nothing of theirs is kept.
+    The rows run through the layers below, and each sees those before it; their caches are dropped.
     """
-    apply = functools.partial(module.apply, {"params": params})
-    tail = kv_cache.init(module.config, *positions_BxT.shape, params["embedding"].dtype)
-    found, start = [], 0
+    tail = kv_cache.init(transformer.config, *positions_BxT.shape, transformer.embedding.dtype)
+    qkv, start = [], 0
     for layer in layers:
         below = range(start, layer)
-        x, tail = apply(x, positions_BxT, valid_BxT, context, tail, 0, below, method="run_layers")
-        found.append(apply(x, positions_BxT, layer, method="qkv"))
+        x, tail = transformer.run_layers(x, positions_BxT, valid_BxT, context, tail, 0, below)
+        qkv.append(transformer.qkv(x, positions_BxT, layer))
         start = layer
-    return found
+    return qkv
 
 
-def finish(module, params, cache: KVCache, x, last, length, query_rows: int, tail_slots: int):
-    """Behind the last layer: the query's logits, and its rows cut out of the context.
+def finish(
+    transformer: Transformer, cache: KVCache, x, last, length, query_rows: int, tail_slots: int
+) -> tuple[jax.Array, KVCache, KVCache]:
+    """After the last layer: the query's logits, and its rows cut out of the context.
 
     Args:
       last: the query's last row in `x`; length: of the context.
@@ -207,7 +203,7 @@ def finish(module, params, cache: KVCache, x, last, length, query_rows: int, tai
       Logits float32 `[1, V]`, the tail, and the context without the query.
     """
     row = jax.lax.dynamic_slice_in_dim(x, last, 1, axis=1)
-    logits = module.apply({"params": params}, row, method="logits")[:, 0]
+    logits = transformer.logits(row)[:, 0]
     tail = kv_cache.gather(cache, length + jnp.arange(query_rows))
     before = jnp.arange(cache.num_slots) < length
     return logits, kv_cache.resize(tail, tail_slots), cache._replace(valid=cache.valid & before)
@@ -219,23 +215,23 @@ def finish(module, params, cache: KVCache, x, last, length, query_rows: int, tai
 def prepared(layout: Layout, logits, tail: KVCache, context: KVCache, info: dict[str, Any]):
     """A request whose query ran in the method's own pass."""
     position = np.array([layout.query.stop], np.int32)
-    ready = Prefilled(1, logits, tail, layout.query_rows, position)
-    return Prepared((context,), layout.length, ready, info)
+    prefilled = Prefilled(1, logits, tail, layout.query_rows, position)
+    return Prepared((context,), layout.length, prefilled, info)
 
 
 def run_scored(
     program, model: LanguageModel, layout: Layout, cache: KVCache, ids: np.ndarray, ratio: float
 ) -> Prepared:
-    """Runs a program that scores the tokens behind the first chunk and recomputes the best.
+    """Runs a program that scores the tokens after the first chunk and recomputes the best.
 
     Args:
-      program: made by `scored`.
+      program: a function that `scored` compiles.
       cache: the composed context, which the program may overwrite.
       ids: int32, of the tokens that it needs, padded.
       ratio: the share of those tokens that is recomputed.
     """
     selected, queries = layout.share(ratio), len(layout.query)
-    chosen, scores, *results = program(
+    slots, scores, *results = program(
         model.module,
         model.params,
         cache,
@@ -245,7 +241,7 @@ def run_scored(
         query_rows=layout.query_rows,
         tail_slots=layout.tail_slots,
     )
-    return prepared(layout, *results, {"selected": chosen, "scores": scores})
+    return prepared(layout, *results, {"selected": slots, "scores": scores})
 
 
 # Of (module, params, cache, ids, first, length, num_selected, num_query, rows, query_rows,
@@ -265,9 +261,9 @@ scored = functools.partial(
 def _recompute(
     module, params, cache, ids_R, slots_R, last, length, query_rows: int, tail_slots: int
 ):
-    x = module.apply({"params": params}, ids_R[None], method="embed")
-    x, cache = run_rows(module, params, cache, x, slots_R)
-    return finish(module, params, cache, x, last, length, query_rows, tail_slots)
+    transformer = module.bind({"params": params})
+    x, cache = run_rows(transformer, cache, transformer.embed(ids_R[None]), slots_R)
+    return finish(transformer, cache, x, last, length, query_rows, tail_slots)
 
 
 def recompute(

@@ -1,5 +1,5 @@
-"""SAM-KV (arXiv 2508.11661): keep the blocks of each document that the query asks for, drop the
-rest, and recompute what is kept."""
+"""SAM-KV (arXiv 2508.11661): the blocks of each document that suit the query are kept, the rest
+dropped, and what is kept is recomputed."""
 
 import dataclasses
 import functools
@@ -12,17 +12,16 @@ import numpy as np
 from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.methods.recompute import (
     Layout,
-    Recomputing,
-    asked,
     check_layers,
     compose_with_room,
     context_slots,
     finish,
     lay_out,
     prepared,
+    qkv_at_layers,
     row_bucket,
 )
-from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from kvpacket_jax.packets.buckets import power_of_two
 from kvpacket_jax.packets.packet import Packet
 from models import kv_cache, rope
 from models.kv_cache import KVCache
@@ -34,17 +33,17 @@ class Stored(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SamKV(Recomputing):
+class SamKV(Method):
     """Every chunk counts, the preamble too; those of `initial + local` tokens or less stay whole.
 
     initial, local: the first and last tokens of a chunk, always kept.
     block: tokens between them that are kept or dropped together.
-    theta: what recomputed keys and values count for; the cached ones for the rest.
+    theta: the weight of recomputed keys and values; the cached ones have the rest.
     first_layer, num_layers: the stable layers, whose queries and keys choose; None: the topmost.
       Above them what is kept is not recomputed.
-    published: as the published code has it, which averages the wrong query heads for a key head,
+    published: as the published code does it, which averages the wrong query heads for a key head,
       takes no block of a chunk all of whose blocks score better than its ends, and compares a
-      chunk's queries where it stood alone with those of the prompt where it stands.
+      chunk's queries at the positions where it was cached with the prompt's at its own.
     """
 
     initial: int = 8
@@ -54,7 +53,7 @@ class SamKV(Recomputing):
     first_layer: int | None = None
     num_layers: int = 4
     published: bool = False
-    kept: Any = None  # no setting: the number of kept tokens where it cannot be read (`resolved`)
+    num_kept: Any = None  # not a setting: `resolved` fixes it, where it cannot be read
 
     def __post_init__(self):
         if min(self.local, self.block, self.num_layers) < 1 or self.initial < 0:
@@ -77,7 +76,7 @@ class SamKV(Recomputing):
         queries = []
         for packet in packets:
             last = packet.manifest.tokens[-self.local :]
-            ids = np.zeros(Buckets().query(self.local), np.int32)
+            ids = np.zeros(self.buckets.query(self.local), np.int32)
             ids[: len(last)] = last
             start, count = np.int32(packet.length - len(last)), np.int32(len(last))
             args = model.params, packet.cache, ids, start, count
@@ -86,17 +85,17 @@ class SamKV(Recomputing):
         return Stored(packets, jnp.stack(queries + padding * [jnp.zeros(shape)]))
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        layout = lay_out(model, request, new_tokens)
+        layout = lay_out(model, request, new_tokens, self.buckets)
         cache, selection = self._select(model, stored, layout)
-        kept = self._num_kept(selection, layout)
-        rows = row_bucket(kept + layout.query_rows)
+        num_kept = self._num_kept(selection, layout)
+        rows = row_bucket(num_kept + layout.query_rows)
         results = _run(
             model.module,
             model.params,
             cache,
             layout.padded_ids(0, cache.num_slots),
             selection["top"],
-            np.int32(kept),
+            np.int32(num_kept),
             np.int32(layout.length),
             np.int32(len(layout.query)),
             np.float32(self.theta),
@@ -110,18 +109,19 @@ class SamKV(Recomputing):
 
     def resolved(self, model, stored, request) -> Method:
         arrays = jax.tree.leaves((model.params, stored))
-        if self.kept is not None or any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays):
+        if self.num_kept is not None or any(isinstance(a, jax.ShapeDtypeStruct) for a in arrays):
             return self
-        layout = lay_out(model, request, 0)
-        return dataclasses.replace(self, kept=int(self._select(model, stored, layout)[1]["kept"]))
+        layout = lay_out(model, request, 0, self.buckets)
+        selection = self._select(model, stored, layout)[1]
+        return dataclasses.replace(self, num_kept=int(selection["kept"]))
 
     def _num_kept(self, selection, layout: Layout) -> int:
         if isinstance(selection["kept"], jax.core.Tracer):
-            return layout.length if self.kept is None else self.kept  # all: an upper bound
+            return layout.length if self.num_kept is None else self.num_kept  # all: a bound
         return int(selection["kept"])
 
     def _select(self, model, stored: Stored, layout: Layout) -> tuple[KVCache, dict]:
-        """The composed context, and of each slot up to which layer it is kept."""
+        """The composed context, and up to which layer each of its slots is kept."""
         cache = compose_with_room(model, stored.packets, layout)
         plan = _plan(layout, self, cache.num_slots, len(stored.queries))
         query = layout.padded_ids(layout.length, layout.query_rows)
@@ -142,23 +142,23 @@ class SamKV(Recomputing):
 @functools.partial(jax.jit, static_argnames=("module", "layers"))
 def _mean_queries(module, params, cache, ids_T, start, count, layers: range) -> jax.Array:
     """The mean queries of a chunk's last tokens at its own positions: float32 `[J, N, H]`."""
-    x = module.apply({"params": params}, ids_T[None], method="embed")
+    transformer = module.bind({"params": params})
     positions = (start + jnp.arange(len(ids_T)))[None]
     # The chunk's cache holds their keys and values: the rows themselves need not be seen.
-    nobody = jnp.zeros(positions.shape, bool)
-    rows = asked(module, params, (cache,), x, positions, nobody, layers)
-    return _mean(rows, count)
+    valid = jnp.zeros(positions.shape, bool)
+    x = transformer.embed(ids_T[None])
+    return _mean(qkv_at_layers(transformer, (cache,), x, positions, valid, layers), count)
 
 
-def _mean(rows, count) -> jax.Array:
-    """Of the first `count` rows' queries, at each layer: float32 `[J, N, H]`."""
-    q_JxTxNxH = jnp.stack([q[0] for q, _, _ in rows])
+def _mean(qkv, count) -> jax.Array:
+    """The mean of the first `count` rows' queries, at each layer: float32 `[J, N, H]`."""
+    q_JxTxNxH = jnp.stack([q[0] for q, _, _ in qkv])
     real = jnp.arange(q_JxTxNxH.shape[1]) < count
     return jnp.sum(q_JxTxNxH * real[:, None, None], axis=1) / count
 
 
 class _Plan(NamedTuple):
-    """What lengths alone decide, in arrays of bucketed sizes: P chunks, U blocks, S slots."""
+    """What follows from lengths alone, in arrays of bucketed sizes: P chunks, U blocks, S slots."""
 
     chunk_S: np.ndarray  # int32, a slot's chunk
     block_S: np.ndarray  # int32, a slot's block; U where it is in none
@@ -189,9 +189,9 @@ def _plan(layout: Layout, settings: SamKV, slots: int, chunks: int) -> _Plan:
     size = power_of_two(len(owner), 64)
     chunk_U, rank_U = np.full(size, chunks, np.int32), np.zeros(size, np.int32)
     chunk_U[: len(owner)], rank_U[: len(owner)] = owner, rank
-    kept = np.flatnonzero(ends_S)
-    background = np.full(power_of_two(len(kept), 64), slots, np.int32)
-    background[: len(kept)] = kept
+    end_slots = np.flatnonzero(ends_S)
+    background = np.full(power_of_two(len(end_slots), 64), slots, np.int32)
+    background[: len(end_slots)] = end_slots
     starts = np.zeros(chunks, np.int32)
     starts[: len(layout.chunks)] = [c.start for c in layout.chunks]
     block_S = np.where(block_S < 0, size, block_S)
@@ -202,8 +202,8 @@ def _plan(layout: Layout, settings: SamKV, slots: int, chunks: int) -> _Plan:
 def _sparse(cache: KVCache, slots_R) -> KVCache:
     """Some slots of a cache, in that order; a number of S or more is an empty slot."""
     real = slots_R < cache.num_slots
-    found = kv_cache.gather(cache, jnp.where(real, slots_R, 0))
-    return found._replace(valid=found.valid & real)
+    sparse = kv_cache.gather(cache, jnp.where(real, slots_R, 0))
+    return sparse._replace(valid=sparse.valid & real)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "layers", "published"))
@@ -212,17 +212,18 @@ def _select(
 ) -> dict[str, jax.Array]:
     """`top` int32 `[S]`: the highest stable layer at which a slot is kept, -1 where at none.
 
-    `kept` is how many are; `share` `[P, J]` what of a chunk's blocks a layer finds worth keeping;
+    `kept` is how many are; `share` `[P, J]` the share of a chunk's blocks that a layer would keep;
     `generic` `[J, N, H]` the query's mean queries over the ends of all chunks.
     """
     config, length = module.config, plan.length
     P = queries_PxJxNxH.shape[0]
-    x = module.apply({"params": params}, ids_T[None], method="embed")
+    transformer = module.bind({"params": params})
     positions = (length + jnp.arange(len(ids_T)))[None]
     valid = positions < length + num_query
     ends = _sparse(cache, plan.background)
-    rows = asked(module, params, (ends,), x, positions, valid, layers)
-    generic = _mean(rows, num_query)
+    x = transformer.embed(ids_T[None])
+    qkv = qkv_at_layers(transformer, (ends,), x, positions, valid, layers)
+    generic = _mean(qkv, num_query)
     if not published:
         move = functools.partial(rope.move, config)
         queries_PxJxNxH = jax.vmap(move)(queries_PxJxNxH, plan.starts_P)
@@ -305,7 +306,7 @@ def _run(
     tail_slots: int,
     layers: range,
 ):
-    """What is kept, and the query behind it, in a cache without the rest; recomputed."""
+    """Recomputes what is kept, and the query after it, in a cache without the rest."""
     S, row = cache.num_slots, jnp.arange(rows)
     places = jnp.arange(S)
     query = (places >= length) & (places < length + num_query)
@@ -317,19 +318,19 @@ def _run(
     positions = jnp.where(real, places, 0)[None]
     top = jnp.where(real, top_S[jnp.minimum(places, S - 1)], -1)
     share = jnp.where(places < length, theta, 1.0)
-    apply = functools.partial(module.apply, {"params": params})
-    x = apply(jnp.take(ids_S, places, mode="clip")[None], method="embed")
-    walk = functools.partial(apply, method="run_layers")
+    transformer = module.bind({"params": params})
+    x = transformer.embed(jnp.take(ids_S, places, mode="clip")[None])
+    run_layers = transformer.run_layers
     # Up to the first stable layer all are recomputed; then those kept at that layer or above.
-    x, kept = walk(x, positions, real[None], (), kept, 0, range(layers[0] + 1), share)
+    x, kept = run_layers(x, positions, real[None], (), kept, 0, range(layers[0] + 1), share)
     for layer in layers[1:]:
         at = jnp.where(top >= layer, row, slots + row)
-        x, kept = walk(x, positions, real[None], (), kept, at, range(layer, layer + 1), share)
+        x, kept = run_layers(x, positions, real[None], (), kept, at, range(layer, layer + 1), share)
     last = num_kept + num_query - 1
     if layers.stop < module.config.num_layers:  # only the query goes on
         cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=query_rows, axis=1)
         x, positions, real = (cut(a, num_kept) for a in (x, positions, real[None]))
         above = range(layers.stop, module.config.num_layers)
-        x, kept = walk(x, positions, real, (), kept, num_kept, above)
+        x, kept = run_layers(x, positions, real, (), kept, num_kept, above)
         last = num_query - 1
-    return finish(module, params, kept, x, last, num_kept, query_rows, tail_slots)
+    return finish(transformer, kept, x, last, num_kept, query_rows, tail_slots)

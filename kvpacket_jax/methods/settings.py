@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 
 from kvpacket_jax.methods import METHODS, Method
 from kvpacket_jax.packets.adapter import Adapter
+from models.names import did_you_mean
 
 _WORDS = {"true": True, "false": False}
 _KINDS = {int: "a whole number", float: "a number", str: "text", types.NoneType: "none"}
@@ -20,7 +20,7 @@ def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
 
     Args:
       spec: `name` or `name:field=value,field=value`, with the fields of the method's dataclass.
-      adapter: given to a method that has a field `adapter`.
+      adapter: given to a method that uses one.
 
     Returns:
       The label, which is the spec in one spelling: the settings named in it in the order of the
@@ -34,27 +34,27 @@ def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
     if name not in METHODS:
         raise ValueError(f"There is no method {name!r}{_close(name, METHODS)}. {_listing()}")
     kinds = settings(METHODS[name])
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in filter(None, (p.strip() for p in text.split(","))):
         field, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or field not in kinds or field in found:
-            wrong = "is given twice" if field in found else "is not a setting"
+        if not equals or field not in kinds or field in values:
+            wrong = "is given twice" if field in values else "is not a setting"
             wrong = wrong if equals else "is not field=value"
             raise ValueError(
                 f"{spec!r}: {pair!r} {wrong}{_close(field, kinds)}. {name} has {_fields(name)}."
             )
         try:
-            found[field] = _parse(value, kinds[field])
+            values[field] = _parse(value, kinds[field])
         except ValueError:
             raise ValueError(
                 f"{spec!r}: {field} is {_describe(kinds[field])}, not {value!r}."
             ) from None
-    given = {"adapter": adapter} if _takes_adapter(METHODS[name]) else {}
+    given = {"adapter": adapter} if METHODS[name].uses_adapter else {}
     try:
-        method = METHODS[name](**found, **given)
+        method = METHODS[name](**values, **given)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{spec!r}: {error}") from error
-    chosen = ",".join(f"{f}={_show(found[f])}" for f in kinds if f in found)
+    chosen = ",".join(f"{f}={_show(values[f])}" for f in kinds if f in values)
     return f"{name}:{chosen}" if chosen else name, method
 
 
@@ -78,13 +78,8 @@ def listed(texts: Iterable[str]) -> list[str]:
 def settings(method: type[Method]) -> dict[str, Any]:
     """The fields of a method that text can set, with their types."""
     hints = typing.get_type_hints(method)
-    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    fields = dataclasses.fields(method)
     return {f.name: hints[f.name] for f in fields if f.init and _readable(hints[f.name])}
-
-
-def _takes_adapter(method: type[Method]) -> bool:
-    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
-    return any(f.name == "adapter" and f.init for f in fields)
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
@@ -148,5 +143,4 @@ def _listing() -> str:
 
 
 def _close(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return did_you_mean(word, known, count=1, cutoff=0.6)

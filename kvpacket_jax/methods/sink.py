@@ -1,4 +1,4 @@
-"""sink: documents are read at request time, each behind the preamble and blind to the others."""
+"""sink: documents are read at request time, each after the preamble and blind to the others."""
 
 import dataclasses
 import functools
@@ -6,8 +6,8 @@ import functools
 import jax
 import numpy as np
 
-from kvpacket_jax.methods.base import Prepared, SharedMethod, store_preamble
-from kvpacket_jax.methods.recompute import lay_out, side_by_side
+from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.recompute import Layout, lay_out, side_by_side
 from kvpacket_jax.packets.buckets import bucket
 from kvpacket_jax.packets.packet import BATCH_TOKENS, Packet, check_ids
 from kvpacket_jax.packets.prefill import prefill_rows
@@ -15,35 +15,37 @@ from models import kv_cache
 
 
 @dataclasses.dataclass(frozen=True)
-class Sink(SharedMethod):
+class Sink(Method):
     """Documents are computed inside the clock, at the positions they take in the context."""
 
+    shares_context = True
+
     def store(self, model, preamble, documents) -> list[Packet]:
-        return store_preamble(model, preamble)
+        return store_preamble(model, preamble, self.buckets)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         for i, document in enumerate(request.documents):
             check_ids(model, document, f"Document {i}")
-        layout = lay_out(model, request, new_tokens)
+        layout = lay_out(model, request, new_tokens, self.buckets)
         preamble = tuple(p.cache for p in stored)
-        parts = dict(enumerate(preamble))
-        for rows, batch in _batches(layout.chunks, len(stored)):
+        caches = dict(enumerate(preamble))  # by chunk
+        for rows, batch in _batches(layout):
             chunks = [layout.chunks[i] for i in batch]
             ids = np.stack([layout.padded_ids(c.start, rows) for c in chunks])
             lengths = np.array([len(c) for c in chunks], np.int32)
             starts = np.array([c.start for c in chunks], np.int32)
             read = _read(model.module, model.params, preamble, ids, lengths, starts)
-            parts |= zip(batch, read, strict=True)
-        caches = [parts[i] for i in range(len(layout.chunks))]
+            caches |= zip(batch, read, strict=True)
+        in_order = [caches[i] for i in range(len(layout.chunks))]
         starts = [c.start for c in layout.chunks]
-        return Prepared((side_by_side(model, caches, starts, layout.length),), layout.length)
+        return Prepared((side_by_side(model, in_order, starts, layout.length),), layout.length)
 
 
-def _batches(chunks, first: int):
-    """(rows, some of the chunks from `first` on): of one size, a power of two of them."""
+def _batches(layout: Layout):
+    """(rows, chunks): documents of one size by their index, a power of two of them."""
     groups: dict[int, list[int]] = {}
-    for i in range(first, len(chunks)):
-        groups.setdefault(bucket(len(chunks[i])), []).append(i)
+    for i in range(layout.first_document, len(layout.chunks)):
+        groups.setdefault(bucket(len(layout.chunks[i])), []).append(i)
     for rows, members in sorted(groups.items()):
         most = 1 << max(0, (BATCH_TOKENS // rows).bit_length() - 1)
         while members:

@@ -103,8 +103,8 @@ def load_model(
       other_model: accepts an adapter that was trained for another model.
       mesh: as models.load takes it.
     """
-    model = models.load_reader(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
-    sharding.tell(model.config, model.params)
+    model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
+    sharding.log_layout(model.config, model.params)
     name = name_for(source, adapter)
     return model, load_adapter(name, model, other_model) if name else None
 

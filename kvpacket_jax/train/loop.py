@@ -103,7 +103,7 @@ def prepare(
     log(f"Loading {config.model}")
     model = load_model(config, cache_dir, mesh)
     if model.config.mesh:
-        sharding.tell(model.config, model.params, log)
+        sharding.log_layout(model.config, model.params, log)
     log("Reading the training examples")
     train_sets, template = setup.sources(config), data.TEMPLATES[config.template]
     # Of a run that goes on only the sizes matter: the adapter it began with may be gone.

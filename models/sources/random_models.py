@@ -4,7 +4,6 @@ Costs do not depend on what the weights are, so a model can be measured without 
 answers mean nothing.
 """
 
-import difflib
 import math
 from typing import Any
 
@@ -14,30 +13,35 @@ import numpy as np
 
 from models import identity, sharding, transformer
 from models.config import ModelConfig
+from models.families import CONFIGS
+from models.names import did_you_mean
 
 PREFIX = "random:"
 
 
-def find(source: str, configs: dict[str, ModelConfig]) -> ModelConfig:
+def is_random(source: str) -> bool:
+    """Whether a source names a shape: "random:NAME"."""
+    return str(source).startswith(PREFIX)
+
+
+def shape(source: str) -> ModelConfig:
     """The config that "random:NAME" names. Raises ValueError with the names there are."""
     name = source.removeprefix(PREFIX)
-    if name not in configs:
-        close = difflib.get_close_matches(name, configs, n=3, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    if name not in CONFIGS:
         raise ValueError(
-            f"There is no named shape {name!r} for {PREFIX}{name}{hint}. Shapes: "
-            f"{', '.join(configs)}."
+            f"There is no named shape {name!r} for {PREFIX}{name}{did_you_mean(name, CONFIGS)}. "
+            f"Shapes: {', '.join(CONFIGS)}."
         )
-    return configs[name]
+    return CONFIGS[name]
 
 
 def fingerprint(config: ModelConfig) -> str:
-    """What `params` makes, as a string of 64 characters that begins with "random"."""
+    """Identifies what `params` returns: up to 64 characters that begin with "random"."""
     return f"random-{identity.digest(identity.constants(config))}"[:64]
 
 
 def params(config: ModelConfig, dtype: Any):
-    """Random parameters, always the same ones, in `dtype`, made where they lie.
+    """Random parameters, always the same ones, in `dtype`, made on the devices they belong to.
 
     Uniform with the standard deviations of `transformer.init_params`, so activations stay finite;
     norms are 1, biases 0. No array is held in another dtype, and arrays of one shape share a
@@ -50,15 +54,15 @@ def params(config: ModelConfig, dtype: Any):
     leaves = []
     for i, (path, leaf) in enumerate(flat):
         name = path[-1].key
-        where = sharding.of(config, sharding.path_name(path), leaf.shape)
+        device = sharding.of(config, sharding.path_name(path), leaf.shape)
         stacked = config.scan_layers and path[0].key == "layers"
         if name.endswith("norm"):
-            leaves.append(jnp.ones(leaf.shape, dtype, device=where))
+            leaves.append(jnp.ones(leaf.shape, dtype, device=device))
         elif name.endswith("bias"):
-            leaves.append(jnp.zeros(leaf.shape, dtype, device=where))
+            leaves.append(jnp.zeros(leaf.shape, dtype, device=device))
         else:
             std = _std(name, leaf.shape[stacked:])
-            draw = jax.jit(_draw, static_argnums=(0, 1), out_shardings=where)
+            draw = jax.jit(_draw, static_argnums=(0, 1), out_shardings=device)
             leaves.append(draw(leaf.shape, leaf.dtype, np.uint32(i), std * math.sqrt(3)))
     return jax.tree.unflatten(treedef, leaves)
 

@@ -38,8 +38,8 @@ def test_equals_published_code(tiny, case_name, label):
     info = {name: np.asarray(array) for name, array in prepared.info.items()}
     check_choice(case, label, info["scores"], "scores", info["selected"], "recomputed")
     if settings["reorder"]:
-        found = info["first_scores"], "scores_first", info["first_selected"], "selected_first"
-        check_choice(case, label, *found)
+        actual = info["first_scores"], "scores_first", info["first_selected"], "selected_first"
+        check_choice(case, label, *actual)
         expected = case.arrays[f"{label}/chunk_order"]
         assert info["order"][: len(expected)].tolist() == expected.tolist()
     check(case, label, cache, first, greedy)

@@ -50,5 +50,5 @@ def check_selection(case, label: str, prepared):
         assert chosen[chosen < length].tolist() == expected
     if f"{label}/scores" in case.arrays:
         expected = case.arrays[f"{label}/scores"]
-        found = np.asarray(prepared.info["scores"])[length - len(expected) : length]
-        np.testing.assert_allclose(found, expected, atol=1e-5 * expected.max())
+        actual = np.asarray(prepared.info["scores"])[length - len(expected) : length]
+        np.testing.assert_allclose(actual, expected, atol=1e-5 * expected.max())

@@ -80,8 +80,8 @@ def test_the_published_quirks_are_off_by_default(tiny):
             blocks = [middle[s : s + block].mean() for s in range(0, len(middle), block)]
             share = (max(blocks) - ends.mean()) / (max(blocks) - min(blocks) + 1e-8)
             clipped += not 0 <= share <= 1
-            found = prepared.info["share"][i, j]
-            np.testing.assert_allclose(found, np.clip(share, 0, 1), atol=2e-3)
+            actual = prepared.info["share"][i, j]
+            np.testing.assert_allclose(actual, np.clip(share, 0, 1), atol=2e-3)
     assert clipped
 
 
@@ -93,8 +93,8 @@ def test_with_theta_0_what_is_kept_is_what_was_cached(tiny):
     (context,) = prepared.context
     kept = np.asarray(context.positions[0])[np.asarray(context.valid[0])]
     assert 0 < len(kept) < prepared.query_start
-    for found, expected in zip((k, v), cached, strict=True):
-        np.testing.assert_allclose(found[:, :, : len(kept)], expected[:, :, kept], atol=2e-5)
+    for actual, expected in zip((k, v), cached, strict=True):
+        np.testing.assert_allclose(actual[:, :, : len(kept)], expected[:, :, kept], atol=2e-5)
 
 
 def test_costs_are_those_of_the_tokens_it_keeps(tiny):

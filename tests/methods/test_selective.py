@@ -38,8 +38,8 @@ def case(tiny, request):
     return golden_case(tiny, request.param)
 
 
-def same_answer(found, expected):
-    (_, cache, first, greedy), (_, other_cache, other_first, other_greedy) = found, expected
+def same_answer(actual, expected):
+    (_, cache, first, greedy), (_, other_cache, other_first, other_greedy) = actual, expected
     for a, b in zip(cache, other_cache, strict=True):
         length = min(a.shape[2], b.shape[2])
         np.testing.assert_allclose(a[:, :, :length], b[:, :, :length], atol=2e-4)
@@ -49,8 +49,8 @@ def same_answer(found, expected):
 
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_everything_recomputed_is_full_recompute(case, name):
-    found = run(case, name, EVERYTHING[name])
-    same_answer(found, run(case, "full_recompute", {}))
+    actual = run(case, name, EVERYTHING[name])
+    same_answer(actual, run(case, "full_recompute", {}))
 
 
 @pytest.mark.parametrize("name", NOTHING)
@@ -69,8 +69,8 @@ def test_the_query_run_again_over_the_context_gives_the_same(case, name):
     np.testing.assert_array_equal(prepared.prefilled.positions, again.positions)
     assert prepared.prefilled.slot == again.slot
     for part in "kv":
-        found, expected = (visible(p.tail, part) for p in (prepared.prefilled, again))
-        np.testing.assert_allclose(found, expected, atol=2e-4)
+        actual, expected = (visible(p.tail, part) for p in (prepared.prefilled, again))
+        np.testing.assert_allclose(actual, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", [*EVERYTHING, "sink"])

@@ -12,6 +12,8 @@ from kvpacket_jax.packets.adapter import Adapter
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Method):
+    uses_adapter = True
+
     ratio: float = 0.15
     layer: int | None = 1
     exact: bool = False
@@ -37,7 +39,7 @@ def test_values_get_the_types_of_their_fields_and_labels_one_spelling():
     assert settings.make("sample:layer=2")[1] == Sample(layer=2)
 
 
-def test_an_adapter_goes_where_there_is_a_field_for_it():
+def test_an_adapter_goes_to_the_methods_that_use_one():
     soft = adapter_lib.empty(4)
     assert settings.make("sample", soft)[1].adapter is soft
     assert settings.make("kv_packet", soft)[1].adapter is soft

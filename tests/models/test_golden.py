@@ -14,11 +14,10 @@ from tests.support.golden import FAMILIES, GOLDEN
 @functools.partial(jax.jit, static_argnames="module")
 def forward(module, params, ids, positions, valid):
     """Plain passes over padded rows: logits `[B, T, V]` and the cache."""
-    apply = functools.partial(module.apply, {"params": params})
+    model = module.bind({"params": params})
     tail = kv_cache.init(module.config, *ids.shape, jnp.float32)
-    x = apply(ids, method="embed")
-    x, cache = apply(x, positions, valid, (), tail, 0, method="run_layers")
-    return apply(x, method="logits"), cache
+    x, cache = model.run_layers(model.embed(ids), positions, valid, (), tail, 0)
+    return model.logits(x), cache
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -39,16 +38,16 @@ def test_logits_and_caches_of_whole_prompts(tiny, name, scan_layers):
         far = prompt == "gappy"
         assert abs(logits[row, :n] - arrays[f"{prompt}/logits"]).max() < (5e-3 if far else 1e-3)
         for part, layers in (("k", cache.k), ("v", cache.v)):
-            found = np.stack([np.asarray(a[row, :n]).transpose(1, 0, 2) for a in layers])
-            difference = abs(found - arrays[f"{prompt}/{part}"]).max()
+            actual = np.stack([np.asarray(a[row, :n]).transpose(1, 0, 2) for a in layers])
+            difference = abs(actual - arrays[f"{prompt}/{part}"]).max()
             assert difference < (1e-3 if far else 2e-4), (prompt, part, difference)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frequencies_and_angles(tiny, name):
     config, arrays = tiny(name).config, np.load(GOLDEN / f"forward_{name}.npz")
-    found = rope.frequencies(config.rope, config.head_dim)
-    np.testing.assert_allclose(found, arrays["rope/inv_freq"], rtol=1e-6)
+    actual = rope.frequencies(config.rope, config.head_dim)
+    np.testing.assert_allclose(actual, arrays["rope/inv_freq"], rtol=1e-6)
     positions = arrays["rope/positions"]
     limit = max(config.max_positions, int(positions.max()) + 1)
     parts = rope.cos_sin(config.rope, config.head_dim, jnp.asarray(positions), limit)

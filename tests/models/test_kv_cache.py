@@ -45,10 +45,10 @@ def test_writing_is_setting_and_so_is_its_gradient(form, dtype):
     new = jnp.asarray(rng.standard_normal((2, 3, 3, 4)), jnp.float32)
     weights = jnp.asarray(rng.standard_normal(old.shape), jnp.float32)
     slots, listed = SLOTS[form]
-    found = jax.jit(lambda old, new: write_slots(old, new, slots, kv_cache.SLOTS))(old, new)
-    assert found.dtype == dtype
+    actual = jax.jit(lambda old, new: write_slots(old, new, slots, kv_cache.SLOTS))(old, new)
+    assert actual.dtype == dtype
     plain = lambda old, new: old.at[:, jnp.array(listed)].set(new.astype(dtype))  # noqa: E731
-    np.testing.assert_array_equal(found, plain(old, new))
+    np.testing.assert_array_equal(actual, plain(old, new))
 
     def loss(write, old, new):
         return jnp.sum(weights * write(old, new).astype(jnp.float32))
@@ -60,17 +60,17 @@ def test_writing_is_setting_and_so_is_its_gradient(form, dtype):
     exact = jax.grad(lambda *a: loss(lambda o, n: o.at[:, jnp.array(listed)].set(n), *a), (0, 1))(
         old.astype(jnp.float32), new
     )
-    for found, same, full in zip(ours, theirs, exact, strict=True):
-        np.testing.assert_array_equal(found, same)
+    for actual, same, full in zip(ours, theirs, exact, strict=True):
+        np.testing.assert_array_equal(actual, same)
         scale = 2.0**-8 if dtype == jnp.bfloat16 else 0  # a gradient in bfloat16 is rounded once
-        np.testing.assert_allclose(np.asarray(found, np.float32), full, rtol=scale)
+        np.testing.assert_allclose(np.asarray(actual, np.float32), full, rtol=scale)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_slot_outside_drops_its_row(dtype):
     old, new = jnp.zeros((1, 4, 1, 2), dtype), jnp.ones((1, 3, 1, 2), dtype)
-    found = write_slots(old, new, jnp.array([4, 1, 99]), kv_cache.SLOTS)
-    assert found[0, :, 0, 0].tolist() == [0, 1, 0, 0]
+    actual = write_slots(old, new, jnp.array([4, 1, 99]), kv_cache.SLOTS)
+    assert actual[0, :, 0, 0].tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -94,11 +94,11 @@ def test_what_each_function_takes_and_leaves():
     cache, part = random_cache(0, 9), random_cache(1, 4)
     k, v, bias, positions, valid = array(cache)
     pk, pv, _, pp, pvalid = array(part)
-    found = array(kv_cache.write(cache, part, jnp.int32(5)))
-    for old, new, written, axis in ((k, pk, found[0], 2), (v, pv, found[1], 2)):
+    actual = array(kv_cache.write(cache, part, jnp.int32(5)))
+    for old, new, written, axis in ((k, pk, actual[0], 2), (v, pv, actual[1], 2)):
         np.testing.assert_array_equal(written, np.concatenate([old[:, :, :5], new], axis))
-    np.testing.assert_array_equal(found[3], np.concatenate([positions[:, :5], pp], 1))
-    np.testing.assert_array_equal(found[4], np.concatenate([valid[:, :5], pvalid], 1))
+    np.testing.assert_array_equal(actual[3], np.concatenate([positions[:, :5], pp], 1))
+    np.testing.assert_array_equal(actual[4], np.concatenate([valid[:, :5], pvalid], 1))
 
     moved = array(kv_cache.move(CONFIG, cache, jnp.int32(17)))
     np.testing.assert_array_equal(moved[1], v)

@@ -27,7 +27,7 @@ print(json.dumps({"seconds": seconds, "bytes": size, "peak": peak() - bare}))
 def test_loading_peaks_under_two_and_a_half_times_the_parameters(demo_folder):
     folder = demo_folder("qwen2.5-coder-0.5b", "float32")
     command = [sys.executable, "-c", PROGRAM, str(folder), "float32"]
-    found = json.loads(subprocess.check_output(command, text=True))
-    print(found)
-    assert found["bytes"] == 4 * 630_167_424
-    assert found["peak"] < 2.5 * found["bytes"]
+    actual = json.loads(subprocess.check_output(command, text=True))
+    print(actual)
+    assert actual["bytes"] == 4 * 630_167_424
+    assert actual["peak"] < 2.5 * actual["bytes"]

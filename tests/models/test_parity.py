@@ -18,13 +18,13 @@ DATA = pathlib.Path(__file__).parents[1] / "resources"
 @functools.partial(jax.jit, static_argnames="module")
 def last_logits(module, params, ids_BxT, lengths_B):
     """One plain pass over padded rows: float32 `[B, V]`, of each row's last token."""
-    apply = functools.partial(module.apply, {"params": params})
+    model = module.bind({"params": params})
     places = jnp.broadcast_to(jnp.arange(ids_BxT.shape[1]), ids_BxT.shape)
     tail = kv_cache.init(module.config, *ids_BxT.shape, jnp.float32)
     valid = places < lengths_B[:, None]
-    x, _ = apply(apply(ids_BxT, method="embed"), places, valid, (), tail, 0, method="run_layers")
+    x, _ = model.run_layers(model.embed(ids_BxT), places, valid, (), tail, 0)
     last = jnp.take_along_axis(x, (lengths_B - 1)[:, None, None], axis=1)
-    return apply(last, method="logits")[:, 0]
+    return model.logits(last)[:, 0]
 
 
 @pytest.mark.model

@@ -31,9 +31,9 @@ def test_weights_are_of_the_shape_and_spread_of_fresh_ones(name, scan_layers):
     model = models.load(f"random:{name}", "bfloat16", scan_layers=scan_layers)
     fresh = jax.jit(lambda key: init_params(model.config, key, jnp.bfloat16))(jax.random.key(0))
     assert jax.tree.structure(model.params) == jax.tree.structure(fresh)
-    for found, expected in zip(jax.tree.leaves(model.params), jax.tree.leaves(fresh), strict=True):
-        assert (found.shape, found.dtype) == (expected.shape, jnp.bfloat16)
-        a, b = (np.asarray(x, np.float32) for x in (found, expected))
+    for actual, expected in zip(jax.tree.leaves(model.params), jax.tree.leaves(fresh), strict=True):
+        assert (actual.shape, actual.dtype) == (expected.shape, jnp.bfloat16)
+        a, b = (np.asarray(x, np.float32) for x in (actual, expected))
         assert a.std() == pytest.approx(b.std(), rel=0.05)
         assert abs(a.mean() - b.mean()) <= 0.02 * max(b.std(), b.max())
     logits = prefill(model, (), [[1, 2, 3]], 0).logits

@@ -13,7 +13,7 @@ from tests.support.configs import LIMIT, ROPES, tiny
 
 def by_hand(kind: str, head_dim: int) -> list[float]:
     """The published formulas, one frequency at a time."""
-    spec, found = ROPES[kind], []
+    spec, actual = ROPES[kind], []
     for i in range(head_dim // 2):
         freq = 1 / spec.theta ** (2 * i / head_dim)
         wavelength = 2 * math.pi / freq
@@ -39,8 +39,8 @@ def by_hand(kind: str, head_dim: int) -> list[float]:
             low, high = math.floor(edge(32)), math.ceil(edge(1))
             share = min(max((i - low) / (high - low), 0), 1)
             freq = freq / 4 * share + freq * (1 - share)
-        found.append(freq)
-    return found
+        actual.append(freq)
+    return actual
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -1,4 +1,4 @@
-"""Where parameters lie on a mesh, and that they are the same ones there."""
+"""Where parameters are placed on a mesh, and that their values do not change."""
 
 import dataclasses
 
@@ -22,11 +22,11 @@ def shape_of(config, text: str) -> dict[str, int]:
 def specs(config, text: str) -> dict[str, tuple]:
     mesh = sharding.make_mesh(text, config)
     params = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
-    found = {}
+    actual = {}
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = sharding.path_name(path)
-        found[name] = tuple(sharding.spec(config, mesh, name, x.shape))
-    return found
+        actual[name] = tuple(sharding.spec(config, mesh, name, x.shape))
+    return actual
 
 
 def test_key_value_heads_get_the_greatest_common_divisor():
@@ -61,11 +61,11 @@ def test_query_heads_are_split_where_a_group_divides():
     assert specs(three, "model:2")["q"] == (None, "kv", None)
 
 
-def test_what_divides_nothing_is_whole_and_told():
+def test_what_divides_nothing_is_whole_and_reported():
     config = dataclasses.replace(SMALL, num_heads=6, num_kv_heads=2, mlp_dim=50, vocab_size=97)
-    found = specs(config, "model:4")
-    assert found["mlp/gate"] == (None, "kv")
-    assert found["embedding"] == (None, None)
+    actual = specs(config, "model:4")
+    assert actual["mlp/gate"] == (None, "kv")
+    assert actual["embedding"] == (None, None)
     config = dataclasses.replace(config, mesh=sharding.make_mesh("model:4", config))
     params = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
     whole = {names: (copies, size) for names, copies, size in sharding.copies(config, params)}
@@ -108,12 +108,12 @@ def test_random_weights_do_not_depend_on_the_mesh(monkeypatch):
     assert one.fingerprint == many.fingerprint
 
 
-def test_a_row_is_a_view():
+def test_a_replica_is_a_view():
     config = dataclasses.replace(SMALL, mesh=sharding.make_mesh("data:2,model:4", SMALL))
     where = sharding.of(config, "output", (96, 64))
     array = sharding.put(where, np.arange(96 * 64, dtype=np.float32).reshape(96, 64))
-    for row in sharding.rows(config.mesh).values():
-        view = sharding.on_row(array, row)
+    for replica in sharding.replicas(config.mesh).values():
+        view = sharding.on_replica(array, replica)
         np.testing.assert_array_equal(view, array)
         held = {s.device: s.data.unsafe_buffer_pointer() for s in array.addressable_shards}
         for shard in view.addressable_shards:

@@ -1,7 +1,5 @@
 """run_layers: loop and scan, ranges of layers, contexts, padding, and what gradients see."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,12 +41,14 @@ def inputs(config, scan: bool):
 
 
 def run(model, x, positions, valid, context, tail, slots=0, layers=None):
-    apply = functools.partial(model.module.apply, {"params": model.params}, method="run_layers")
-    return jax.jit(lambda *a: apply(*a, slots, layers))(x, positions, valid, context, tail)
+    bound = model.module.bind({"params": model.params})
+    return jax.jit(lambda *a: bound.run_layers(*a, slots, layers))(
+        x, positions, valid, context, tail
+    )
 
 
 def logits(model, x):
-    return model.module.apply({"params": model.params}, x, method="logits")
+    return model.module.bind({"params": model.params}).logits(x)
 
 
 def same(a, b, atol):
@@ -62,8 +62,8 @@ def test_scan_equals_loop_in_one_pass_and_in_two(tiny, name):
     same(stacked(loop.params["layers"]), scan.params["layers"], 0)
     x, tail = run(loop, *inputs(loop.config, False))
     tail = tail._replace(k=stacked(tail.k), v=stacked(tail.v))
-    found, other = run(scan, *inputs(scan.config, True))
-    np.testing.assert_allclose(logits(scan, found), logits(loop, x), atol=1e-3)
+    actual, other = run(scan, *inputs(scan.config, True))
+    np.testing.assert_allclose(logits(scan, actual), logits(loop, x), atol=1e-3)
     same(other, tail, 2e-4)
 
     for model, stack in ((loop, False), (scan, True)):
@@ -81,8 +81,8 @@ def test_scan_equals_loop_in_one_pass_and_in_two(tiny, name):
 def test_layers_outside_a_range_are_left_alone(tiny, scan):
     model = tiny("tiny_qwen3", scan_layers=scan)
     x, positions, valid, context, tail = inputs(model.config, scan)
-    _, found = run(model, x, positions, valid, context, tail, layers=range(1, 3))
-    written = [bool(jnp.any(k != 0)) for k in found.k]
+    _, actual = run(model, x, positions, valid, context, tail, layers=range(1, 3))
+    written = [bool(jnp.any(k != 0)) for k in actual.k]
     assert written == [i in (1, 2) for i in range(model.config.num_layers)]
 
 
@@ -105,8 +105,8 @@ def test_rows_written_to_listed_slots_are_the_same_rows(tiny):
     args = inputs(model.config, False)
     whole, expected = run(model, *args)
     slots = jnp.array([7, 2, 5, 0, 1, 4])
-    found, tail = run(model, *args, slots=slots)
-    np.testing.assert_allclose(found, whole, atol=2e-4)
+    actual, tail = run(model, *args, slots=slots)
+    np.testing.assert_allclose(actual, whole, atol=2e-4)
     same(kv_cache.gather(tail, slots), kv_cache.resize(expected, T), 2e-5)
 
 

@@ -105,7 +105,7 @@ KEY = "model.layers.1.self_attn.k_proj.weight"
             lambda t: t.update({KEY: np.ones((32, 47), np.float32)}),
             rf"{KEY} has shape \[32, 47\], the config asks for \[32, 48\]",
         ),
-        # As many numbers as are asked for, but the other way round.
+        # The right number of elements, but transposed.
         (lambda t: t.update({KEY: t[KEY].T.copy()}), rf"{KEY} has shape \[48, 32\]"),
         (lambda t: t.update({"model.norm.weight": np.ones((48, 1), np.float32)}), "model.norm"),
     ],
@@ -139,10 +139,10 @@ def test_missing_files_are_named(folder):
 
 
 def test_a_hub_id_without_network_is_refused_at_once(monkeypatch, tmp_path):
-    asked = []
+    attempts = []
 
     def unreachable(address, timeout):
-        asked.append(address)
+        attempts.append(address)
         raise OSError("Network is unreachable")
 
     def never(repo, local_files_only=False, **_):
@@ -155,11 +155,11 @@ def test_a_hub_id_without_network_is_refused_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(hub.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ConnectionError, match="nobody/nothing .* cannot be reached .*hf download"):
         models.load("nobody/nothing", "float32", tmp_path)
-    assert len(asked) == 1
+    assert len(attempts) == 1
     monkeypatch.setattr(hub.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
         models.load("nobody/nothing", "float32", tmp_path)
-    assert len(asked) == 1
+    assert len(attempts) == 1
 
 
 def test_unknown_sources_and_dtypes_say_what_there_is(tmp_path):

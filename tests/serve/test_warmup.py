@@ -15,7 +15,7 @@ from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import Manifest, Packet
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.serve.warmup import context_sizes, warmup
-from models.config import FAMILIES, ModelConfig
+from models.config import ModelConfig
 from models.kv_cache import KVCache
 from models.rope import Rope
 from models.transformer import Transformer, init_params
@@ -32,8 +32,9 @@ CONFIG = ModelConfig(
     norm_eps=1e-5,
     max_positions=32768,
     tie_embeddings=True,
+    qkv_bias=False,
+    qk_norm=False,
     rope=Rope(10_000.0),
-    **FAMILIES["llama"],
 )
 LIMITS = {"max_context": 10 * 2000 + 20, "max_query": 200, "new_tokens": 17, "max_packet": 2000}
 

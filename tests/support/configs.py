@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from models import config
+from models import hf_config
+from models.config import ModelConfig
 from models.rope import LinearRope, Llama3Rope, Rope, YarnRope
 
 LIMIT = 131_072
@@ -30,6 +31,6 @@ HF = {
 }
 
 
-def tiny(kind: str) -> config.ModelConfig:
-    parsed = config.from_hf(HF)
+def tiny(kind: str) -> ModelConfig:
+    parsed = hf_config.from_hf(HF)
     return dataclasses.replace(parsed, rope=ROPES[kind], max_positions=LIMIT, head_dim=16)

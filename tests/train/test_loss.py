@@ -24,9 +24,9 @@ from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.shapes import Fitted, Shape, draw
 from models import CONFIGS, tokenizer
-from models.low_rank import Factors
 from models.transformer import Transformer, init_params
 from tests.support.golden import FAMILIES, GOLDEN
+from tests.support.writers import as_published, published_writer
 
 # The goldens' own noise is 1e-4 of the largest gradient; a wrong mask is off by more than 1.
 RELATIVE = 2e-4
@@ -102,14 +102,6 @@ def check_gradient(gradient: Adapter, arrays, name: str):
         if found.size:
             known = arrays[f"{name}/grad_{part}"]
             np.testing.assert_allclose(found, known, atol=RELATIVE * np.abs(known).max())
-
-
-def as_published(factor, letter: str) -> np.ndarray:
-    """A writer's factor as `lora_…_A [L, r, in]` or `lora_…_B [L, out, r]`."""
-    L = len(factor)
-    if letter == "A":
-        return np.asarray(factor).reshape(L, -1, factor.shape[-1]).transpose(0, 2, 1)
-    return np.asarray(factor).reshape(L, factor.shape[1], -1).transpose(0, 2, 1)
 
 
 @pytest.mark.parametrize(("name", "loss"), [("kl", "kl"), ("ce", "cross_entropy")])
@@ -238,17 +230,6 @@ def test_a_batch_without_any_preamble(golden):
     bare = samples["s1"]._replace(example=dataclasses.replace(samples["s1"].example, preamble=[]))
     sums = add(model.module, model.params, adapter, *pack([bare]))
     assert np.isfinite(sums.loss) and np.isfinite(sums.gradients.header).all()
-
-
-def published_writer(arrays, config) -> dict[str, Factors]:
-    writer = {}
-    for name in "qkvo":
-        a, b = (arrays[f"lora_{name}_{x}"].transpose(0, 2, 1) for x in "AB")
-        heads = (-1, config.head_dim)
-        a = a.reshape(len(a), *heads, a.shape[-1]) if name == "o" else a
-        b = b if name == "o" else b.reshape(*b.shape[:2], *heads)
-        writer[name] = Factors(jnp.asarray(a), jnp.asarray(b))
-    return writer
 
 
 @pytest.mark.parametrize("kind", ["lora", "joint"])

@@ -1,0 +1,75 @@
+"""What methods declare of themselves is so: buckets, shared contexts, adapters, seeds."""
+
+import numpy as np
+import pytest
+
+from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.prefill import prefill
+from tests.support.methods import golden_case
+
+OWN = Buckets(queries=(40,), contexts=(320, 640), min_packet=32, soft_tokens=8, new_tokens=33)
+SETTINGS = [(name, {}) for name in METHODS] + [("infoflow", {"reorder": True})]
+
+
+def first_logits(case, method):
+    request = Request(case.preamble, case.documents, case.query)
+    stored = method.store(case.model, case.preamble, case.documents)
+    prepared = method.prepare(case.model, stored, request, new_tokens=4)
+    prefilled = prepared.prefilled or prefill(
+        case.model, prepared.context, [case.query], prepared.query_start, 4, method.buckets
+    )
+    return np.asarray(prefilled.logits[0])
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_buckets_reach_the_whole_method_and_change_no_answer(tiny, monkeypatch, name, settings):
+    case = golden_case(tiny, "qwen2_A")
+    expected = first_logits(case, METHODS[name](**settings))
+    calls = []
+    for size in ("query", "tail", "packet", "context", "build"):
+
+        def own(self, *args, original=getattr(Buckets, size)):
+            calls.append(self)
+            return original(self, *args)
+
+        monkeypatch.setattr(Buckets, size, own)
+    actual = first_logits(case, METHODS[name](**settings, buckets=OWN))
+    # single_cache pads its one packet less; all else of it comes from the buckets it was given.
+    assert calls and all(b.new_tokens == OWN.new_tokens for b in calls)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
+
+
+def test_methods_declare_what_they_do(tiny):
+    case = golden_case(tiny, "llama31_A")
+    request = Request(case.preamble, case.documents, case.query)
+    assert [n for n, m in METHODS.items() if m.reads_packets] == ["kv_packet", "no_recompute"]
+    assert [n for n, m in METHODS.items() if m.uses_adapter] == ["kv_packet"]
+    for name, cls in METHODS.items():
+        method = cls()
+        assert method.adapter is None
+        assert (method.reseeded("a") != method.reseeded("b")) == (name == "rand_recompute")
+        stored = method.store(case.model, case.preamble, case.documents)
+        shared = method.shared_context(case.model, stored, request)
+        assert (shared is not None) == method.shares_context
+        if method.reads_packets:
+            assert [p.manifest.tokens for p in stored] == [tuple(c) for c in request.chunks]
+            empty = Request((), (), ())
+            assert method.prepare(case.model, stored, empty).query_start == shared[1]
+
+
+def test_the_preamble_is_the_first_chunk_unless_it_is_empty():
+    request = Request([1, 2], [[3], [4]], [5])
+    assert (request.chunks, request.first_document) == ([[1, 2], [3], [4]], 1)
+    request = Request([], [[3], [4]], [5])
+    assert (request.chunks, request.first_document) == ([[3], [4]], 0)
+
+
+def test_full_recompute_says_which_slots_hold_documents(tiny):
+    case = golden_case(tiny, "qwen2_A")
+    method = METHODS["full_recompute"]()
+    request = Request(case.preamble, case.documents, case.query)
+    stored = method.store(case.model, case.preamble, case.documents)
+    prepared = method.prepare(case.model, stored, request)
+    query_rows = method.buckets.query(len(case.query))
+    assert prepared.document_slots + query_rows == prepared.prefilled.slot
