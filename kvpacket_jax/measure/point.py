@@ -50,7 +50,7 @@ def run(
     seed = point["seed"]
     with progress.step(f"Loading {point['model']}"):
         model = models.load(point["model"], point["dtype"], cache_dir, mesh)
-        sharding.tell(model.config, model.params)
+        sharding.log_layout(model.config, model.params)
         adapter = make_adapter(model, point["adapter"], point["header"], point["trailer"], seed)
     methods = dict(settings.make(spec, adapter) for spec in specs)
     request = random_request(model, point["preamble"], lengths, point["query"], seed)
