@@ -33,6 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.documents = "4x256"  # number x length; several with commas
     config.query = 24
     config.adapter = ""  # a folder or a shipped name; empty: random soft tokens, so many of them
+    config.primer = 256  # random tokens that packets are built after where a method is primed
     config.header = 8
     config.trailer = 8
 

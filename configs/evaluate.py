@@ -5,6 +5,7 @@ biography_10, biography_20, biography_64
                  ten and twenty documents, and packets of about 64 tokens: rare in training
 niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
+own_docs         five documents such as people have: price lists, manuals, minutes
 jsonl            your own file: --config.dataset.options.path=FILE
 
 A new data set is a line in SETS, beside its line in kvpacket_jax/data/__init__.py. What a request
@@ -18,6 +19,7 @@ from configs import arguments
 # Every method, each that has settings with two; what the paper compares with, and InfoFlow KV.
 METHODS = (
     "kv_packet",
+    "primed",
     "no_recompute",
     "cache_blend:ratio=0.15",
     "cache_blend:ratio=0.3",
@@ -39,7 +41,7 @@ METHODS = (
 BIOGRAPHY = {"num_documents": 5, "num_questions": 10}
 NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("multi_key",)}
 
-FEW = ("kv_packet", "no_recompute", "no_cache")
+FEW = ("kv_packet", "primed", "no_recompute", "no_cache")
 COMPARED = ("biography", "niah")  # with every method; the other sets with a few
 
 # name -> data set, its options, num_samples
@@ -50,6 +52,7 @@ SETS = {
     "biography_64": ("biography", BIOGRAPHY | {"document_words": 40}, 150),
     "niah": ("niah", NEEDLES, 50),
     "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
+    "own_docs": ("own_docs", {}, 120),
     "jsonl": ("jsonl", {"path": ""}, 0),
 }
 

@@ -80,16 +80,18 @@ class RowFile:
 def claim(workdir: pathlib.Path, identity: dict) -> None:
     """Writes run.json, or refuses a workdir whose rows came from other settings.
 
-    Methods may be added: the adapter is that of the rows of methods with one, once there are any.
+    Methods may be added: an adapter or a primer is that of the rows of methods with one, once there
+    are any.
 
     Raises:
       ValueError: naming what differs.
     """
     path = workdir / "run.json"
     stored = json.loads(path.read_text()) if path.exists() else identity
-    adapters = {stored.get("adapter"), identity["adapter"]}
-    if "none" in adapters:
-        adapter = next(iter(adapters - {"none"}), "none")
-        stored, identity = stored | {"adapter": adapter}, identity | {"adapter": adapter}
+    for part in ("adapter", "primer"):
+        known = {stored.get(part, "none"), identity[part]} - {"none"}
+        if len(known) < 2:
+            used = next(iter(known), "none")
+            stored, identity = stored | {part: used}, identity | {part: used}
     resume.check(stored, identity, f"{workdir} holds answers of another run")
     write_whole(path, json.dumps(identity, indent=1) + "\n")

@@ -12,14 +12,14 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 import models
-from kvpacket_jax import data, teacher
+from kvpacket_jax import adapters, data, teacher
 from kvpacket_jax.data import EncodedExample, Example, Template
 from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.answers import answer, reference
 from kvpacket_jax.evaluate.rows import RowFile, answer_rows, claim, spec_of
 from kvpacket_jax.evaluate.timings import timings
 from kvpacket_jax.measure.request import Entry
-from kvpacket_jax.methods import Method, Request
+from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -107,12 +107,10 @@ def prepare_run(
         make(spec)
     model = models.load_text_model(config.model, config.dtype, cache_dir, mesh)
     sharding.log_layout(model.config, model.params)
-    adapter = _load_adapter(config, model, specs)
-    methods = dict(make(spec, adapter) for spec in specs)
-    if not any(map(_has_adapter, methods.values())):
-        adapter = None
+    by_role = _load_adapters(config, model, specs)
+    methods = dict(make(spec, **by_role) for spec in specs)
     template = data.TEMPLATES[config.template]
-    soft_tokens = adapter.num_tokens if adapter else 0
+    soft_tokens = max((a.num_tokens for a in by_role.values()), default=0)
     encoded = [
         teacher.encode(model, template, example, soft_tokens, config.new_tokens)
         for example in examples
@@ -121,7 +119,8 @@ def prepare_run(
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "tokenizer": digest([model.tokenizer.fingerprint, *model.tokenizer.stop_ids]),
-        "adapter": adapter_lib.fingerprint(adapter),
+        "adapter": adapter_lib.fingerprint(by_role.get("adapter")),
+        "primer": adapter_lib.fingerprint(by_role.get("primer")),
         "template": digest(dataclasses.asdict(template)),
         "dataset": config.dataset.to_dict(),
         "examples": digest([dataclasses.asdict(e) for e in examples]),
@@ -161,16 +160,22 @@ def _first_questions(source: Sequence[Example], count: int) -> list[Example]:
     return examples
 
 
-def _load_adapter(config: ConfigDict, model: LanguageModel, specs: Sequence[str]) -> Adapter | None:
-    name = adapter_lib.name_for(config.model, config.adapter)
-    if name:
-        return adapter_lib.load_adapter(name, model, config.other_model)
-    if any(map(_needs_adapter, specs)):
-        raise ValueError(
-            f"kv_packet needs an adapter, and there is none for {config.model}: give "
-            "--config.adapter=DIR of a trained one, or leave kv_packet out of --config.methods."
-        )
-    return None
+def _load_adapters(
+    config: ConfigDict, model: LanguageModel, specs: Sequence[str]
+) -> dict[str, Adapter]:
+    """The adapters that methods have a role for, by role."""
+    roles = {METHODS[spec.split(":")[0]].adapter_role for spec in specs}
+    names = {"adapter": config.adapter, "primer": adapters.PRIMER}
+    by_role = {}
+    for role in sorted(roles - {None}):
+        chosen = adapters.choose(model, names[role], config.template, config.other_model)
+        if chosen is None:
+            raise ValueError(
+                "kv_packet has no adapter with --config.adapter=none, and would be no_recompute: "
+                "leave it out of --config.methods."
+            )
+        by_role[role] = chosen
+    return by_role
 
 
 def _answer_example(
@@ -202,23 +207,5 @@ def _request(run: Run, example: Example, encoded: EncodedExample):
 
 
 def _entry(run: Run, spec: str, example: Example, encoded: EncodedExample) -> Entry:
-    method = _seeded(run.methods[spec], example.id)
+    method = run.methods[spec].reseeded(example.id)
     return Entry(method, method.store(run.model, encoded.preamble, encoded.documents))
-
-
-# ---- what a run must know of a method
-
-
-def _seeded(method: Method, example_id: str) -> Method:
-    """The method with a seed of the example's, so that what is drawn differs between examples."""
-    if not hasattr(method, "seed"):
-        return method
-    return dataclasses.replace(method, seed=int(digest([method.seed, example_id])[:8], 16))
-
-
-def _has_adapter(method: Method) -> bool:
-    return getattr(method, "adapter", None) is not None
-
-
-def _needs_adapter(spec: str) -> bool:
-    return spec.split(":")[0] == "kv_packet"

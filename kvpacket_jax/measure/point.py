@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 import models
+from kvpacket_jax import adapters
 from kvpacket_jax.measure import cost
 from kvpacket_jax.measure.cost import ALONE, Cost
 from kvpacket_jax.measure.machine import Machine, measure_machine
@@ -52,7 +53,8 @@ def run(
         model = models.load(point["model"], point["dtype"], cache_dir, mesh)
         sharding.log_layout(model.config, model.params)
         adapter = make_adapter(model, point["adapter"], point["header"], point["trailer"], seed)
-    methods = dict(settings.make(spec, adapter) for spec in specs)
+    primer = _random_primer(model, point["primer"], seed)
+    methods = dict(settings.make(spec, adapter, primer) for spec in specs)
     request = random_request(model, point["preamble"], lengths, point["query"], seed)
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
@@ -92,8 +94,14 @@ def make_adapter(
     """The trained adapter that `source` names (a folder or a shipped name), or a random one."""
     if source:
         # Whom it was trained for changes no cost: released ones and random models go together.
-        return adapter_lib.load_adapter(source, model, other_model=True)
+        return adapters.choose(model, source, other_model=True)
     return adapter_lib.init(jax.random.key(seed), model.params["embedding"], header, trailer)
+
+
+def _random_primer(model: LanguageModel, length: int, seed: int) -> Adapter:
+    """A primer of random tokens: what they are changes no cost of a request."""
+    ids = np.random.default_rng(seed).integers(0, model.config.vocab_size, length, np.int32)
+    return adapter_lib.empty(model.config.dim)._replace(primer=jax.numpy.asarray(ids))
 
 
 def measure_methods(
@@ -115,7 +123,7 @@ def measure_methods(
       tier: where what a method stored lies: "device" or "host".
       profile_dir: where a trace of one more round is written (for TensorBoard or Perfetto).
     """
-    packets = next((name for name, m in methods.items() if isinstance(m, KVPacket)), None)
+    packets = next((name for name, m in methods.items() if m.reads_packets), None)
     sources = methods if packets is not None else {None: KVPacket()} | methods
     stored = {}
     for name, method in sources.items():

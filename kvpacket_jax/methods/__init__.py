@@ -9,6 +9,7 @@ from kvpacket_jax.methods.infoflow import InfoFlow
 from kvpacket_jax.methods.kv_packet import KVPacket
 from kvpacket_jax.methods.no_cache import NoCache
 from kvpacket_jax.methods.no_recompute import NoRecompute
+from kvpacket_jax.methods.primed import Primed
 from kvpacket_jax.methods.rand_recompute import RandRecompute
 from kvpacket_jax.methods.sam_kv import SamKV
 from kvpacket_jax.methods.single_cache import SingleCache
@@ -17,6 +18,7 @@ from kvpacket_jax.methods.sink import Sink
 METHODS: dict[str, type[Method]] = {
     "full_recompute": FullRecompute,
     "kv_packet": KVPacket,
+    "primed": Primed,
     "no_recompute": NoRecompute,
     "cache_blend": CacheBlend,
     "epic": Epic,

@@ -60,7 +60,8 @@ class Method:
     reads_packets: the method answers from `stored` as it is, which is one packet for each chunk of
       the request (`Request.chunks`), the documents wrapped by `adapter`. So the packets may come
       from a store on disk. `prepare` then uses nothing else of the request.
-    uses_adapter: the method has a field `adapter`, None for bare documents.
+    adapter_role: what belongs in the method's field `adapter`: "adapter" (the one to evaluate) or
+      "primer" (the one that needs no training); None where the method has no such field.
     shares_context: the context does not depend on the query, so that any number of questions about
       the same documents may share one: `shared_context`.
     adapter: what wraps the documents in `store`; None for every method that does not use one.
@@ -69,7 +70,7 @@ class Method:
     """
 
     reads_packets: ClassVar[bool] = False
-    uses_adapter: ClassVar[bool] = False
+    adapter_role: ClassVar[str | None] = None
     shares_context: ClassVar[bool] = False
     adapter = None  # Without a type, or it would be the first of a subclass's fields.
 

@@ -12,7 +12,7 @@ class KVPacket(Method):
     """`adapter` None caches the documents bare."""
 
     reads_packets = True
-    uses_adapter = True
+    adapter_role = "adapter"
     shares_context = True
 
     adapter: Adapter | None = None

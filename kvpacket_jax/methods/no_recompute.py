@@ -9,6 +9,6 @@ from kvpacket_jax.methods.kv_packet import KVPacket
 class NoRecompute(KVPacket):
     """kv_packet without an adapter."""
 
-    uses_adapter = False
+    adapter_role = None
 
     adapter: None = dataclasses.field(default=None, init=False)

@@ -15,12 +15,14 @@ _WORDS = {"true": True, "false": False}
 _KINDS = {int: "a whole number", float: "a number", str: "text", types.NoneType: "none"}
 
 
-def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
+def make(
+    spec: str, adapter: Adapter | None = None, primer: Adapter | None = None
+) -> tuple[str, Method]:
     """A method with its settings, and a label for its rows.
 
     Args:
       spec: `name` or `name:field=value,field=value`, with the fields of the method's dataclass.
-      adapter: given to a method that uses one.
+      adapter, primer: for methods with that role (`Method.adapter_role`).
 
     Returns:
       The label, which is the spec in one spelling: the settings named in it in the order of the
@@ -49,7 +51,8 @@ def make(spec: str, adapter: Adapter | None = None) -> tuple[str, Method]:
             raise ValueError(
                 f"{spec!r}: {field} is {_describe(kinds[field])}, not {value!r}."
             ) from None
-    given = {"adapter": adapter} if METHODS[name].uses_adapter else {}
+    role = METHODS[name].adapter_role
+    given = {"adapter": {"adapter": adapter, "primer": primer}[role]} if role else {}
     try:
         method = METHODS[name](**values, **given)
     except (ValueError, TypeError) as error:

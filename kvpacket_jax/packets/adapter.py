@@ -187,34 +187,20 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     ocp.save(path, to_arrays(adapter), overwrite=True, custom_metadata=metadata)
 
 
-def shipped_adapters() -> dict[str, pathlib.Path]:
-    """Adapters that come with the project, by name."""
-    folder = pathlib.Path(__file__).parents[1] / "adapters"
-    return {p.name: p for p in sorted(folder.glob("*")) if p.is_dir()}
-
-
-def name_for(model: str, named: str | None) -> str | None:
-    """What to load for a model's name: the adapter named, else the one shipped; None for "none"."""
-    if named == "none":
-        return None
-    return named or (model if model in shipped_adapters() else None)
-
-
 def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = False) -> Adapter:
-    """Loads an adapter from a checkpoint's folder, or one that is shipped, by its name.
+    """Loads an adapter from a checkpoint's folder.
 
     Args:
       model: the LanguageModel it is to be used with; checked if given.
       other_model: accepts an adapter that was trained for another model of the same width.
 
     Raises:
-      FileNotFoundError: neither a folder nor a shipped name.
+      FileNotFoundError: no such folder.
       ValueError: not an adapter, or one for another model.
     """
-    path = shipped_adapters().get(str(source)) or hosts.absolute(source)
+    path = hosts.absolute(source)
     if not path.is_dir():
-        known = ", ".join(shipped_adapters()) or "none yet"
-        raise FileNotFoundError(f"There is no adapter {source}: no such folder. Shipped: {known}.")
+        raise FileNotFoundError(f"There is no adapter {source}: no such folder.")
     try:
         arrays = ocp.load(path, checkpointable_name="state")
     except Exception as error:  # orbax has a dozen for what is not a checkpoint

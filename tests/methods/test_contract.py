@@ -43,8 +43,13 @@ def test_buckets_reach_the_whole_method_and_change_no_answer(tiny, monkeypatch, 
 def test_methods_declare_what_they_do(tiny):
     case = golden_case(tiny, "llama31_A")
     request = Request(case.preamble, case.documents, case.query)
-    assert [n for n, m in METHODS.items() if m.reads_packets] == ["kv_packet", "no_recompute"]
-    assert [n for n, m in METHODS.items() if m.uses_adapter] == ["kv_packet"]
+    assert [n for n, m in METHODS.items() if m.reads_packets] == [
+        "kv_packet",
+        "primed",
+        "no_recompute",
+    ]
+    roles = {n: m.adapter_role for n, m in METHODS.items() if m.adapter_role}
+    assert roles == {"kv_packet": "adapter", "primed": "primer"}
     for name, cls in METHODS.items():
         method = cls()
         assert method.adapter is None

@@ -12,7 +12,7 @@ from kvpacket_jax.packets.adapter import Adapter
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Method):
-    uses_adapter = True
+    adapter_role = "adapter"
 
     ratio: float = 0.15
     layer: int | None = 1
@@ -43,6 +43,8 @@ def test_an_adapter_goes_to_the_methods_that_use_one():
     soft = adapter_lib.empty(4)
     assert settings.make("sample", soft)[1].adapter is soft
     assert settings.make("kv_packet", soft)[1].adapter is soft
+    assert settings.make("primed", None, soft)[1].adapter is soft
+    assert settings.make("primed", soft)[1].adapter is None
     assert settings.make("no_recompute", soft) == ("no_recompute", METHODS["no_recompute"]())
 
 
