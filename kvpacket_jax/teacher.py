@@ -1,7 +1,7 @@
 """What the model that reads the full context says: its answers, hidden states, and KL to them.
 
 The teacher reads preamble, documents and query in full and answers greedily; its final hidden
-states of the answer's rows are kept, not its logits (`[A, D]` instead of `[A, V]`).
+states of the answer's rows are stored, not its logits (`[A, D]` instead of `[A, V]`).
 
 A is the answer tokens of an example, all questions' together; R the rows of a question with its
 answer.
@@ -100,8 +100,8 @@ def compare_tokens(
     A = len(teacher)
     rows = round_up(A, COMPARED_ROWS)
     padded = (np.pad(x, ((0, rows - A), (0, 0))) for x in (teacher, student))
-    found = _compare_tokens(model.module, model.params, *padded)
-    return tuple(np.asarray(x)[:A] for x in found)
+    kl, best = _compare_tokens(model.module, model.params, *padded)
+    return np.asarray(kl)[:A], np.asarray(best)[:A]
 
 
 @functools.partial(jax.jit, static_argnames=("module",))
@@ -116,7 +116,7 @@ def _compare_tokens(module, params, teacher, student):
 
 def log_probabilities(module, params, hidden: jax.Array) -> jax.Array:
     """Next-token log probabilities float32 `[A, V]` of final hidden states `[A, D]`."""
-    logits = module.apply({"params": params}, hidden[None], method="logits")[0]
+    logits = module.bind({"params": params}).logits(hidden[None])[0]
     return jax.nn.log_softmax(logits)
 
 
@@ -187,7 +187,7 @@ def _answer_example(module, params, stop_ids, N: int, context_C, length, questio
     return Answers(state[5], state[3], state[6])
 
 
-# ---- kept on disk: the teacher runs once for an example, whatever happens to the training
+# ---- on disk, where an evaluation may stop and go on: the teacher runs once for an example
 
 FORMAT = 1
 
@@ -199,10 +199,10 @@ def targets(
     folder: epath.Path,
     stop_ids: Sequence[int] | None = None,
 ) -> Targets:
-    """The teacher's targets, read from `folder` or made and written there.
+    """The teacher's targets, read from `folder` or computed and written there.
 
-    The file is named by all that made it, so a restart or another run with the same model and data
-    finds it. A file that cannot be read is made again.
+    The file is named by all that they depend on, so a restart or another run with the same model
+    and data finds it. A file that cannot be read is written again.
     """
     key = identity.digest(
         {
@@ -223,14 +223,14 @@ def targets(
         return Targets(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
     except (FileNotFoundError, safetensors.SafetensorError, KeyError):
         pass
-    made = teach(model, example, new_tokens, stop_ids)
+    computed = teach(model, example, new_tokens, stop_ids)
     arrays = {
-        "tokens": np.array([t for a in made.answers for t in a], np.int32),
-        "lengths": np.array([len(a) for a in made.answers], np.int32),
-        "hidden": made.hidden,
+        "tokens": np.array([t for a in computed.answers for t in a], np.int32),
+        "lengths": np.array([len(a) for a in computed.answers], np.int32),
+        "hidden": computed.hidden,
     }
     write_whole(path, safetensors_numpy.save(arrays))
-    return made
+    return computed
 
 
 def encode(

@@ -76,9 +76,9 @@ def generate(split: str, index: int, config: BiographyConfig) -> Example:
             f"no {number} people of {split!r} whose values are apart: widen the pools"
         )
     pairs = list(itertools.product(range(number), words.VALUES))
-    asked = rng.sample(pairs, min(config.num_questions, len(pairs)))
+    chosen = rng.sample(pairs, min(config.num_questions, len(pairs)))
     questions = tuple(
-        _ask(rng, people[i], i, attribute, rng.choice(config.forms)) for i, attribute in asked
+        _ask(rng, people[i], i, attribute, rng.choice(config.forms)) for i, attribute in chosen
     )
     return Example(f"biography-{split}-{index}", documents, questions, config.preamble)
 

@@ -97,8 +97,8 @@ def biographies() -> Example:
         num_questions=48,
         forms=("question",),
     )
-    made = biography.generate("test", 0, config)
-    return Example("demo", made.documents, tuple(made.questions[i] for i in _ASKED))
+    whole = biography.generate("test", 0, config)
+    return Example("demo", whole.documents, tuple(whole.questions[i] for i in _ASKED))
 
 
 def prose() -> Example:

@@ -51,7 +51,7 @@ def to_record(example: Example) -> dict:
 
 
 def from_record(record: dict) -> Example:
-    """Returns the example that `to_record` made `record` of (text may come back as bytes)."""
+    """Returns the example of a record that `to_record` returned (text may come back as bytes)."""
     questions = [
         Question(q["text"], tuple(q["answers"]), q["form"], q["info"])
         for q in json.loads(record["questions"])

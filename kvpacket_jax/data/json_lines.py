@@ -44,6 +44,6 @@ def _record(line: bytes, required: tuple[str, ...]) -> dict:
         raise ValueError(f"it is not an object but {type(record).__name__}")
     missing = [key for key in required if key not in record]
     if missing:
-        found = ", ".join(record) or "nothing"
-        raise ValueError(f"{' and '.join(missing)} missing; it has {found}")
+        present = ", ".join(record) or "nothing"
+        raise ValueError(f"{' and '.join(missing)} missing; it has {present}")
     return record

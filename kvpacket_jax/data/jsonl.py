@@ -24,14 +24,14 @@ def source(
     file = pathlib.Path(str(path).replace("{split}", split)).expanduser()
     examples, bad, lines = [], [], {}
     make = functools.partial(_example, preamble)
-    for number, found in json_lines.read(file, ("documents", "question", "answers"), make):
-        if isinstance(found, ValueError):
-            bad.append(f"line {number}: {found}")
-        elif found.id in lines:
-            bad.append(f"line {number}: the id {found.id} is line {lines[found.id]}'s already")
+    for number, parsed in json_lines.read(file, ("documents", "question", "answers"), make):
+        if isinstance(parsed, ValueError):
+            bad.append(f"line {number}: {parsed}")
+        elif parsed.id in lines:
+            bad.append(f"line {number}: the id {parsed.id} is line {lines[parsed.id]}'s already")
         else:
-            lines[found.id] = number
-            examples.append(found)
+            lines[parsed.id] = number
+            examples.append(parsed)
     if bad:
         shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
         raise ValueError(f"{file} has lines that cannot be used:\n{shown}")

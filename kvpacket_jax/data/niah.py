@@ -94,7 +94,7 @@ class NiahConfig(generated.GeneratorConfig):
 
 @functools.cache
 def key_words(split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the adjectives and the nouns that keys of `split`, and of no other, are made of."""
+    """Returns the adjectives and the nouns of the keys of `split`, and of no other split."""
     return tuple(generated.pool_of(pool.split(), split) for pool in (_ADJECTIVES, _NOUNS))
 
 
@@ -130,9 +130,9 @@ def generate(split: str, index: int, config: NiahConfig) -> Example:
             sentences.insert(rng.randint(0, len(sentences)), needle)
         documents.append(" ".join(sentences))
 
-    asked = rng.sample(keys, min(config.num_questions, len(keys)))
+    chosen = rng.sample(keys, min(config.num_questions, len(keys)))
     questions = tuple(
-        _ask(key, keys, needles, documents, kind, rng.choice(config.forms)) for key in asked
+        _ask(key, keys, needles, documents, kind, rng.choice(config.forms)) for key in chosen
     )
     return Example(f"niah-{split}-{index}", tuple(documents), questions, config.preamble)
 

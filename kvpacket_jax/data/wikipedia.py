@@ -4,7 +4,7 @@ wikipedia.jsonl.gz holds records of HotpotQA (Yang et al. 2018, CC BY-SA 4.0; 10
 split, 476 of its development split, none of which is measured on here) and of MuSiQue's training
 split (Trivedi et al. 2022, CC BY 4.0), their text unchanged, no paragraph twice. To their own
 questions come, for each document, what its title is, and completions: a sentence, cut in its
-middle, to be gone on with. They cost nothing, and whoever answers them has found the place.
+middle, to be continued. They cost nothing, and an answer shows that the place was located.
 """
 
 import dataclasses
@@ -65,9 +65,9 @@ def generate(split: str, index: int, config: WikipediaConfig) -> Example:
             chosen.append(paragraph)
     rng.shuffle(chosen)
     questions = questions[: config.num_questions]
-    made = [q for i, p in enumerate(chosen) for q in (_about(i, p), *_cuts(rng, i, p["text"]))]
-    rng.shuffle(made)
-    questions += made[: config.num_questions - len(questions)]
+    further = [q for i, p in enumerate(chosen) for q in (_about(i, p), *_cuts(rng, i, p["text"]))]
+    rng.shuffle(further)
+    questions += further[: config.num_questions - len(questions)]
     documents = tuple(f"{p['title']}\n{p['text']}" for p in chosen)
     return Example(f"wikipedia-{split}-{index}", documents, tuple(questions), config.preamble)
 
@@ -105,7 +105,7 @@ def _cuts(rng, document: int, text: str) -> list[Question]:
 
 
 class Source(Sequence):
-    """The examples of a split, made when they are read."""
+    """The examples of a split, generated when they are read."""
 
     def __init__(self, split: str, config: WikipediaConfig):
         generated.check_whole(split, "wikipedia")

@@ -154,7 +154,7 @@ def fingerprint(adapter: Adapter | None) -> str:
 
 
 def wrap(adapter: Adapter, x_BxTxD: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """header + document + trailer, the trailer directly behind each document's own length.
+    """header + document + trailer, the trailer directly after each document's own length.
 
     Args:
       x_BxTxD: the documents' embeddings, padded.

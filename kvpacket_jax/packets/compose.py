@@ -80,12 +80,12 @@ def compose(
 
 
 def _check(model: LanguageModel, packet: Packet, i: int) -> None:
-    for field, found, expected in (
+    for field, actual, expected in (
         ("model", packet.manifest.model, model.fingerprint),
         ("dtype", packet.manifest.dtype, str(jnp.dtype(model.dtype))),
     ):
-        if found != expected:
+        if actual != expected:
             raise ValueError(
-                f"Packet {i} was made with another {field}: {found[:16]}, not {expected[:16]} of "
+                f"Packet {i} was built with another {field}: {actual[:16]}, not {expected[:16]} of "
                 f"{model.name}. Its keys would be read as something they are not: build it again."
             )

@@ -14,21 +14,20 @@ from models import LanguageModel
 
 @functools.partial(jax.jit, static_argnames=("module",), donate_argnames=("tail",))
 def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, stop_ids):
-    """CHUNK tokens behind `token_Q`, fewer if all rows are done: int32 `[Q, CHUNK]`."""
-    apply = functools.partial(module.apply, {"params": params})
+    """CHUNK tokens after `token_Q`, fewer if all rows are done: int32 `[Q, CHUNK]`."""
+    bound = module.bind({"params": params})
 
     def step(state):
         i, token, done, tail, out = state
-        x, tail = apply(
-            apply(token[:, None], method="embed"),
+        x, tail = bound.run_layers(
+            bound.embed(token[:, None]),
             (position_Q + i)[:, None],
             jnp.ones((token.shape[0], 1), bool),
             context,
             tail,
             slot + i,
-            method="run_layers",
         )
-        token = jnp.argmax(apply(x, method="logits")[:, 0], axis=-1).astype(jnp.int32)
+        token = jnp.argmax(bound.logits(x)[:, 0], axis=-1).astype(jnp.int32)
         done |= jnp.isin(token, stop_ids)
         return i + 1, token, done, tail, out.at[:, i].set(token)
 

@@ -21,7 +21,7 @@ BATCH_TOKENS = 2048  # rows computed at once; enough to fill a CPU and a small G
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What all packets of one build are made by; they are read under the same only."""
+    """Where packets come from: all of one build have the same, and are read under it only."""
 
     model: str  # fingerprint
     tokenizer: str  # fingerprint, or "none"
@@ -33,7 +33,7 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest(Provenance):
-    """What made a packet."""
+    """Where one packet comes from, and of which tokens it is."""
 
     tokens: tuple[int, ...]
 
@@ -211,7 +211,7 @@ def build_packets(
     Args:
       adapter: wraps every document; None leaves them bare (the preamble is built so).
       documents: token ids of each, tokenised alone, without special tokens.
-      on_packet: called with the number of packets just made, for progress.
+      on_packet: called with the number of packets just built, for progress.
 
     Raises:
       ValueError: an empty document, ids outside the vocabulary, a document longer than the
@@ -276,10 +276,10 @@ def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:
     expected = jax.eval_shape(lambda: low_rank.init(model.config, jax.random.key(0), 1, names))
     for name in names:
         for letter, rank_axis in (("a", -1), ("b", 1)):
-            found, known = (list(getattr(f[name], letter).shape) for f in (parts.writer, expected))
-            found[rank_axis] = known[rank_axis]
-            if found != known:
+            shape, known = (list(getattr(f[name], letter).shape) for f in (parts.writer, expected))
+            shape[rank_axis] = known[rank_axis]
+            if shape != known:
                 raise ValueError(
-                    f"The adapter's writer has factor {letter} of {name} in shape {found}, "
+                    f"The adapter's writer has factor {letter} of {name} in shape {shape}, "
                     f"{model.name} needs {known}: it was trained for another model."
                 )

@@ -27,7 +27,7 @@ class Prefilled(NamedTuple):
 
 
 def prefill_rows(module, params, context: Context, ids_QxT, lengths_Q, start):
-    """Rows of token ids behind a context. Pure; training and every method call it.
+    """Rows of token ids after a context. Pure; training and every method call it.
 
     Args:
       ids_QxT: int32, padded on the right; lengths_Q: int32.
@@ -36,24 +36,24 @@ def prefill_rows(module, params, context: Context, ids_QxT, lengths_Q, start):
     Returns:
       Hidden states float32 `[Q, T, D]`, and the rows' own cache of T slots.
     """
-    apply = functools.partial(module.apply, {"params": params})
+    bound = module.bind({"params": params})
     Q, T = ids_QxT.shape
     offsets = jnp.broadcast_to(jnp.arange(T), (Q, T))
-    x = apply(ids_QxT, method="embed")
     rows = kv_cache.init(module.config, Q, T, params["embedding"].dtype)
     valid = offsets < lengths_Q[:, None]
-    return apply(x, start + offsets, valid, context, rows, 0, method="run_layers")
+    x = bound.embed(ids_QxT)
+    return bound.run_layers(x, start + offsets, valid, context, rows, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
 def prefill_program(module, params, context, ids_QxT, lengths_Q, start, slots: int):
     """What `prefill` runs: logits float32 `[Q, V]` of each row's last token, and the tail."""
     x, rows = prefill_rows(module, params, context, ids_QxT, lengths_Q, start)
-    # Room for an answer is made now: the rows would have attended to its empty slots.
+    # Room for an answer comes only now: the rows would have attended to its empty slots.
     tail = kv_cache.init(module.config, len(ids_QxT), slots, params["embedding"].dtype)
     tail = kv_cache.write(tail, rows, jnp.int32(0))
     last = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
-    logits = module.apply({"params": params}, last, method="logits")
+    logits = module.bind({"params": params}).logits(last)
     return logits[:, 0], tail
 
 
