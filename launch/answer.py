@@ -47,8 +47,10 @@ def main(argv):
     with errors.in_one_line():
         session.check_method(METHOD.value)
         wording = build.wording(TEMPLATE.value, PREAMBLE.value)
-        made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-        model, adapter = build.load_model(MODEL.value, *made_with, devices.MESH.value)
+        chosen = (ADAPTER.value, TEMPLATE.value, OTHER_MODEL.value)
+        model, adapter = build.load_for_store(
+            MODEL.value, DTYPE.value, folder, cache_dir, *chosen, devices.MESH.value
+        )
         opened = session.open_session(
             model, folder, DOCUMENTS.value, wording, METHOD.value, adapter
         )

@@ -55,10 +55,10 @@ def main(argv):
         shard = shards.parse(SHARD.value)
         json_lines.check_exists(path)
         with progress.step(f"Loading {MODEL.value}"):
-            made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-            model, adapter = build.load_model(MODEL.value, *made_with, devices.MESH.value)
-        if adapter is None and ADAPTER.value is None:
-            print(f"No adapter is shipped for {MODEL.value}, and none is given: bare packets.")
+            chosen = (ADAPTER.value, TEMPLATE.value, OTHER_MODEL.value)
+            model, adapter = build.load_for_store(
+                MODEL.value, DTYPE.value, folder, cache_dir, *chosen, devices.MESH.value
+            )
         with progress.step(f"Reading {path}"):
             on_bad = print if ON_ERROR.value == "skip" else None
             parts = build.plan(

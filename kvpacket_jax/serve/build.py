@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import models
+from kvpacket_jax import adapters
 from kvpacket_jax.data import (
     TEMPLATES,
     EncodedExample,
@@ -22,7 +23,7 @@ from kvpacket_jax.data import (
     json_lines,
 )
 from kvpacket_jax.data.examples import INSTRUCTION
-from kvpacket_jax.packets.adapter import Adapter, load_adapter, name_for
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     BATCH_TOKENS,
@@ -34,6 +35,7 @@ from kvpacket_jax.packets.packet import (
     check_document,
     plan_batches,
     provenance_of,
+    read_primer,
 )
 from kvpacket_jax.serve import store
 from models import LanguageModel, sharding
@@ -86,12 +88,13 @@ def wording(template: str, instruction: str | None = None) -> Wording:
     return Wording(TEMPLATES[template], INSTRUCTION if instruction is None else instruction)
 
 
-def load_model(
+def load_for_store(
     source: str,
     dtype: str,
     folder: pathlib.Path,
     cache_dir: pathlib.Path | None = None,
     adapter: str | None = None,
+    template: str = "chat",
     other_model: bool = False,
     mesh: str | None = None,
 ) -> tuple[LanguageModel, Adapter | None]:
@@ -99,14 +102,12 @@ def load_model(
 
     Args:
       dtype: "auto" is the dtype of the store's packets, if they have but one.
-      adapter: as `load_adapter` takes it; None: the one shipped for the model, if any; "none".
-      other_model: accepts an adapter that was trained for another model.
+      adapter, template, other_model: as `adapters.choose` takes them.
       mesh: as models.load takes it.
     """
     model = models.load_reader(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
     sharding.tell(model.config, model.params)
-    name = name_for(source, adapter)
-    return model, load_adapter(name, model, other_model) if name else None
+    return model, adapters.choose(model, adapter, template, other_model)
 
 
 def document_provenance(
@@ -264,15 +265,17 @@ def build(
     with store.writing(folder) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
             writer.provenance(part.provenance)
+            primer = None  # read once for the part, when its first batch is computed
             for batch in part.batches:
                 items = [part.items[i] for i in batch.members]
                 lacking = list(pool.map(missing, items))
                 packets: list = [None] * len(items)
                 if any(lacking):
+                    if primer is None:
+                        primer = read_primer(model, part.adapter)
                     tokens = [item.tokens for item in items]
-                    packets = build_batch(
-                        model, part.adapter, batch.rows, tokens, part.provenance, buckets
-                    )
+                    made_by = (part.provenance, buckets, primer)
+                    packets = build_batch(model, part.adapter, batch.rows, tokens, *made_by)
                 wait()
                 futures = [
                     pool.submit(finish, item, part.provenance, packet if lacks else None)

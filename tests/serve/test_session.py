@@ -59,9 +59,9 @@ def expected_answer(model, question: str) -> str:
 @pytest.mark.parametrize("method", ["kv_packet", "no_recompute"])
 def test_an_answer_is_that_of_packets_built_now(model, folder, method):
     before = tree(folder)
-    session = open_session(model, folder, method=method)
+    opened = open_session(model, folder, method=method)
     for question in ("When does the ferry leave?", "Where?"):
-        pieces = list(session.answer(session, question, NEW_TOKENS))
+        pieces = list(session.answer(opened, question, NEW_TOKENS))
         assert "".join(pieces) == expected_answer(model, question) != ""
     assert tree(folder) == before
 
@@ -170,6 +170,7 @@ def answer(byte_model, folder, tmp_path_factory):
             "model": byte_model,
             "store": folder,
             "template": "completion",
+            "adapter": "none",
             "preamble": "Answer.",
             "documents": ",".join(IDS),
             "max_new_tokens": NEW_TOKENS,
