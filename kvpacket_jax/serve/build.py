@@ -37,7 +37,7 @@ from kvpacket_jax.packets.packet import (
     provenance_of,
     read_primer,
 )
-from kvpacket_jax.serve import store
+from kvpacket_jax.serve import packet_file, store
 from models import LanguageModel, sharding
 from models.identity import digest
 
@@ -128,7 +128,7 @@ def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, I
         model, None, digest({"template": template, "preamble": wording.instruction})
     )
     tokens = encode(model, wording).preamble
-    item = Item(store.packet_name(provenance, tokens, len(tokens)), tokens, [])
+    item = Item(packet_file.packet_name(provenance, tokens, len(tokens)), tokens, [])
     return provenance, item if tokens else None
 
 
@@ -184,7 +184,7 @@ def plan(
         tokens = model.tokenizer.encode(wording.template.document_text(document.text))
         check_document(model, adapter, tokens, f"document {document.id!r}")
         seen[document.id] = number
-        name = store.packet_name(documents_by, tokens, len(tokens) + extra)
+        name = packet_file.packet_name(documents_by, tokens, len(tokens) + extra)
         if own(name):
             compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
             items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
@@ -240,7 +240,7 @@ def build(
 
     def missing(item: Item) -> bool:
         try:
-            store.verify(folder, item.name)
+            packet_file.verify(folder, item.name)
         except FileNotFoundError:
             return True
         except store.Damaged as error:

@@ -20,7 +20,7 @@ from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime.format import milliseconds, si
-from kvpacket_jax.serve import build, store
+from kvpacket_jax.serve import build, packet_file, store
 from kvpacket_jax.serve.build import Wording
 from models import LanguageModel
 
@@ -38,7 +38,7 @@ class Session(NamedTuple):
     wording: Wording
     method: Method
     folder: pathlib.Path
-    wanted: list[tuple[str, Provenance]]  # as `store.load` takes it, the preamble first
+    wanted: list[tuple[str, Provenance]]  # as `packet_file.load` takes it, the preamble first
     packets: list[Packet]
     load_s: float  # seconds it took to read them
     context: Context
@@ -82,7 +82,7 @@ def open_session(
     wanted = [(name, provenance) for name in store.find(folder, provenance, ids)]
     preamble_by, preamble = build.preamble_item(model, wording)
     if preamble:
-        if not store.packet_path(folder, preamble.name).exists():
+        if not packet_file.packet_path(folder, preamble.name).exists():
             raise FileNotFoundError(
                 f"{folder} has no packet of the preamble {wording.instruction!r}. Give --preamble "
                 "and --template as they were given to launch.build_packets, or run it with these: "
@@ -90,7 +90,7 @@ def open_session(
             )
         wanted.insert(0, (preamble.name, preamble_by))
     start = time.perf_counter()
-    packets = store.load(folder, wanted, model)
+    packets = packet_file.load(folder, wanted, model)
     load_s = time.perf_counter() - start
     context = made.shared_context(model, packets, Request([], [], []))
     return Session(model, wording, made, folder, wanted, packets, load_s, *context)
@@ -164,10 +164,10 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
     request = Request([], [p.manifest.tokens for p in documents], query)
 
     def load() -> list[Packet]:
-        return store.load(session.folder, session.wanted, model)
+        return packet_file.load(session.folder, session.wanted, model)
 
     def forget() -> None:
-        store.forget(session.folder, session.wanted)
+        packet_file.forget(session.folder, session.wanted)
 
     packets = Entry(session.method, jax.device_put(session.packets), "disk", load)
     full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
@@ -180,7 +180,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
 def cost_text(session: Session, costs: dict[str, Cost]) -> str:
     """The figures of `measure`, in words."""
     warm, full = costs[WARM], costs[cost.FULL]
-    files = {store.packet_path(session.folder, name) for name, _ in session.wanted}
+    files = {packet_file.packet_path(session.folder, name) for name, _ in session.wanted}
     size = sum(path.stat().st_size for path in files)
     tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
     times = [

@@ -19,7 +19,7 @@ from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
-from kvpacket_jax.serve import build, store
+from kvpacket_jax.serve import build, packet_file, store
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_pat
     preamble_by, preamble = build.preamble_item(model, WORDING)
     wanted = [(preamble.name, preamble_by)]
     wanted += [(name, provenance) for name in store.find(tmp_path, provenance, ids)]
-    found = store.load(tmp_path, wanted, model)
+    found = packet_file.load(tmp_path, wanted, model)
     texts = [text(3), text(5), text(5)]
     tokens = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
     built = METHODS["kv_packet"](adapter=adapter).store(model, preamble.tokens, tokens)
@@ -95,7 +95,7 @@ def test_documents_are_read_after_the_primer(model, adapter, docs, tmp_path):
     built = build_packets(model, primed, [item.tokens for item in items])
     without = build_packets(model, adapter, [item.tokens for item in items])
     for packet, expected, other in zip(
-        store.load(tmp_path, wanted, model), built, without, strict=True
+        packet_file.load(tmp_path, wanted, model), built, without, strict=True
     ):
         values = (p.cache.v[1][0, : packet.length] for p in (packet, expected, other))
         stored, right, without_primer = map(np.asarray, values)
@@ -150,9 +150,9 @@ def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     changed.write_text("\n".join(lines))
     assert run_build(model, plan(model, None, changed), folder).made == 1
     (new,) = store.find(folder, provenance, ["d7"])
-    (packet,) = store.load(folder, [(new, provenance)], model)
+    (packet,) = packet_file.load(folder, [(new, provenance)], model)
     assert model.tokenizer.decode(packet.manifest.tokens) == "another text\n\n"
-    store.verify(folder, old)
+    packet_file.verify(folder, old)
 
 
 # ---- the plan

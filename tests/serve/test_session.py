@@ -18,7 +18,8 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build, session, store
+from kvpacket_jax.serve import build, packet_file, session, store
+from kvpacket_jax.serve.packet_file import packet_path
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -93,8 +94,8 @@ def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
 def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypatch):
     opened = open_session(model, folder)
     loads = []
-    load = store.load
-    monkeypatch.setattr(store, "load", lambda *a: loads.append(a) or load(*a))
+    load = packet_file.load
+    monkeypatch.setattr(packet_file, "load", lambda *a: loads.append(a) or load(*a))
     costs = session.measure(opened, "Where?", runs=1)
     assert list(costs) == [session.WARM, session.COLD, FULL]
     warm = costs[session.WARM]
@@ -108,7 +109,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     assert len(loads) == 2 * (2 + 2 + 1)
     assert costs[session.COLD].ttft_s > 0 and costs[FULL].ttft_s > 0
     assert costs[session.COLD].tier == warm.tier == "disk" and costs[FULL].tier == "device"
-    size = sum(store.packet_path(folder, n).stat().st_size for n in {n for n, _ in opened.wanted})
+    size = sum(packet_path(folder, n).stat().st_size for n in {n for n, _ in opened.wanted})
     shown = session.cost_text(opened, costs)
     assert f"4 packets on disk ({size / 1e3:.3g} kB" in shown
     ratio = costs[FULL].ttft_s / warm.ttft_s  # of one round
@@ -153,7 +154,7 @@ def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tm
     copy = shutil.copytree(folder, tmp_path / "copy")
     provenance = build.document_provenance(model, None, WORDING)
     (name,) = store.find(copy, provenance, ["d3"])
-    path = store.packet_path(copy, name)
+    path = packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(store.Damaged, match=str(path)):
         open_session(model, copy)
