@@ -19,7 +19,7 @@ from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
-from kvpacket_jax.serve import build, packet_file, store
+from kvpacket_jax.serve import build, corpus, packet_file, store
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,8 +44,10 @@ def docs(tmp_path_factory):
 WORDING = build.wording("completion", "Answer.")
 
 
-def plan(model, adapter, path, **options) -> list[build.Part]:
-    return build.plan(model, adapter, WORDING, path, batch_tokens=BATCH_TOKENS, **options)
+def plan(model, adapter, path, on_bad=corpus.refuse, **options) -> list[build.Part]:
+    documents = corpus.read_file(path, on_bad)
+    options |= {"batch_tokens": BATCH_TOKENS, "on_bad": on_bad}
+    return build.plan(model, adapter, WORDING, documents, **options)
 
 
 def run_build(model, parts, folder) -> build.Progress:
@@ -111,7 +113,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_made_again(
     computed = []
     original = build.build_batch
     monkeypatch.setattr(build, "build_batch", lambda *a: computed.append(a[3]) or original(*a))
-    assert run_build(model, parts, tmp_path).made == total < 61
+    assert run_build(model, parts, tmp_path).built == total < 61
     assert tree(tmp_path) == reference
     batches = computed[:]
     computed.clear()
@@ -148,7 +150,7 @@ def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     lines[7] = json.dumps({"id": "d7", "text": "another text"})
     changed = tmp_path / "changed.jsonl"
     changed.write_text("\n".join(lines))
-    assert run_build(model, plan(model, None, changed), folder).made == 1
+    assert run_build(model, plan(model, None, changed), folder).built == 1
     (new,) = store.find(folder, provenance, ["d7"])
     (packet,) = packet_file.load(folder, [(new, provenance)], model)
     assert model.tokenizer.decode(packet.manifest.tokens) == "another text\n\n"
@@ -249,7 +251,7 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
     assert store.resolved_dtype(tmp_path, "auto") == "auto"
     run_build(model, plan(model, None, docs), tmp_path)
-    found, _ = build.load_for_store(str(byte_model), "auto", tmp_path, adapter="none")
+    found, *_ = build.load_for_store(str(byte_model), "auto", tmp_path, adapter="none")
     assert found.dtype == "float32"
     assert store.resolved_dtype(tmp_path, "bfloat16") == "bfloat16"
     other = models.load(str(byte_model), "bfloat16")

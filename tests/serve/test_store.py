@@ -17,6 +17,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
 from kvpacket_jax.serve.packet_file import packet_path
+from kvpacket_jax.serve.provenance import Names
 from models.rope import Llama3Rope, Rope
 from tests.support.corpus import tree
 
@@ -268,6 +269,50 @@ def test_unknown_documents_list_what_there_is_closest_first(tmp_path):
     assert str(error.value).endswith(" and 13 more.") and "'whales'" not in str(error.value)
     with pytest.raises(ValueError, match="no document 'a'. It has none"):
         store.find(tmp_path, dataclasses.replace(NAMED, adapter="x"), ["a"])
+
+
+def test_ids_are_checked_without_a_model(tmp_path):
+    with store.writing(tmp_path) as writer:
+        for provenance in (NAMED, dataclasses.replace(NAMED, adapter="x")):
+            writer.provenance(provenance)
+            writer.document(provenance, f"of {provenance.adapter}", "packet")
+    store.check_ids(tmp_path, ["of none", "of x"])
+    with pytest.raises(ValueError, match=r"no document 'off x'. It has of x, of none\.$"):
+        store.check_ids(tmp_path, ["of none", "off x"])
+    with pytest.raises(FileNotFoundError, match="no store .*absent"):
+        store.check_exists(tmp_path / "absent")
+
+
+def test_names_are_in_messages_and_in_no_identity(tmp_path):
+    with store.writing(tmp_path) as writer:
+        writer.provenance(NAMED, Names("big", "none"))
+        writer.document(NAMED, "a", "packet")
+    other = dataclasses.replace(NAMED, model="0" * 64, adapter="f" * 64)
+    message = r"another model: big \(m{16}…\), not small \(0{16}…\) and another adapter: none, not "
+    with pytest.raises(ValueError, match=message + r"mine \(f{16}…\)\."):
+        store.find(tmp_path, other, ["a"], Names("small", "mine"))
+    assert store.find(tmp_path, NAMED, ["a"], Names("renamed", "x")) == ["packet"]
+
+
+def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
+    model = load()
+    packets = put(tmp_path, model, adapter_of(model), ids(0, 20), ids(1, 30), ids(2, 9))
+    with store.writing(tmp_path) as writer:
+        writer.provenance(packets[0][1], Names("tiny", "mine"))
+        for id, (name, provenance) in zip("cba", packets, strict=True):
+            writer.document(provenance, id, name)
+    broken, gone = (packet_path(tmp_path, packets[i][0]) for i in (1, 2))
+    broken.write_bytes(b"x" + broken.read_bytes()[1:])
+    gone.unlink()
+    rows = store.contents(tmp_path)
+    assert [(r.id, r.tokens, r.problem) for r in rows] == [
+        ("a", 0, "missing"),
+        ("b", 0, "damaged"),
+        ("c", 20, ""),
+    ]
+    assert rows[2].num_bytes == packet_path(tmp_path, packets[0][0]).stat().st_size
+    assert {(*r.names, r.dtype) for r in rows} == {("tiny", "mine", "float32")}
+    assert store.ids(tmp_path, packets[0][1]) == ["a", "b", "c"]
 
 
 def test_a_damaged_entry_is_refused(tmp_path):
