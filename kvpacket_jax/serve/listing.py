@@ -25,9 +25,10 @@ def total(documents: Sequence[StoredDocument]) -> str:
         return "No documents."
     # Documents with the same text share a packet.
     packets = {d.packet: d for d in documents if not d.problem}.values()
+    tokens, num_bytes = (sum(getattr(d, name) for d in packets) for name in ("tokens", "num_bytes"))
     text = (
-        f"{len(documents):,} documents, {len(packets):,} packets of {sum(d.tokens for d in packets):,} "
-        f"tokens, {format.si(sum(d.num_bytes for d in packets))}B."
+        f"Documents: {len(documents):,}. Packets: {len(packets):,}, of {tokens:,} tokens, "
+        f"{format.si(num_bytes)}B."
     )
     bad = sum(1 for d in documents if d.problem)
     if bad:

@@ -20,7 +20,7 @@ def test_the_program_lists_a_store(byte_model, tmp_path):
     assert listed.returncode == 0, listed.stderr
     rows = [line.split() for line in listed.stdout.splitlines()]
     assert [row[0] for row in rows if "float32" in row] == ["a", "b", "c"]
-    assert "3 documents, 2 packets of 15 tokens, " in listed.stdout
+    assert "Documents: 3. Packets: 2, of 15 tokens, " in listed.stdout
     command[-1] = "--store=absent"
     absent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert absent.returncode == 1 and "There is no store absent" in absent.stderr
@@ -34,7 +34,7 @@ def test_what_is_not_whole_is_counted_apart():
         StoredDocument("z", names, "float32", "q", 0, 0, "missing"),
     ]
     assert listing.total(documents) == (
-        "3 documents, 1 packets of 7 tokens, 2 kB. 1 missing or damaged: launch.build_packets on "
-        "the same input mends them."
+        "Documents: 3. Packets: 1, of 7 tokens, 2 kB. 1 missing or damaged: launch.build_packets "
+        "on the same input mends them."
     )
     assert listing.total([]) == "No documents."
