@@ -21,7 +21,9 @@ flags.adopt_module_key_flags(errors)
 
 with configs.in_one_line():
     CONFIG = config_flags.DEFINE_config_file(
-        "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
+        "config",
+        configs.find("configs/evaluate.py"),
+        "What to evaluate; any field as --config.field=value.",
     )
 WORKDIR = flags.DEFINE_string("workdir", None, "Answers, times and results.json go here.")
 

@@ -17,9 +17,12 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/train.py", "What to train; any field as --config.field=value."
-)
+with configs.in_one_line():
+    CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        configs.find("configs/train.py"),
+        "What to train; any field as --config.field=value.",
+    )
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, metrics and the adapter go here.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
