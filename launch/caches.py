@@ -1,11 +1,11 @@
 """The flags of what programs keep between runs: models, and what was compiled for them."""
 
-import logging
 import os
 import pathlib
 
 from absl import flags
-from absl import logging as absl_logging
+
+from launch import logs
 
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
 COMPILATION_CACHE = flags.DEFINE_string(
@@ -22,8 +22,7 @@ def use(distributed: bool = False) -> pathlib.Path:
 
     import models
 
-    absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
+    logs.quiet()
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir()).expanduser()
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE.value))
