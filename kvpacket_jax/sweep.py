@@ -186,9 +186,7 @@ def _config_flags(
     try:
         config = parse([base, *texts])
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        what = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-        if "parsing config file" in what:  # the config's traceback comes with it
-            what = what.splitlines()[-1].removeprefix("ValueError: ")
+        what = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"{where}: {base} {shlex.join(texts)}: {what}") from error
     for key, value in own.items():
         parsed = functools.reduce(operator.getitem, key.split("."), config)

@@ -1,11 +1,11 @@
 """The flags of what programs keep between runs: models, and what was compiled for them."""
 
+import logging
 import os
 import pathlib
 
 from absl import flags
-
-from launch import logs
+from absl import logging as absl_logging
 
 CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; default: user's cache.")
 COMPILATION_CACHE = flags.DEFINE_string(
@@ -22,7 +22,7 @@ def use(distributed: bool = False) -> pathlib.Path:
 
     import models
 
-    logs.quiet()
+    quiet_logs()
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir()).expanduser()
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE.value))
@@ -30,3 +30,9 @@ def use(distributed: bool = False) -> pathlib.Path:
     elif not distributed:  # folders of its own might find a program on one host and not on others
         jax.config.update("jax_compilation_cache_dir", str(cache_dir / "compiled"))
     return cache_dir
+
+
+def quiet_logs() -> None:
+    """Keeps out what orbax logs of each file, and jax of the backends that are absent."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("jax").setLevel(logging.WARNING)

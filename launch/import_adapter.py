@@ -7,7 +7,7 @@ import os
 
 from absl import app, flags
 
-from launch import errors, logs
+from launch import caches, errors
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 
@@ -22,7 +22,7 @@ def main(argv):
     from kvpacket_jax.packets import adapter as adapter_lib
     from kvpacket_jax.packets import import_pt
 
-    logs.quiet()
+    caches.quiet_logs()
     with errors.in_one_line():
         adapter, rest = import_pt.read_pt(INPUT.value)
         # Which checkpoint it was trained on is not in the file, so loading it for a model says so.

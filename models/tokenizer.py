@@ -214,7 +214,7 @@ def _stop_ids(
 
 
 # Llama 3's templates write today's date into the system message, unless they are given one (theirs,
-# by default). A prompt must not change at midnight.
+# by default). A packet must not change at midnight.
 DATE = "26 Jul 2024"
 
 

@@ -38,7 +38,7 @@ def choose(
       FileNotFoundError: neither a folder nor a known name.
       ValueError: not an adapter, or one for another model.
     """
-    name = chosen_name(model, name)
+    name = name or (model.name if model.name in shipped() else PRIMER)
     if name == NONE:
         return None
     if name == PRIMER:
@@ -52,11 +52,6 @@ def choose(
         raise FileNotFoundError(
             f"There is no adapter {name}: no such folder. By name: {known}."
         ) from None
-
-
-def chosen_name(model: LanguageModel, name: str | None = None) -> str:
-    """The name of the adapter that `choose` takes for a name or None."""
-    return str(name or (model.name if model.name in shipped() else PRIMER))
 
 
 def primer(model: LanguageModel, template: str = "chat", documents=None) -> Adapter:

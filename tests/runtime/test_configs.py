@@ -32,7 +32,6 @@ def test_a_mistake_is_named_without_a_traceback(given, message):
         ("train", ["--workdir=w", "--config.num_step=1"], 'Did you mean "num_steps"'),
         ("plan", ["--config.num_step=1"], 'Did you mean "num_steps"'),
         ("evaluate", ["--workdir=w", "--config.modell=x"], 'Did you mean "model"'),
-        ("sweep", ["--workdir=w", "--config=configs/sweep_ratios.py:x"], "knows no 'x'; it knows "),
     ],
 )
 def test_programs_find_the_projects_configs_from_any_folder(program, flags, message, tmp_path):
