@@ -7,6 +7,7 @@ RUNS ?= runs/adapter
 SUPPORTED := 3.11 3.12 3.13
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 # jax 0.11 dropped Python 3.11; what 3.12 resolves to installs on 3.13 as well.
+REQUIREMENTS := requirements.txt requirements-test.txt
 CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints-py311.txt,constraints-py312.txt)
 # Another interpreter has another stamp, so it is installed anew.
 STAMP := .venv/installed-py$(VERSION)
@@ -53,14 +54,14 @@ format: $(STAMP)  ## Puts style and format right where ruff can.
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-.venv-tpu/installed-py$(VERSION): requirements.txt $(CONSTRAINTS)
+.venv-tpu/installed-py$(VERSION): $(REQUIREMENTS) $(CONSTRAINTS)
 	@echo "Installing the pinned requirements and libtpu into .venv-tpu (some minutes, 1.7 GB)"
 	@rm -rf .venv-tpu && $(PYTHON) -m venv .venv-tpu
-	.venv-tpu/bin/pip install --quiet --disable-pip-version-check "jax[tpu]" -r requirements.txt \
+	.venv-tpu/bin/pip install --quiet --disable-pip-version-check "jax[tpu]" $(REQUIREMENTS:%=-r %) \
 	  -c $(CONSTRAINTS)
 	@touch $@
 
-$(STAMP): requirements.txt $(CONSTRAINTS)
+$(STAMP): $(REQUIREMENTS) $(CONSTRAINTS)
 	@$(if $(filter $(VERSION),$(SUPPORTED)),:,\
 	  echo "$(PYTHON) is Python $(or $(VERSION),not found); supported: $(SUPPORTED)." \
 	    "Choose one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1)
@@ -70,5 +71,5 @@ $(STAMP): requirements.txt $(CONSTRAINTS)
 	@echo "Installing the pinned requirements into .venv (a minute or two, 1 GB)"
 	@.venv/bin/python -c 'import pip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' \
 	  2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv .venv; }
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -c $(CONSTRAINTS)
+	.venv/bin/pip install --quiet --disable-pip-version-check $(REQUIREMENTS:%=-r %) -c $(CONSTRAINTS)
 	@touch $@

@@ -2,7 +2,7 @@
 
 python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,id2 --query="…"
 
-Without --query it answers line after line of standard input.
+Without --query it answers line after line of standard input, until it ends or says quit.
 """
 
 import pathlib
@@ -26,7 +26,10 @@ DOCUMENTS = flags.DEFINE_list(
 )
 QUERY = flags.DEFINE_string("query", None, "The question.")
 METHOD = flags.DEFINE_string(
-    "method", "kv_packet", "kv_packet, or no_recompute: packets built with --adapter=none."
+    "method",
+    "kv_packet",
+    "kv_packet; no_recompute: packets built with --adapter=none; full_recompute or no_cache: what "
+    "the model answers without packets, from the full documents or from none.",
 )
 ADAPTER = flags.DEFINE_string("adapter", None, "As it was given to launch.build_packets.")
 OTHER_MODEL = flags.DEFINE_bool("other_model", False, "As in launch.build_packets.")
@@ -40,18 +43,35 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
+    from kvpacket_jax.runtime import progress
     from kvpacket_jax.serve import build, session
 
     cache_dir = caches.use()
     folder = pathlib.Path(STORE.value).expanduser()
     with errors.in_one_line():
+        # First what needs no model: loading one takes a while.
         session.check_method(METHOD.value)
+        if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
+            raise ValueError("--show_cost compares packets with full_recompute: omit --method.")
         wording = build.wording(TEMPLATE.value, PREAMBLE.value)
-        made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-        model, adapter = build.load_model(MODEL.value, *made_with, devices.MESH.value)
-        opened = session.open_session(
-            model, folder, DOCUMENTS.value, wording, METHOD.value, adapter
-        )
+        session.check_documents(folder, DOCUMENTS.value)
+        if QUERY.value is not None:
+            session.check_question(QUERY.value)
+        with progress.step(f"Loading {MODEL.value}", progress.stderr):
+            model, *adapter = build.load_for_store(
+                MODEL.value,
+                DTYPE.value,
+                folder,
+                cache_dir,
+                ADAPTER.value,
+                TEMPLATE.value,
+                OTHER_MODEL.value,
+                devices.MESH.value,
+            )
+        with progress.step(f"Reading {len(DOCUMENTS.value)} documents", progress.stderr):
+            opened = session.open_session(
+                model, folder, DOCUMENTS.value, wording, METHOD.value, *adapter
+            )
 
     def reply(question: str) -> None:
         for piece in session.answer(opened, question, NEW_TOKENS.value):
@@ -64,6 +84,7 @@ def main(argv):
         with errors.in_one_line():
             reply(QUERY.value)
         return
+    sys.stdin.reconfigure(errors="surrogateescape")  # so that the question at fault is named
     for question in session.questions():
         try:
             reply(question)

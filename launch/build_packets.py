@@ -43,29 +43,45 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax.data import json_lines
     from kvpacket_jax.runtime import progress, shards
-    from kvpacket_jax.serve import build
+    from kvpacket_jax.serve import build, corpus
     from kvpacket_jax.serve.progress import BuildProgress
 
+    def refuse(message: str) -> None:
+        raise ValueError(f"{message}\nNothing was built. --on_error=skip leaves such lines out.")
+
+    on_bad = print if ON_ERROR.value == "skip" else refuse
     cache_dir = caches.use()
     folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
     with errors.in_one_line():
+        # First what needs no model: loading one takes a while.
         wording = build.wording(TEMPLATE.value, PREAMBLE.value)
         shard = shards.parse(SHARD.value)
-        json_lines.check_exists(path)
+        documents = corpus.read_file(path, on_bad)
         with progress.step(f"Loading {MODEL.value}"):
-            made_with = (DTYPE.value, folder, cache_dir, ADAPTER.value, OTHER_MODEL.value)
-            model, adapter = build.load_model(MODEL.value, *made_with, devices.MESH.value)
-        if adapter is None and ADAPTER.value is None:
-            print(f"No adapter is shipped for {MODEL.value}, and none is given: bare packets.")
-        with progress.step(f"Reading {path}"):
-            on_bad = print if ON_ERROR.value == "skip" else None
+            loaded = build.load_for_store(
+                MODEL.value,
+                DTYPE.value,
+                folder,
+                cache_dir,
+                ADAPTER.value,
+                TEMPLATE.value,
+                OTHER_MODEL.value,
+                devices.MESH.value,
+            )
+        with progress.step(f"Tokenising {len(documents):,} documents"):
             parts = build.plan(
-                model, adapter, wording, path, shard, batch_tokens=BATCH_TOKENS.value, on_bad=on_bad
+                loaded.model,
+                loaded.adapter,
+                wording,
+                documents,
+                shard,
+                batch_tokens=BATCH_TOKENS.value,
+                on_bad=on_bad,
+                adapter_name=loaded.adapter_name,
             )
         with BuildProgress(parts) as shown:
-            build.build(model, parts, folder, on_batch=shown.add, on_damaged=shown.say)
+            build.build(loaded.model, parts, folder, on_batch=shown.add, on_damaged=shown.say)
     print(shown.summary())
 
 

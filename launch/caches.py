@@ -22,8 +22,7 @@ def use(distributed: bool = False) -> pathlib.Path:
 
     import models
 
-    absl_logging.set_verbosity(absl_logging.WARNING)  # not each file that orbax reads
-    logging.getLogger("jax").setLevel(logging.WARNING)  # not which backends are absent
+    quiet_logs()
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir()).expanduser()
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE.value))
@@ -31,3 +30,9 @@ def use(distributed: bool = False) -> pathlib.Path:
     elif not distributed:  # folders of its own might find a program on one host and not on others
         jax.config.update("jax_compilation_cache_dir", str(cache_dir / "compiled"))
     return cache_dir
+
+
+def quiet_logs() -> None:
+    """Keeps out what orbax logs of each file, and jax of the backends that are absent."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("jax").setLevel(logging.WARNING)

@@ -1,11 +1,26 @@
 """Programs that take a config: a mistake in `--config` ends in one line, not in a traceback."""
 
 import contextlib
+import pathlib
 import sys
 from collections.abc import Iterator
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+
+PROJECT = pathlib.Path(__file__).parents[1]  # where the project's configs/ lies
+
+
+def find(config: str) -> str:
+    """The project's own config from whatever folder a program is started in.
+
+    "configs/train.py:smoke" where there is such a file here or none in the project, else its path
+    in the project.
+    """
+    file, colon, name = config.partition(":")
+    own = PROJECT / file
+    given = pathlib.Path(file).exists() or pathlib.Path(file).parts[:1] != ("configs",)
+    return config if given or not own.exists() else f"{own}{colon}{name}"
 
 
 @contextlib.contextmanager
@@ -14,11 +29,11 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError) as error:  # ml_collections says so
-        said = error
-        while said.args and isinstance(said.args[0], Exception):
-            said = said.args[0]
+        cause = error
+        while cause.args and isinstance(cause.args[0], Exception):
+            cause = cause.args[0]
         sys.exit(
-            f"FATAL Flags parsing error: no such field of the config: {said.args[0]}\n"
+            f"FATAL Flags parsing error: no such field of the config: {cause.args[0]}\n"
             "Its fields are in the file that --config names."
         )
 
@@ -29,6 +44,8 @@ def run(main) -> None:
 
 
 def _parse(argv):
+    start = "--config="
+    argv = [start + find(a.removeprefix(start)) if a.startswith(start) else a for a in argv]
     try:
         with in_one_line():
             rest = flags.FLAGS(argv)

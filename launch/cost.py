@@ -18,7 +18,9 @@ flags.adopt_module_key_flags(errors)
 
 with configs.in_one_line():
     CONFIG = config_flags.DEFINE_config_file(
-        "config", "configs/cost.py", "What to measure; any field as --config.field=value."
+        "config",
+        configs.find("configs/cost.py"),
+        "What to measure; any field as --config.field=value.",
     )
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file, every run in them.")
 PROFILE_DIR = flags.DEFINE_string("profile_dir", None, "Writes a jax profiler trace here.")

@@ -39,28 +39,27 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     import models
+    from kvpacket_jax import adapters
     from kvpacket_jax.data import TEMPLATES, demo
     from kvpacket_jax.evaluate import compare
     from kvpacket_jax.measure.machine import measure_machine
     from kvpacket_jax.methods import settings
-    from kvpacket_jax.packets.adapter import load_adapter, name_for
     from kvpacket_jax.report import costs, story, tables
     from kvpacket_jax.runtime import progress
     from models import sharding
 
     cache_dir, show = caches.use(), progress.SHOWN
-    adapter = name_for(MODEL.value, ADAPTER.value)
     example = demo.DOCUMENTS[DOCUMENTS.value]()
     show.say(story.opening(example))
     with errors.in_one_line():
         with show.step(f"Loading {MODEL.value}"):
             model = models.load_text_model(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.log_layout(model.config, model.params)
-            soft_tokens = load_adapter(adapter, model, OTHER_MODEL.value) if adapter else None
+            adapter = adapters.choose(model, ADAPTER.value, other_model=OTHER_MODEL.value)
         with show.step("Measuring this machine"):
             machine = measure_machine(model.dtype, model.num_devices)
         label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter)"}
-        methods = {label.get(n, n): settings.make(n, soft_tokens)[1] for n in SHOWN}
+        methods = {label.get(n, n): settings.make(n, adapter)[1] for n in SHOWN}
         comparison = compare.compare(
             model,
             methods,

@@ -21,7 +21,9 @@ flags.adopt_module_key_flags(errors)
 
 with configs.in_one_line():
     CONFIG = config_flags.DEFINE_config_file(
-        "config", "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
+        "config",
+        configs.find("configs/evaluate.py"),
+        "What to evaluate; any field as --config.field=value.",
     )
 WORKDIR = flags.DEFINE_string("workdir", None, "Answers, times and results.json go here.")
 
@@ -32,16 +34,16 @@ def main(argv):
     # Imported here: --help needs no jax.
     from kvpacket_jax.evaluate import run
     from kvpacket_jax.report import tables
-    from kvpacket_jax.runtime import progress
+    from kvpacket_jax.runtime import progress, workdir
 
     cache_dir = caches.use()
-    workdir = pathlib.Path(WORKDIR.value).expanduser()
-    with errors.in_one_line():
-        results = run.evaluate(CONFIG.value, workdir, cache_dir, devices.MESH.value, progress.SHOWN)
+    folder = pathlib.Path(WORKDIR.value).expanduser()
+    with errors.in_one_line(), workdir.locked(folder):
+        results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
     progress.paragraph(tables.QUALITY_LEGEND)
     progress.paragraph(tables.cost_legend(results))
-    progress.SHOWN.say(f"{workdir / 'results.json'}")
+    progress.SHOWN.say(f"{folder / 'results.json'}")
 
 
 if __name__ == "__main__":

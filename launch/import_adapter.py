@@ -7,7 +7,7 @@ import os
 
 from absl import app, flags
 
-from launch import errors
+from launch import caches, errors
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 
@@ -18,9 +18,11 @@ OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=Tr
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs no jax.
     from kvpacket_jax.packets import adapter as adapter_lib
     from kvpacket_jax.packets import import_pt
 
+    caches.quiet_logs()
     with errors.in_one_line():
         adapter, rest = import_pt.read_pt(INPUT.value)
         # Which checkpoint it was trained on is not in the file, so loading it for a model says so.
@@ -30,8 +32,8 @@ def main(argv):
             "released_with": rest,
         }
         adapter_lib.save_adapter(OUTPUT.value, adapter, metadata)
-    header, trailer = (x.shape[0] for x in adapter)
-    print(f"{OUTPUT.value}: {header} + {trailer} tokens of width {adapter.header.shape[1]}")
+    width = adapter.header.shape[1]
+    print(f"{OUTPUT.value}: {adapter_lib.describe(adapter)}, of width {width}")
 
 
 if __name__ == "__main__":

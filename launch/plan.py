@@ -15,9 +15,12 @@ from launch import configs, devices, errors
 flags.adopt_module_key_flags(devices)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/train.py", "Training; --config.model is random:NAME or a model's folder."
-)
+with configs.in_one_line():
+    CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        configs.find("configs/train.py"),
+        "Training; --config.model is random:NAME or a model's folder.",
+    )
 TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:2x4, …; default: the devices at hand.")
 DOCUMENTS = flags.DEFINE_string("documents", "8x1024", "Number x tokens.")
 PREAMBLE = flags.DEFINE_integer("preamble", 16, "Tokens before the documents.", lower_bound=0)

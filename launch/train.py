@@ -17,9 +17,12 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/train.py", "What to train; any field as --config.field=value."
-)
+with configs.in_one_line():
+    CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        configs.find("configs/train.py"),
+        "What to train; any field as --config.field=value.",
+    )
 WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, metrics and the adapter go here.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -36,14 +39,15 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax.runtime import hosts
+    from kvpacket_jax.runtime import hosts, workdir
     from kvpacket_jax.train import loop
 
     cache_dir = caches.use(DISTRIBUTED.value)
     with errors.in_one_line():
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        loop.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
+        with workdir.locked(WORKDIR.value):
+            loop.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
 
 
 if __name__ == "__main__":

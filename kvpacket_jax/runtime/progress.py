@@ -14,6 +14,7 @@ from rich.text import Text
 # Wide enough for the tables; in a narrower window their lines are broken, not cut.
 WIDTH = 110
 console = rich.console.Console()
+stderr = rich.console.Console(stderr=True)  # of programs whose standard output is their result
 if not os.isatty(1) or console.width < WIDTH:
     console.width = WIDTH
 
@@ -22,15 +23,15 @@ SPEED_SECONDS = 600  # that the time left is told from: one training step may ta
 
 
 @contextlib.contextmanager
-def step(text: str) -> Iterator[None]:
-    """Says what is being done, and how many seconds it took."""
-    start = time.perf_counter()
-    with console.status(Text(f"{text} …")):
-        if not console.is_terminal:
-            console.print(Text(f"{text} …"))
+def step(text: str, on: rich.console.Console | None = None) -> Iterator[None]:
+    """Shows what is being done, and how many seconds it took; on `console` if `on` is None."""
+    on, start = on or console, time.perf_counter()
+    with on.status(Text(f"{text} …")):
+        if not on.is_terminal:
+            on.print(Text(f"{text} …"))
         yield
-    if console.is_terminal:
-        console.print(Text(f"{text}: {time.perf_counter() - start:.1f} s"))
+    if on.is_terminal:
+        on.print(Text(f"{text}: {time.perf_counter() - start:.1f} s"))
 
 
 def track(items: Sequence, text: str) -> Iterator:

@@ -1,17 +1,19 @@
-"""A corpus of documents becomes packets on disk: reading, the plan, and building what is missing.
+"""A corpus of documents becomes packets on disk: the plan, and building what is missing.
 
-The plan is a function of the input and the shard, not of what is there already: a packet's last
+The plan is a function of the documents and the shard, not of what is there already: a packet's last
 bits depend on the batch it was computed in, and the same bytes come out after any interruption.
 """
 
 import array
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import models
+from kvpacket_jax import adapters
 from kvpacket_jax.data import (
     TEMPLATES,
     EncodedExample,
@@ -19,10 +21,9 @@ from kvpacket_jax.data import (
     Question,
     Template,
     encode_example,
-    json_lines,
 )
 from kvpacket_jax.data.examples import INSTRUCTION
-from kvpacket_jax.packets.adapter import Adapter, load_adapter, name_for
+from kvpacket_jax.packets.adapter import Adapter, describe
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     BATCH_TOKENS,
@@ -34,8 +35,13 @@ from kvpacket_jax.packets.packet import (
     check_document,
     plan_batches,
     provenance_of,
+    read_primer,
 )
-from kvpacket_jax.serve import store
+from kvpacket_jax.runtime import names as known_names
+from kvpacket_jax.serve import corpus, packet_file, store
+from kvpacket_jax.serve.corpus import Document
+from kvpacket_jax.serve.packet_file import Damaged, packet_name
+from kvpacket_jax.serve.provenance import Names
 from models import LanguageModel, sharding
 from models.identity import digest
 
@@ -47,11 +53,6 @@ class Wording(NamedTuple):
 
     template: Template
     instruction: str  # of the preamble
-
-
-class Document(NamedTuple):
-    id: str
-    text: str
 
 
 class Item(NamedTuple):
@@ -67,6 +68,7 @@ class Part(NamedTuple):
 
     adapter: Adapter | None
     provenance: Provenance
+    names: Names
     items: list[Item]
     batches: list[Batch]
 
@@ -76,37 +78,56 @@ class Progress(NamedTuple):
 
     packets: int
     tokens: int
-    made: int  # packets of them that were written; the others were there
+    built: int  # packets of them that were written; the others were there
 
 
 def wording(template: str, instruction: str | None = None) -> Wording:
     """The wording of a template's name, with the usual instruction if None."""
-    if template not in TEMPLATES:
-        raise ValueError(f"There is no template {template!r}; there are {', '.join(TEMPLATES)}.")
+    known_names.check(template, TEMPLATES, "template")
     return Wording(TEMPLATES[template], INSTRUCTION if instruction is None else instruction)
 
 
-def load_model(
+class Loaded(NamedTuple):
+    """A model, and the adapter that documents are wrapped in, with its name."""
+
+    model: LanguageModel
+    adapter: Adapter | None
+    adapter_name: str
+
+
+def load_for_store(
     source: str,
     dtype: str,
     folder: pathlib.Path,
     cache_dir: pathlib.Path | None = None,
     adapter: str | None = None,
+    template: str = "chat",
     other_model: bool = False,
     mesh: str | None = None,
-) -> tuple[LanguageModel, Adapter | None]:
+) -> Loaded:
     """A model and an adapter to build or read the store `folder` with.
 
     Args:
       dtype: "auto" is the dtype of the store's packets, if they have but one.
-      adapter: as `load_adapter` takes it; None: the one shipped for the model, if any; "none".
-      other_model: accepts an adapter that was trained for another model.
+      adapter, template, other_model: as `adapters.choose` takes them.
       mesh: as models.load takes it.
     """
     model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
     sharding.log_layout(model.config, model.params)
-    name = name_for(source, adapter)
-    return model, load_adapter(name, model, other_model) if name else None
+    chosen = adapters.choose(model, adapter, template, other_model)
+    return Loaded(model, chosen, adapter_name(model, adapter))
+
+
+def adapter_name(model: LanguageModel, name: str | None) -> str:
+    """The name of the adapter that `adapters.choose` takes for a name or None."""
+    return name or (model.name if model.name in adapters.shipped() else adapters.PRIMER)
+
+
+def names_of(model: LanguageModel, adapter: Adapter | None, name: str | None = None) -> Names:
+    """What a model and an adapter are called; an adapter without a name by its parts."""
+    if adapter is None:
+        return Names(model.name, adapters.NONE)
+    return Names(model.name, name or describe(adapter))
 
 
 def document_provenance(
@@ -127,7 +148,7 @@ def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, I
         model, None, digest({"template": template, "preamble": wording.instruction})
     )
     tokens = encode(model, wording).preamble
-    item = Item(store.packet_name(provenance, tokens, len(tokens)), tokens, [])
+    item = Item(packet_name(provenance, tokens, len(tokens)), tokens, [])
     return provenance, item if tokens else None
 
 
@@ -137,84 +158,72 @@ def encode(model: LanguageModel, wording: Wording, *questions: Question) -> Enco
     return encode_example(model.tokenizer, wording.template, example)
 
 
-def _document(number: int, record: dict) -> Document:
-    id, text = record["id"], record["text"]
-    if type(id) is int:  # taken as its text
-        id = str(id)
-    for name, value in (("id", id), ("text", text)):
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{name} must be a text that is not empty, found {value!r:.60}")
-        value.encode()  # half a surrogate pair is no text
-    return Document(id, text)
-
-
 def plan(
     model: LanguageModel,
     adapter: Adapter | None,
     wording: Wording,
-    path: pathlib.Path,
+    documents: Sequence[Document],
     shard: tuple[int, int] = (0, 1),
     buckets: Buckets = Buckets(),
     batch_tokens: int = BATCH_TOKENS,
-    on_bad: Callable[[str], None] | None = None,
+    on_bad: Callable[[str], None] = corpus.refuse,
+    adapter_name: str | None = None,
 ) -> list[Part]:
-    """What a corpus asks for, in batches: a function of the arguments and the file alone.
+    """What documents need, in batches: a function of the arguments alone.
 
     Args:
       shard: (i, n): the i-th of n parts, from 0. A packet belongs to one of them by its name, so
         that equal texts meet, wherever they stand in the file.
-      on_bad: told of each line that is left out; None: the first one raises ValueError.
+      on_bad: called with what is wrong with a document; where it returns, it is left out.
+      adapter_name: as in `names_of`.
 
     Raises:
-      ValueError, FileNotFoundError: before anything is computed.
+      ValueError: before anything is computed.
     """
     check_adapter(model, adapter)
     provenance, item = preamble_item(model, wording)
+    documents_by = document_provenance(model, adapter, wording)
     extra = adapter.num_tokens if adapter else 0
     items: dict[str, Item] = {}
-    seen: dict[str, int] = {}
 
     def own(name: str) -> bool:
         return int(name[:16], 16) % shard[1] == shard[0]
 
-    def add(number: int, document: Document) -> None:
-        if document.id in seen:
-            raise ValueError(f"id {document.id!r} is line {seen[document.id]}'s already")
+    for document in documents:
         tokens = model.tokenizer.encode(wording.template.document_text(document.text))
-        check_document(model, adapter, tokens, f"document {document.id!r}")
-        seen[document.id] = number
-        name = store.packet_name(documents_by, tokens, len(tokens) + extra)
+        try:
+            check_document(model, adapter, tokens, f"document {document.id!r}")
+        except ValueError as error:
+            on_bad(f"{document.place}: {error}")
+            continue
+        name = packet_name(documents_by, tokens, len(tokens) + extra)
         if own(name):
             compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
             items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
-
-    documents_by = document_provenance(model, adapter, wording)
-    for number, found in json_lines.read(path, Document._fields, _document):
-        try:
-            if isinstance(found, ValueError):
-                raise found
-            add(number, found)
-        except ValueError as error:
-            text = f"{path}, line {number}: {error}"
-            if on_bad is None:
-                raise ValueError(
-                    f"{text}\nNothing was built. --on_error=skip leaves such lines out."
-                ) from error
-            on_bad(text)
-    if not seen:
-        raise ValueError(f"{path} has no document.")
     preamble = [item] if item and own(item.name) else []
+    names, bare = names_of(model, adapter, adapter_name), names_of(model, None)
     return [
-        _part(None, provenance, preamble, 0, buckets, batch_tokens),
-        _part(adapter, documents_by, list(items.values()), extra, buckets, batch_tokens),
+        _part(None, provenance, bare, preamble, 0, buckets, batch_tokens),
+        _part(adapter, documents_by, names, list(items.values()), extra, buckets, batch_tokens),
     ]
 
 
 def _part(
-    adapter, provenance: Provenance, items: list[Item], extra: int, buckets, batch_tokens
+    adapter, provenance, names: Names, items: list[Item], extra: int, buckets, batch_tokens
 ) -> Part:
     lengths = [len(item.tokens) + extra for item in items]
-    return Part(adapter, provenance, items, plan_batches(lengths, buckets, batch_tokens))
+    return Part(adapter, provenance, names, items, plan_batches(lengths, buckets, batch_tokens))
+
+
+def _is_missing(folder: pathlib.Path, on_damaged: Callable[[str], None], item: Item) -> bool:
+    try:
+        packet_file.verify(folder, item.name)
+    except FileNotFoundError:
+        return True
+    except Damaged as error:
+        on_damaged(str(error))
+        return True
+    return False
 
 
 def build(
@@ -224,7 +233,7 @@ def build(
     buckets: Buckets = Buckets(),
     on_batch: Callable[[Progress], None] = lambda progress: None,
     on_damaged: Callable[[str], None] = lambda text: None,
-) -> None:
+) -> set[str]:
     """Writes what a plan asks for and `folder` lacks; what is there is verified and kept.
 
     A batch of which anything is missing or damaged is computed whole. Several processes may build
@@ -232,20 +241,12 @@ def build(
 
     Args:
       on_batch: called when a batch is on disk.
-      on_damaged: told of each damaged packet, which is built again.
+      on_damaged: called with a message for each damaged packet, which is built again.
+
+    Returns the names of the packets that were written.
 
     Raises OSError where the disk is full or may not be written; what was written stays.
     """
-
-    def missing(item: Item) -> bool:
-        try:
-            store.verify(folder, item.name)
-        except FileNotFoundError:
-            return True
-        except store.Damaged as error:
-            on_damaged(str(error))
-            return True
-        return False
 
     def finish(item: Item, provenance: Provenance, packet: Packet | None) -> None:
         if packet is not None:
@@ -260,19 +261,24 @@ def build(
                 future.result()
             on_batch(progress)
 
+    missing = functools.partial(_is_missing, folder, on_damaged)
+    written: set[str] = set()
     under_way: list[tuple[Progress, list[Future]]] = []  # one batch, at most
     with store.writing(folder) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
-            writer.provenance(part.provenance)
+            writer.provenance(part.provenance, part.names)
+            primer = None  # read once for the part, when its first batch is computed
             for batch in part.batches:
                 items = [part.items[i] for i in batch.members]
                 lacking = list(pool.map(missing, items))
+                written.update(i.name for i, lacks in zip(items, lacking, strict=True) if lacks)
                 packets: list = [None] * len(items)
                 if any(lacking):
+                    if primer is None:
+                        primer = read_primer(model, part.adapter)
                     tokens = [item.tokens for item in items]
-                    packets = build_batch(
-                        model, part.adapter, batch.rows, tokens, part.provenance, buckets
-                    )
+                    made_by = (part.provenance, buckets, primer)
+                    packets = build_batch(model, part.adapter, batch.rows, tokens, *made_by)
                 wait()
                 futures = [
                     pool.submit(finish, item, part.provenance, packet if lacks else None)
@@ -281,3 +287,4 @@ def build(
                 count = sum(len(item.tokens) for item in items)
                 under_way.append((Progress(len(items), count, sum(lacking)), futures))
         wait()
+    return written

@@ -17,27 +17,27 @@ class BuildProgress(Bar):
         super().__init__("packets", tokens, state=f"0/{self._packets}")
         self._start = time.perf_counter()
         self._done = build.Progress(0, 0, 0)
-        self._made_tokens = 0
+        self._built_tokens = 0
 
     def add(self, batch: build.Progress) -> None:
         """Shows one more batch."""
         self._done = build.Progress(*(a + b for a, b in zip(self._done, batch, strict=True)))
         # What was there costs no computing: rates are of batches that were computed.
-        self._made_tokens += batch.tokens if batch.made else 0
+        self._built_tokens += batch.tokens if batch.built else 0
         self.update(self._done.tokens, f"{self._done.packets}/{self._packets}  {self._rates()}")
 
     def summary(self) -> str:
         """What was done, as a sentence."""
         done = self._done
-        kept = done.packets - done.made
+        present = done.packets - done.built
         return (
             f"{done.packets} packets{', the preamble among them,' if self._preamble else ''} of "
-            f"{done.tokens:,} tokens: {done.made} made"
-            + (f" ({self._rates()})" if done.made else "")
-            + f", {kept} there already."
+            f"{done.tokens:,} tokens: {done.built} built"
+            + (f" ({self._rates()})" if done.built else "")
+            + f", {present} there already."
         )
 
     def _rates(self) -> str:
         seconds = time.perf_counter() - self._start
-        packets, tokens = self._done.made / seconds, self._made_tokens / seconds
+        packets, tokens = self._done.built / seconds, self._built_tokens / seconds
         return f"{packets:.1f} packets/s, {tokens:,.0f} tokens/s"

@@ -1,6 +1,5 @@
 """Answers from a store: packets of named documents become a context for any number of questions."""
 
-import contextlib
 import pathlib
 import sys
 import time
@@ -19,14 +18,18 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.prefill import Context, prefill
+from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
-from kvpacket_jax.serve import build, store
+from kvpacket_jax.serve import build, packet_file, store
 from kvpacket_jax.serve.build import Wording
+from kvpacket_jax.serve.packet_file import packet_path
 from models import LanguageModel
 
 READ_PACKETS = ("kv_packet", "no_recompute")
+# A wrong answer may be the model's: these answer without packets, of the documents only the token
+# ids are read from the store.
+WITHOUT_PACKETS = ("full_recompute", "no_cache")
 WHY_NOT = {
-    "no_cache": "it reads no documents at all",
     "single_cache": "its one cache is of these documents in this order, no packet of each",
 }
 
@@ -38,7 +41,7 @@ class Session(NamedTuple):
     wording: Wording
     method: Method
     folder: pathlib.Path
-    wanted: list[tuple[str, Provenance]]  # as `store.load` takes it, the preamble first
+    wanted: list[tuple[str, Provenance]]  # as `packet_file.load` takes it, the preamble first
     packets: list[Packet]
     load_s: float  # seconds it took to read them
     context: Context
@@ -46,15 +49,45 @@ class Session(NamedTuple):
 
 
 def check_method(name: str) -> None:
-    """Raises ValueError for a method that does not answer from packets, saying why."""
-    if name not in METHODS:
-        raise ValueError(f"There is no method {name!r}; {' and '.join(READ_PACKETS)} read packets.")
-    if name not in READ_PACKETS:
+    """Raises ValueError for a method that does not answer from a store, saying why."""
+    known = (*READ_PACKETS, *WITHOUT_PACKETS)
+    if name in METHODS and name not in known:
         why = WHY_NOT.get(name, "it runs tokens of the documents through the model every time")
         raise ValueError(
             f"{name} does not answer from a store's packets: {why}. {' and '.join(READ_PACKETS)} "
-            "do; launch.evaluate compares them all."
+            f"do; {' and '.join(WITHOUT_PACKETS)} show what the model answers without them; "
+            "launch.evaluate compares them all."
         )
+    known_names.check(name, known, "method")
+
+
+def check_question(question: str) -> None:
+    """Raises ValueError for a question that is empty or not UTF-8."""
+    if not question.strip():
+        raise ValueError("The question is empty: ask about the documents.")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        wrong = question[error.start : error.end].encode(errors="surrogateescape")
+        raise ValueError(
+            f"The question is not UTF-8 text: byte {wrong.hex(' ')} after "
+            f"{question[: error.start][-20:]!r}. Is the terminal or the file in another encoding?"
+        ) from error
+
+
+def check_documents(folder: pathlib.Path, ids: Sequence[str]) -> None:
+    """Refuses what can be seen to be wrong with a store and ids before a model is loaded.
+
+    Raises:
+      FileNotFoundError: no such store.
+      ValueError: no document is named, or one that the store does not hold.
+    """
+    if isinstance(ids, str):
+        raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
+    if not ids:
+        raise ValueError("No document was named: give --documents=id1,id2.")
+    store.check_exists(folder)
+    store.check_ids(folder, ids)
 
 
 def open_session(
@@ -64,8 +97,14 @@ def open_session(
     wording: Wording,
     method: str = "kv_packet",
     adapter: Adapter | None = None,
+    adapter_name: str | None = None,
 ) -> Session:
     """Reads the packets of documents, in their order, and composes them.
+
+    Args:
+      method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
+        packets that `adapter` made, and only the preamble's cache.
+      adapter_name: as in `build.names_of`, for messages.
 
     Raises:
       ValueError: a method that reads no packets, documents that are not there or were made by
@@ -73,34 +112,49 @@ def open_session(
       FileNotFoundError, Damaged: naming the packet's file.
     """
     check_method(method)
-    if not ids:
-        raise ValueError("No document was named: give --documents=id1,id2.")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
-    made = settings.make(method, adapter)[1]
-    provenance = build.document_provenance(model, made.adapter, wording)
-    wanted = [(name, provenance) for name in store.find(folder, provenance, ids)]
-    preamble_by, preamble = build.preamble_item(model, wording)
-    if preamble:
-        if not store.packet_path(folder, preamble.name).exists():
-            raise FileNotFoundError(
-                f"{folder} has no packet of the preamble {wording.instruction!r}. Give --preamble "
-                "and --template as they were given to launch.build_packets, or run it with these: "
-                "it keeps the documents that are there."
-            )
-        wanted.insert(0, (preamble.name, preamble_by))
+    check_documents(folder, ids)
+    without = method in WITHOUT_PACKETS
+    reader = settings.make(method, adapter)[1]
+    made_with = adapter if without else reader.adapter
+    provenance = build.document_provenance(model, made_with, wording)
+    names = build.names_of(model, made_with, adapter_name)
+    stored = store.find(folder, provenance, ids, names)
+    wanted = _preamble(model, folder, wording)
+    documents = []
+    if without:
+        documents = [packet_file.read_tokens(folder, name) for name in stored]
+    else:
+        wanted += [(name, provenance) for name in stored]
     start = time.perf_counter()
-    packets = store.load(folder, wanted, model)
+    packets = packet_file.load(folder, wanted, model)
     load_s = time.perf_counter() - start
-    context = made.shared_context(model, packets, Request([], [], []))
-    return Session(model, wording, made, folder, wanted, packets, load_s, *context)
+    context = reader.shared_context(model, packets, Request([], documents, []))
+    return Session(model, wording, reader, folder, wanted, packets, load_s, *context)
+
+
+def _preamble(
+    model: LanguageModel, folder: pathlib.Path, wording: Wording
+) -> list[tuple[str, Provenance]]:
+    """The preamble's packet as `packet_file.load` takes it; none where a template has no token."""
+    provenance, item = build.preamble_item(model, wording)
+    if item is None:
+        return []
+    if not packet_path(folder, item.name).exists():
+        raise FileNotFoundError(
+            f"{folder} has no packet of the preamble {wording.instruction!r}. Give --preamble "
+            "and --template as they were given to launch.build_packets, or run it with these: "
+            "it keeps the documents that are there."
+        )
+    return [(item.name, provenance)]
 
 
 def answer(session: Session, question: str, new_tokens: int = 32) -> Iterator[str]:
     """The answer to a question, piece by piece as it is decoded.
 
-    Raises ValueError where question and answer do not fit behind the documents.
+    Raises ValueError for a question that `check_question` refuses, or that does not fit after the
+    documents.
     """
+    check_question(question)
     model, asked = session.model, Question(question, ())
     ids = build.encode(model, session.wording, asked).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
@@ -135,12 +189,18 @@ def pieces(
 
 
 def questions() -> Iterator[str]:
-    """Lines of standard input until it ends or is interrupted; asked for at a terminal."""
-    prompt = "\nquestion> " if sys.stdin.isatty() else ""
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while True:
-            if line := input(prompt).strip():
+    """Lines of standard input until it ends, is interrupted or says quit; blank ones passed over.
+
+    At a terminal they are asked for.
+    """
+    terminal = sys.stdin.isatty()
+    try:
+        while (line := input("\nquestion> " if terminal else "").strip()) not in ("quit", "exit"):
+            if line:
                 yield line
+    except (EOFError, KeyboardInterrupt):
+        if terminal:
+            print()  # the shell's prompt gets a line of its own
 
 
 # Sides of `measure`; the third is cost.FULL.
@@ -164,10 +224,10 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
     request = Request([], [p.manifest.tokens for p in documents], query)
 
     def load() -> list[Packet]:
-        return store.load(session.folder, session.wanted, model)
+        return packet_file.load(session.folder, session.wanted, model)
 
     def forget() -> None:
-        store.forget(session.folder, session.wanted)
+        packet_file.forget(session.folder, session.wanted)
 
     packets = Entry(session.method, jax.device_put(session.packets), "disk", load)
     full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
@@ -180,7 +240,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
 def cost_text(session: Session, costs: dict[str, Cost]) -> str:
     """The figures of `measure`, in words."""
     warm, full = costs[WARM], costs[cost.FULL]
-    files = {store.packet_path(session.folder, name) for name, _ in session.wanted}
+    files = {packet_path(session.folder, name) for name, _ in session.wanted}
     size = sum(path.stat().st_size for path in files)
     tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
     times = [

@@ -70,4 +70,4 @@ def test_programs_that_need_text_say_that_it_cannot_read(tmp_path):
     with pytest.raises(ValueError, match="random:small came without a tokenizer"):
         model.check_tokenizer()
     with pytest.raises(ValueError, match="random:small is a shape .* cannot read texts"):
-        build.load_model("random:small", "float32", tmp_path)
+        build.load_for_store("random:small", "float32", tmp_path)

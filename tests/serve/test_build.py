@@ -17,8 +17,9 @@ import pytest
 import models
 from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
-from kvpacket_jax.serve import build, store
+from kvpacket_jax.serve import build, corpus, packet_file, store
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,8 +44,10 @@ def docs(tmp_path_factory):
 WORDING = build.wording("completion", "Answer.")
 
 
-def plan(model, adapter, path, **options) -> list[build.Part]:
-    return build.plan(model, adapter, WORDING, path, batch_tokens=BATCH_TOKENS, **options)
+def plan(model, adapter, path, on_bad=corpus.refuse, **options) -> list[build.Part]:
+    documents = corpus.read_file(path, on_bad)
+    options |= {"batch_tokens": BATCH_TOKENS, "on_bad": on_bad}
+    return build.plan(model, adapter, WORDING, documents, **options)
 
 
 def run_build(model, parts, folder) -> build.Progress:
@@ -72,7 +75,7 @@ def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_pat
     preamble_by, preamble = build.preamble_item(model, WORDING)
     wanted = [(preamble.name, preamble_by)]
     wanted += [(name, provenance) for name in store.find(tmp_path, provenance, ids)]
-    found = store.load(tmp_path, wanted, model)
+    found = packet_file.load(tmp_path, wanted, model)
     texts = [text(3), text(5), text(5)]
     tokens = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
     built = METHODS["kv_packet"](adapter=adapter).store(model, preamble.tokens, tokens)
@@ -85,6 +88,23 @@ def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_pat
     assert wanted[2] == wanted[3]  # the same text is one packet
 
 
+def test_documents_are_read_after_the_primer(model, adapter, docs, tmp_path):
+    primed = adapter._replace(primer=jax.numpy.arange(40, 110, dtype=jax.numpy.int32))
+    parts = plan(model, primed, docs)
+    run_build(model, parts, tmp_path)
+    items = [item for item in parts[1].items if item.ids[0] in ("d3", "d50", "d7")]
+    wanted = [(item.name, parts[1].provenance) for item in items]
+    built = build_packets(model, primed, [item.tokens for item in items])
+    without = build_packets(model, adapter, [item.tokens for item in items])
+    for packet, expected, other in zip(
+        packet_file.load(tmp_path, wanted, model), built, without, strict=True
+    ):
+        values = (p.cache.v[1][0, : packet.length] for p in (packet, expected, other))
+        stored, right, without_primer = map(np.asarray, values)
+        np.testing.assert_allclose(stored, right, atol=2e-5)
+        assert np.abs(stored - without_primer).max() > 1e-2
+
+
 def test_what_is_there_is_kept_and_what_is_damaged_made_again(
     model, adapter, docs, tmp_path, reference, monkeypatch
 ):
@@ -93,7 +113,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_made_again(
     computed = []
     original = build.build_batch
     monkeypatch.setattr(build, "build_batch", lambda *a: computed.append(a[3]) or original(*a))
-    assert run_build(model, parts, tmp_path).made == total < 61
+    assert run_build(model, parts, tmp_path).built == total < 61
     assert tree(tmp_path) == reference
     batches = computed[:]
     computed.clear()
@@ -130,11 +150,11 @@ def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     lines[7] = json.dumps({"id": "d7", "text": "another text"})
     changed = tmp_path / "changed.jsonl"
     changed.write_text("\n".join(lines))
-    assert run_build(model, plan(model, None, changed), folder).made == 1
+    assert run_build(model, plan(model, None, changed), folder).built == 1
     (new,) = store.find(folder, provenance, ["d7"])
-    (packet,) = store.load(folder, [(new, provenance)], model)
+    (packet,) = packet_file.load(folder, [(new, provenance)], model)
     assert model.tokenizer.decode(packet.manifest.tokens) == "another text\n\n"
-    store.verify(folder, old)
+    packet_file.verify(folder, old)
 
 
 # ---- the plan
@@ -161,7 +181,9 @@ def test_builds_at_the_same_time_make_the_same_folder(model, docs, tmp_path):
     for shard in shards:
         run_build(model, shard, tmp_path / "alone")
     with ThreadPoolExecutor() as pool:  # two of each
-        for future in [pool.submit(build, model, s, tmp_path / "together") for s in shards * 2]:
+        for future in [
+            pool.submit(build.build, model, s, tmp_path / "together") for s in shards * 2
+        ]:
             future.result()
     assert tree(tmp_path / "together") == tree(tmp_path / "alone")
 
@@ -229,7 +251,7 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
     assert store.resolved_dtype(tmp_path, "auto") == "auto"
     run_build(model, plan(model, None, docs), tmp_path)
-    found, _ = build.load_model(str(byte_model), "auto", tmp_path)
+    found, *_ = build.load_for_store(str(byte_model), "auto", tmp_path, adapter="none")
     assert found.dtype == "float32"
     assert store.resolved_dtype(tmp_path, "bfloat16") == "bfloat16"
     other = models.load(str(byte_model), "bfloat16")
@@ -252,6 +274,7 @@ def command(byte_model, docs, tmp_path_factory):
             "dtype": "float32",
             "input": docs,
             "store": folder,
+            "adapter": "none",
             "template": "completion",
             "preamble": "Answer.",
             "batch_tokens": BATCH_TOKENS,

@@ -1,5 +1,6 @@
 """Answers from a store equal those from packets built here, in this process and in another."""
 
+import io
 import pathlib
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build, session, store
+from kvpacket_jax.serve import build, corpus, packet_file, session, store
+from kvpacket_jax.serve.packet_file import packet_path
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,7 +38,7 @@ def model(byte_model):
 def folder(model, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("store")
     docs = write_corpus(folder.parent / "docs.jsonl", 20)
-    build.build(model, build.plan(model, None, WORDING, docs), folder)
+    build.build(model, build.plan(model, None, WORDING, corpus.read_file(docs)), folder)
     return folder
 
 
@@ -59,11 +61,50 @@ def expected_answer(model, question: str) -> str:
 @pytest.mark.parametrize("method", ["kv_packet", "no_recompute"])
 def test_an_answer_is_that_of_packets_built_now(model, folder, method):
     before = tree(folder)
-    session = open_session(model, folder, method=method)
+    opened = open_session(model, folder, method=method)
     for question in ("When does the ferry leave?", "Where?"):
-        pieces = list(session.answer(session, question, NEW_TOKENS))
+        pieces = list(session.answer(opened, question, NEW_TOKENS))
         assert "".join(pieces) == expected_answer(model, question) != ""
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize("method", ["full_recompute", "no_cache"])
+def test_methods_without_packets_show_what_the_model_answers(model, folder, method):
+    opened = open_session(model, folder, method=method)
+    for question in ("When does the ferry leave?", "Where?"):
+        encoded = build.encode(model, WORDING, Question(question, ()))
+        texts = [WORDING.template.document_text(text(int(i[1:]))) for i in IDS]
+        documents = [model.tokenizer.encode(t) for t in texts]
+        plain = METHODS[method]()
+        stored = plain.store(model, encoded.preamble, documents)
+        request = Request(encoded.preamble, documents, encoded.questions[0])
+        ready = plain.prepare(model, stored, request, NEW_TOKENS)
+        prefilled = ready.prefilled or prefill(
+            model, ready.context, encoded.questions, ready.query_start, NEW_TOKENS
+        )
+        ids = generate(model, ready.context, prefilled, NEW_TOKENS)[0]
+        expected = WORDING.template.answer(Question(question, ()), model.tokenizer.decode(ids))
+        assert "".join(session.answer(opened, question, NEW_TOKENS)) == expected != ""
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (" \n", "The question is empty"),
+        ("the f\udcfcnf", "not UTF-8 text: byte fc after 'the f'"),
+    ],
+)
+def test_a_question_that_is_none_is_refused(model, folder, question, message):
+    with pytest.raises(ValueError, match=message):
+        list(session.answer(open_session(model, folder), question))
+
+
+@pytest.mark.parametrize("end", ["quit", "exit", ""])
+def test_a_session_ends_where_it_is_told_to(monkeypatch, end):
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO(f"one?\n  \n two? \n{end}\n" + "three?" * bool(end))
+    )
+    assert list(session.questions()) == ["one?", "two?"]
 
 
 LETTERS = {0: b"\xc3", 1: b"\xa9", 2: b"a ", 3: b"\n"}  # 0 and 1 are one character together
@@ -93,8 +134,8 @@ def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
 def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypatch):
     opened = open_session(model, folder)
     loads = []
-    load = store.load
-    monkeypatch.setattr(store, "load", lambda *a: loads.append(a) or load(*a))
+    load = packet_file.load
+    monkeypatch.setattr(packet_file, "load", lambda *a: loads.append(a) or load(*a))
     costs = session.measure(opened, "Where?", runs=1)
     assert list(costs) == [session.WARM, session.COLD, FULL]
     warm = costs[session.WARM]
@@ -108,7 +149,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     assert len(loads) == 2 * (2 + 2 + 1)
     assert costs[session.COLD].ttft_s > 0 and costs[FULL].ttft_s > 0
     assert costs[session.COLD].tier == warm.tier == "disk" and costs[FULL].tier == "device"
-    size = sum(store.packet_path(folder, n).stat().st_size for n in {n for n, _ in opened.wanted})
+    size = sum(packet_path(folder, n).stat().st_size for n in {n for n, _ in opened.wanted})
     shown = session.cost_text(opened, costs)
     assert f"4 packets on disk ({size / 1e3:.3g} kB" in shown
     ratio = costs[FULL].ttft_s / warm.ttft_s  # of one round
@@ -119,9 +160,12 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     ("options", "message"),
     [
         ({"ids": ["d1", "d33"]}, "no document 'd33'. It has d3, d13, "),
-        ({"method": "full_recompute"}, "full_recompute does not answer from .* runs tokens of"),
-        ({"method": "no_cache"}, "no_cache does not answer .* reads no documents.*kv_packet and"),
-        ({"method": "x"}, "no method 'x'; kv_packet and no_recompute read packets"),
+        ({"method": "cache_blend"}, "cache_blend does not answer from .* runs tokens of"),
+        ({"method": "single_cache"}, "single_cache does not answer .* one cache.*kv_packet and"),
+        ({"method": "x"}, "no method 'x'; there are kv_packet, no_recompute, full_recompute, no_c"),
+        ({"method": "kv_paket"}, r"no method 'kv_paket' \(did you mean kv_packet\?\)"),
+        ({"ids": []}, "No document was named"),
+        ({"ids": "d1"}, "Documents are a list of ids, not the text 'd1'"),
         ({"wording": build.wording("completion", "Be brief.")}, "no packet of the preamble 'Be b"),
         (
             {"wording": build.wording("chat")._replace(instruction="x")},
@@ -153,7 +197,7 @@ def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tm
     copy = shutil.copytree(folder, tmp_path / "copy")
     provenance = build.document_provenance(model, None, WORDING)
     (name,) = store.find(copy, provenance, ["d3"])
-    path = store.packet_path(copy, name)
+    path = packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(store.Damaged, match=str(path)):
         open_session(model, copy)
@@ -170,6 +214,7 @@ def answer(byte_model, folder, tmp_path_factory):
             "model": byte_model,
             "store": folder,
             "template": "completion",
+            "adapter": "none",
             "preamble": "Answer.",
             "documents": ",".join(IDS),
             "max_new_tokens": NEW_TOKENS,
@@ -191,9 +236,21 @@ def test_another_process_answers(model, answer):
     lines = answer(input="\n".join([questions[0], "", "x" * 4000, questions[1]]))
     assert (lines.returncode, lines.stdout.decode()) == (0, "\n".join([*expected, ""]))
     assert "positions; the context of" in lines.stderr.decode()
+    assert "Loading " in lines.stderr.decode()
+    full = answer("--method=full_recompute", input="Where?\n\nquit\nWhen?\n")
+    assert full.returncode == 0 and full.stdout.decode().count("\n") == 1
 
 
 def test_a_mistake_ends_the_program_with_a_message(answer):
-    done = answer("--query=?", "--documents=d1,nothing")
-    assert done.returncode == 1 and done.stdout == b""
-    assert b"no document 'nothing'" in done.stderr and b"Traceback" not in done.stderr
+    for flags, message in (
+        (["--documents=d1,nothing"], b"no document 'nothing'"),
+        (["--query= "], b"The question is empty"),
+        (["--query=\udcff"], b"The question is not UTF-8"),
+        (["--store=absent"], b"There is no store absent"),
+        (["--template=chatt"], b"no template 'chatt' (did you mean chat?)"),
+        (["--method=full_recompute", "--show_cost"], b"--show_cost"),
+    ):
+        done = answer("--query=?", *flags)
+        assert done.returncode == 1 and done.stdout == b""
+        assert message in done.stderr and b"Traceback" not in done.stderr
+        assert b"Loading" not in done.stderr  # a mistake is named before the model is loaded

@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
-from kvpacket_jax.serve import store
+from kvpacket_jax.serve import packet_file, store
+from kvpacket_jax.serve.packet_file import packet_path
+from kvpacket_jax.serve.provenance import Names
 from models.rope import Llama3Rope, Rope
 from tests.support.corpus import tree
 
@@ -78,7 +80,7 @@ def test_what_is_read_is_what_was_written(load, tmp_path, dtype, scan, wrapped):
     wanted = put(tmp_path, model, adapter, *documents)
     # Twice the same, and in another order than they were built in.
     order = [2, 0, 1, 2]
-    found = store.load(tmp_path, [wanted[i] for i in order], model)
+    found = packet_file.load(tmp_path, [wanted[i] for i in order], model)
     built = build_packets(model, adapter, documents)
     for i, packet in zip(order, found, strict=True):
         assert_same(packet, built[i])
@@ -90,7 +92,7 @@ def test_scanned_and_unrolled_models_read_each_others_packets(load, tmp_path):
         writer, reader = load(scan=scan), load(scan=not scan)
         folder = tmp_path / str(scan)
         (wanted,) = put(folder, writer, None, ids(0, 20))
-        (found,) = store.load(folder, [wanted], reader)
+        (found,) = packet_file.load(folder, [wanted], reader)
         (written,) = build_packets(writer, None, [ids(0, 20)])
         assert isinstance(found.cache.k, tuple) == scan
         assert_same(found, written)
@@ -99,11 +101,11 @@ def test_scanned_and_unrolled_models_read_each_others_packets(load, tmp_path):
 def test_a_packet_takes_its_true_length_and_is_readable_by_all(load, tmp_path):
     model = load("bfloat16")
     ((name, _),) = put(tmp_path, model, adapter_of(model), ids(0, 33))
-    path = store.packet_path(tmp_path, name)
+    path = packet_path(tmp_path, name)
     arrays = load_file(path)
     c = model.config
     layers = {f"{x}.{i}" for x in "kv" for i in range(c.num_layers)}
-    assert set(arrays) == layers | {store.SEAL}
+    assert set(arrays) == layers | {packet_file.SEAL}
     for layer in layers:
         assert arrays[layer].shape == (33 + 5, c.num_kv_heads, c.head_dim)
     (tmp_path / "plain").touch()
@@ -116,7 +118,7 @@ NAME = "81ade3e188f94cd7b271967fdd05f41057badb17cfbf67fb0e6df1138b1f2e53"
 
 def test_a_name_is_the_same_everywhere():
     # Written down once: another version of Python or of a library must not find other names.
-    assert store.packet_name(NAMED, [1, 2, 3], 5) == NAME
+    assert packet_file.packet_name(NAMED, [1, 2, 3], 5) == NAME
 
 
 # ---- or it is refused
@@ -126,9 +128,9 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
     model = load("bfloat16")
     packets = put(tmp_path, model, adapter_of(model), *(ids(n, n) for n in range(17, 24)))
     # One whose header ends in padding.
-    padded = [w for w in packets if b"}} " in store.packet_path(tmp_path, w[0]).read_bytes()]
+    padded = [w for w in packets if b"}} " in packet_path(tmp_path, w[0]).read_bytes()]
     wanted = padded[:1]
-    path = store.packet_path(tmp_path, wanted[0][0])
+    path = packet_path(tmp_path, wanted[0][0])
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     rng = random.Random(0)
@@ -140,7 +142,7 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
         bad[place] ^= rng.choice((1, 2, 4, 8, 16, 32, 64, 128, 255))
         path.write_bytes(bad)
         with pytest.raises(store.Damaged, match=str(path)):
-            store.verify(tmp_path, wanted[0][0])
+            packet_file.verify(tmp_path, wanted[0][0])
     # White space for white space passes for JSON, and for the format's own reader.
     padding = [i for i in range(header - 8, header) if whole[i] == ord(" ")]
     assert padding
@@ -148,30 +150,30 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
         path.write_bytes(whole[:place] + b"\t" + whole[place + 1 :])
         load_file(path)
         with pytest.raises(store.Damaged, match=str(path)):
-            store.verify(tmp_path, wanted[0][0])
+            packet_file.verify(tmp_path, wanted[0][0])
     for cut in (0, 1, 7, 8, 9, header - 1, header, header + 5, len(whole) - 1):
         path.write_bytes(whole[:cut])
         with pytest.raises(store.Damaged, match=str(path)):
-            store.load(tmp_path, wanted, model)
+            packet_file.load(tmp_path, wanted, model)
     path.write_bytes(whole + b"\0")
     with pytest.raises(store.Damaged, match=str(path)):
-        store.load(tmp_path, wanted, model)
+        packet_file.load(tmp_path, wanted, model)
     path.write_bytes(whole)
-    store.verify(tmp_path, wanted[0][0])
+    packet_file.verify(tmp_path, wanted[0][0])
 
 
 def test_one_packet_in_the_place_of_another_is_refused(load, tmp_path):
     model = load()
     (one, provenance), (other, _) = put(tmp_path, model, None, ids(0, 20), ids(1, 20))
-    store.packet_path(tmp_path, one).write_bytes(store.packet_path(tmp_path, other).read_bytes())
+    packet_path(tmp_path, one).write_bytes(packet_path(tmp_path, other).read_bytes())
     with pytest.raises(store.Damaged, match=f"{one}.* another packet"):
-        store.load(tmp_path, [(one, provenance)], model)
+        packet_file.load(tmp_path, [(one, provenance)], model)
 
 
 def test_arrays_that_changed_places_are_refused(load, tmp_path):
     model = load()
     ((name, _),) = put(tmp_path, model, None, ids(0, 20))
-    path = store.packet_path(tmp_path, name)
+    path = packet_path(tmp_path, name)
     arrays = load_file(path)
     whole = path.read_bytes()
     size = arrays["k.0"].nbytes
@@ -180,16 +182,16 @@ def test_arrays_that_changed_places_are_refused(load, tmp_path):
     path.write_bytes(whole[:header] + second + first + whole[header + 2 * size :])
     np.testing.assert_array_equal(load_file(path)["k.0"], arrays["k.1"])
     with pytest.raises(store.Damaged, match="array k.0"):
-        store.verify(tmp_path, name)
+        packet_file.verify(tmp_path, name)
 
 
 def test_a_file_that_is_no_packet_is_refused(load, tmp_path):
     (tmp_path / "packets").mkdir()
-    save_file({"k.0": np.zeros(3)}, store.packet_path(tmp_path, NAME))
+    save_file({"k.0": np.zeros(3)}, packet_path(tmp_path, NAME))
     with pytest.raises(store.Damaged, match=NAME):
-        store.verify(tmp_path, NAME)
+        packet_file.verify(tmp_path, NAME)
     with pytest.raises(FileNotFoundError, match="build_packets"):
-        store.verify(tmp_path, "absent")
+        packet_file.verify(tmp_path, "absent")
 
 
 @pytest.mark.parametrize(
@@ -214,14 +216,14 @@ def test_another_maker_is_refused_by_name_and_nothing_is_touched(
     before = tree(tmp_path)
     other = dataclasses.replace(wanted[1], **{field: value})
     for read in (
-        lambda: store.load(tmp_path, [(wanted[0], other)], model),
+        lambda: packet_file.load(tmp_path, [(wanted[0], other)], model),
         lambda: store.find(tmp_path, other, ["a"]),
     ):
         with pytest.raises(ValueError, match=message) as error:
             read()
         assert str(error.value).count("another ") == 1  # the others agree
     assert tree(tmp_path) == before
-    assert store.packet_name(other, ids(0, 20), 20) != wanted[0]
+    assert packet_file.packet_name(other, ids(0, 20), 20) != wanted[0]
 
 
 # ---- documents
@@ -269,6 +271,50 @@ def test_unknown_documents_list_what_there_is_closest_first(tmp_path):
         store.find(tmp_path, dataclasses.replace(NAMED, adapter="x"), ["a"])
 
 
+def test_ids_are_checked_without_a_model(tmp_path):
+    with store.writing(tmp_path) as writer:
+        for provenance in (NAMED, dataclasses.replace(NAMED, adapter="x")):
+            writer.provenance(provenance)
+            writer.document(provenance, f"of {provenance.adapter}", "packet")
+    store.check_ids(tmp_path, ["of none", "of x"])
+    with pytest.raises(ValueError, match=r"no document 'off x'. It has of x, of none\.$"):
+        store.check_ids(tmp_path, ["of none", "off x"])
+    with pytest.raises(FileNotFoundError, match="no store .*absent"):
+        store.check_exists(tmp_path / "absent")
+
+
+def test_names_are_in_messages_and_in_no_identity(tmp_path):
+    with store.writing(tmp_path) as writer:
+        writer.provenance(NAMED, Names("big", "none"))
+        writer.document(NAMED, "a", "packet")
+    other = dataclasses.replace(NAMED, model="0" * 64, adapter="f" * 64)
+    message = r"another model: big \(m{16}…\), not small \(0{16}…\) and another adapter: none, not "
+    with pytest.raises(ValueError, match=message + r"mine \(f{16}…\)\."):
+        store.find(tmp_path, other, ["a"], Names("small", "mine"))
+    assert store.find(tmp_path, NAMED, ["a"], Names("renamed", "x")) == ["packet"]
+
+
+def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
+    model = load()
+    packets = put(tmp_path, model, adapter_of(model), ids(0, 20), ids(1, 30), ids(2, 9))
+    with store.writing(tmp_path) as writer:
+        writer.provenance(packets[0][1], Names("tiny", "mine"))
+        for id, (name, provenance) in zip("cba", packets, strict=True):
+            writer.document(provenance, id, name)
+    broken, gone = (packet_path(tmp_path, packets[i][0]) for i in (1, 2))
+    broken.write_bytes(b"x" + broken.read_bytes()[1:])
+    gone.unlink()
+    rows = store.contents(tmp_path)
+    assert [(r.id, r.tokens, r.problem) for r in rows] == [
+        ("a", 0, "missing"),
+        ("b", 0, "damaged"),
+        ("c", 20, ""),
+    ]
+    assert rows[2].num_bytes == packet_path(tmp_path, packets[0][0]).stat().st_size
+    assert {(*r.names, r.dtype) for r in rows} == {("tiny", "mine", "float32")}
+    assert store.ids(tmp_path, packets[0][1]) == ["a", "b", "c"]
+
+
 def test_a_damaged_entry_is_refused(tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED)
@@ -295,11 +341,11 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
         with store.writing(tmp_path) as other:
             packets = build_packets(model, None, [ids(0, 9), ids(1, 9)])
             names = [w.packet(p) for w, p in zip((writer, other), packets, strict=True)]
-        assert store.packet_name(provenance_of(model, None), ids(0, 9), 9) == names[0]
+        assert packet_file.packet_name(provenance_of(model, None), ids(0, 9), 9) == names[0]
         writer.packet(packets[1])  # its folder outlived the other's
     assert [p.name for p in tmp_path.iterdir()] == ["packets"]
     for name in names:
-        store.verify(tmp_path, name)
+        packet_file.verify(tmp_path, name)
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):

@@ -19,7 +19,7 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets, provenance_of
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import store
+from kvpacket_jax.serve import packet_file, store
 from kvpacket_jax.train import loop
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
@@ -192,7 +192,7 @@ def test_packets_are_stored_whole_and_loaded_sharded(requests, tmp_path):
     packets = build_packets(many, adapter, request.documents)
     with store.writing(tmp_path) as writer:
         wanted = [(writer.packet(packet), provenance) for packet in packets]
-    whole, sharded = (store.load(tmp_path, wanted, model) for model in (one, many))
+    whole, sharded = (packet_file.load(tmp_path, wanted, model) for model in (one, many))
     assert heads_of_a_device(sharded[0]) == 1
     for made, alone, again in zip(packets, whole, sharded, strict=True):
         for found in (alone, again):  # what stands behind the length is padding

@@ -1,0 +1,164 @@
+"""The front door from Python: a store of documents, and answers from them.
+
+import kvpacket_jax as kvp
+
+model = kvp.load_model("qwen2.5-coder-0.5b")
+store = kvp.Store("packets", model)
+store.add({"ferry": "The ferry to Lune leaves at 7:40 from pier 3.", "bus": "…"})
+print(store.ask("When does the ferry leave?", ["ferry", "bus"]).text)
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import models
+from kvpacket_jax import adapters
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.serve import build, corpus, session, store
+from models import LanguageModel
+
+
+class Added(NamedTuple):
+    """Ids of documents by what `Store.add` did with them."""
+
+    built: list[str]  # their packets were computed
+    present: list[str]  # their packets were there already
+
+
+class Answer(NamedTuple):
+    """An answer, and the ids of the documents it was given from."""
+
+    text: str
+    documents: tuple[str, ...]
+
+
+def load_model(
+    source: str,
+    dtype: str = "auto",
+    cache_dir: str | os.PathLike | None = None,
+    mesh: str | None = None,
+) -> LanguageModel:
+    """Loads a model that reads text.
+
+    Args:
+      source: a demo model's name ("qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "smollm2-135m"), a
+        Hugging Face folder or hub id, or a `.gguf` file.
+      dtype: of the weights, and so of packets: "float32", "bfloat16", or "auto", the faster one on
+        this machine.
+      cache_dir: where demo models and conversions are kept; the user's cache folder if None.
+      mesh: devices to lie on, as "model:4"; one device if None.
+
+    Raises:
+      ValueError, FileNotFoundError, ConnectionError: what was found, and what would do.
+    """
+    return models.load_reader(source, dtype, cache_dir, mesh)
+
+
+class Store:
+    """Packets of documents in a folder, built and read with one model and one adapter.
+
+    The folder is made by the first `add`. It is the one that launch.build_packets and launch.answer
+    use; a store may hold packets of several models and adapters, and this object sees its own.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        model: LanguageModel,
+        adapter: Adapter | str | os.PathLike | None = None,
+        template: str = "chat",
+        preamble: str | None = None,
+        other_model: bool = False,
+    ):
+        """
+        Args:
+          adapter: what documents are wrapped in: an Adapter, the folder of a trained one, a shipped
+            name, "primer", or "none" for bare documents. None: the one shipped for the model, else
+            "primer".
+          template: the wording around texts: "chat", or "completion" for models without a chat
+            template.
+          preamble: the instruction before the documents; the usual one if None.
+          other_model: accepts an adapter that was trained for another model of the same width.
+
+        Raises:
+          ValueError: an unknown template; an adapter for another model.
+          FileNotFoundError: no such adapter.
+        """
+        self.folder = pathlib.Path(folder).expanduser()
+        self.model = model
+        self._wording = build.wording(template, preamble)
+        if isinstance(adapter, Adapter):
+            self.adapter, self._adapter_name = adapter, None
+        else:
+            name = None if adapter is None else str(adapter)
+            self.adapter = adapters.choose(model, name, template, other_model)
+            self._adapter_name = build.adapter_name(model, name)
+
+    def add(self, documents: Mapping[str, str]) -> Added:
+        """Builds the packets of documents and writes them into the folder.
+
+        A packet is the document's keys and values `[L, 1, S, K, H]` each. It is computed where the
+        folder has none of this text with this model, adapter and template; what is there is
+        verified and kept. A document whose id is there with another text is replaced.
+
+        Args:
+          documents: texts by id.
+
+        Raises:
+          ValueError: no document, an empty text, one that is longer than the model's context;
+            before anything is computed.
+          OSError: the disk is full or may not be written; what was written stays.
+        """
+        parts = build.plan(
+            self.model,
+            self.adapter,
+            self._wording,
+            corpus.from_mapping(documents),
+            adapter_name=self._adapter_name,
+        )
+        written = build.build(self.model, parts, self.folder)
+        added = Added([], [])
+        for item in parts[-1].items:
+            (added.built if item.name in written else added.present).extend(item.ids)
+        return added
+
+    def ask(
+        self,
+        question: str,
+        documents: Sequence[str],
+        new_tokens: int = 32,
+        method: str = "kv_packet",
+    ) -> Answer:
+        """Answers a question from packets of the folder: only the question runs through the model.
+
+        Args:
+          documents: ids, in the order to be read in.
+          new_tokens: the longest answer. It ends before, where the template's answers do.
+          method: "kv_packet"; "full_recompute" or "no_cache" show what the model answers from the
+            full documents or from none, to tell a model's mistake from a packet's.
+
+        Raises:
+          ValueError: an empty question, no document, a document that is not there (with those that
+            are) or was made with another model, adapter, template or dtype (naming it), or a
+            request that is longer than the model's context.
+          FileNotFoundError: no such folder, or a packet is missing.
+          serve.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
+        """
+        session.check_question(question)
+        opened = session.open_session(
+            self.model,
+            self.folder,
+            documents,
+            self._wording,
+            method,
+            self.adapter,
+            self._adapter_name,
+        )
+        return Answer("".join(session.answer(opened, question, new_tokens)), tuple(documents))
+
+    def documents(self) -> list[str]:
+        """Ids of the documents that `ask` can read, in alphabetical order."""
+        provenance = build.document_provenance(self.model, self.adapter, self._wording)
+        return store.ids(self.folder, provenance)

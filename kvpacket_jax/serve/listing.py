@@ -1,0 +1,36 @@
+"""What a store holds, as a table and a sentence."""
+
+from collections.abc import Sequence
+
+import rich.table
+from rich.text import Text
+
+from kvpacket_jax.runtime import format
+from kvpacket_jax.serve.store import StoredDocument
+
+
+def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
+    """A row for each document."""
+    rows = format.table(("id", "model", "adapter", "dtype", "problem"), "tokens", "bytes")
+    for document in documents:
+        texts = (document.id, *document.names, document.dtype, document.problem)
+        numbers = (f"{document.tokens:,}", f"{document.num_bytes:,}")
+        rows.add_row(*map(Text, texts), *("-" if document.problem else n for n in numbers))
+    return rows
+
+
+def total(documents: Sequence[StoredDocument]) -> str:
+    """How many documents, packets, tokens and bytes; how many are not whole."""
+    if not documents:
+        return "No documents."
+    # Documents with the same text share a packet.
+    packets = {d.packet: d for d in documents if not d.problem}.values()
+    tokens, num_bytes = (sum(getattr(d, name) for d in packets) for name in ("tokens", "num_bytes"))
+    text = (
+        f"Documents: {len(documents):,}. Packets: {len(packets):,}, of {tokens:,} tokens, "
+        f"{format.si(num_bytes)}B."
+    )
+    bad = sum(1 for d in documents if d.problem)
+    if bad:
+        text += f" {bad:,} missing or damaged: launch.build_packets on the same input mends them."
+    return text

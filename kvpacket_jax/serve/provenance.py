@@ -1,0 +1,51 @@
+"""What made the packets of a store: as it is written, compared and shown."""
+
+import dataclasses
+import json
+from typing import NamedTuple
+
+from kvpacket_jax.packets.packet import Provenance
+
+FORMAT = 1  # of a packet's file
+
+
+class Names(NamedTuple):
+    """What people call a model and an adapter: kept for messages, no part of any identity."""
+
+    model: str = ""
+    adapter: str = ""
+
+
+def to_fields(provenance: Provenance) -> dict:
+    """A provenance as JSON-able fields, the format's number among them."""
+    fields = {f.name: getattr(provenance, f.name) for f in dataclasses.fields(Provenance)}
+    fields["format"] = FORMAT
+    return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}
+
+
+def names_in(fields: dict) -> Names:
+    """The names beside the fields of a provenance on disk; empty in stores that have none."""
+    names = fields.get("names", {})
+    return Names(names.get("model", ""), names.get("adapter", ""))
+
+
+def differences(stored: dict, provenance: Provenance, names: Names = Names()) -> str:
+    """In words, the fields in which a provenance on disk differs from one; "" if there are none.
+
+    Args:
+      stored: the fields on disk.
+      names: of the model and adapter of `provenance`.
+    """
+    expected, stored_names = to_fields(provenance), names_in(stored)
+    return " and ".join(
+        f"another {field}: {_shown(stored[field], getattr(stored_names, field, ''))}, not "
+        f"{_shown(expected[field], getattr(names, field, ''))}"
+        for field in expected
+        if stored[field] != expected[field]
+    )
+
+
+def _shown(value, name: str) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = text if len(text) != 64 else f"{text[:16]}…"
+    return f"{name} ({text})" if name and name != text else text

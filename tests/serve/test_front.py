@@ -1,0 +1,79 @@
+"""The front door: documents in, answers out, by the very paths that the programs take."""
+
+import jax
+import pytest
+
+import kvpacket_jax as kvp
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.serve import build, session
+from tests.support.corpus import tree
+
+DOCUMENTS = {"ferry": "the ferry leaves at noon", "bus": "the bus leaves at two"}
+MADE_WITH = {"template": "completion", "preamble": "Answer."}
+
+
+@pytest.fixture(scope="module")
+def model(byte_model):
+    return kvp.load_model(str(byte_model), "float32")
+
+
+def test_documents_are_added_listed_and_asked_about(model, tmp_path):
+    store = kvp.Store(tmp_path / "packets", model, **MADE_WITH)  # the primer
+    assert store.documents() == []
+    assert store.add(DOCUMENTS) == kvp.Added(["ferry", "bus"], [])
+    before = tree(store.folder)
+    more = {"bus": DOCUMENTS["bus"], "tram": "the tram is late", "again": DOCUMENTS["ferry"]}
+    assert store.add(more) == kvp.Added(["tram"], ["bus", "again"])
+    assert before.items() < tree(store.folder).items()
+    assert store.documents() == ["again", "bus", "ferry", "tram"]
+    answer = store.ask("When does the ferry leave?", ["bus", "ferry"], new_tokens=6)
+    assert answer.documents == ("bus", "ferry")
+    wording = build.wording(*MADE_WITH.values())
+    loaded = build.load_for_store(
+        model.name, "float32", store.folder, template=MADE_WITH["template"]
+    )
+    opened = session.open_session(
+        loaded.model, store.folder, ["bus", "ferry"], wording, adapter=loaded.adapter
+    )
+    assert "".join(session.answer(opened, "When does the ferry leave?", 6)) == answer.text != ""
+    full = store.ask("When does the ferry leave?", ["bus", "ferry"], 6, method="full_recompute")
+    assert full.text
+
+
+def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
+    soft = adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
+    wrapped = kvp.Store(tmp_path, model, soft, **MADE_WITH)
+    bare = kvp.Store(tmp_path, model, "none", **MADE_WITH)
+    wrapped.add(DOCUMENTS)
+    assert bare.documents() == []
+    with pytest.raises(ValueError, match=r"adapter: 3 \+ 2 soft tokens \(\w+…\), not none"):
+        bare.ask("When?", ["ferry"])
+    bare.add({"ferry": DOCUMENTS["ferry"]})
+    assert (bare.documents(), wrapped.documents()) == (["ferry"], ["bus", "ferry"])
+
+
+def test_mistakes_are_named(model, tmp_path):
+    store = kvp.Store(tmp_path / "packets", model, "none", **MADE_WITH)
+    with pytest.raises(FileNotFoundError, match="no store .*packets"):
+        store.ask("When?", ["ferry"])
+    for documents, message in (
+        ({}, "No document was given"),
+        ({"a": ""}, "document 'a': text must be a text that is not empty"),
+        ({"a": "x" * 5000}, "document 'a': The request spans 5002 positions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store.add(documents)
+    assert not store.folder.exists()
+    store.add(DOCUMENTS)
+    for arguments, message in (
+        (("", ["ferry"]), "The question is empty"),
+        (("When?", []), "No document was named"),
+        (("When?", "ferry"), "a list of ids, not the text 'ferry'"),
+        (("When?", ["fery"]), "no document 'fery'. It has ferry, bus"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store.ask(*arguments)
+    with pytest.raises(FileNotFoundError, match="There is no adapter absent"):
+        kvp.Store(tmp_path, model, "absent")
+    with pytest.raises(AttributeError, match="no attribute 'Stor'"):
+        kvp.Stor  # noqa: B018

@@ -1,0 +1,40 @@
+"""What a store holds is listed by name, and summed without counting a packet twice."""
+
+import pathlib
+import subprocess
+import sys
+
+import models
+from kvpacket_jax.serve import Store, listing
+from kvpacket_jax.serve.provenance import Names
+from kvpacket_jax.serve.store import StoredDocument
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_program_lists_a_store(byte_model, tmp_path):
+    store = Store(tmp_path, models.load(str(byte_model), "float32"), "none", "completion")
+    store.add({"a": "[/x] one", "b": "[/x] one", "c": "two"})
+    command = [sys.executable, "-m", "launch.store", "ls", f"--store={tmp_path}"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert listed.returncode == 0, listed.stderr
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    assert [row[0] for row in rows if "float32" in row] == ["a", "b", "c"]
+    assert "Documents: 3. Packets: 2, of 15 tokens, " in listed.stdout
+    command[-1] = "--store=absent"
+    absent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert absent.returncode == 1 and "There is no store absent" in absent.stderr
+
+
+def test_what_is_not_whole_is_counted_apart():
+    names = Names("m", "a")
+    documents = [
+        StoredDocument("x", names, "float32", "p", 7, 2000),
+        StoredDocument("y", names, "float32", "p", 7, 2000),
+        StoredDocument("z", names, "float32", "q", 0, 0, "missing"),
+    ]
+    assert listing.total(documents) == (
+        "Documents: 3. Packets: 1, of 7 tokens, 2 kB. 1 missing or damaged: launch.build_packets "
+        "on the same input mends them."
+    )
+    assert listing.total([]) == "No documents."
