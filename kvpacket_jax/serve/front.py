@@ -53,7 +53,7 @@ def load_model(
     Raises:
       ValueError, FileNotFoundError, ConnectionError: what was found, and what would do.
     """
-    return models.load_reader(source, dtype, cache_dir, mesh)
+    return models.load_text_model(source, dtype, cache_dir, mesh)
 
 
 class Store:
