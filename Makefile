@@ -24,12 +24,8 @@ help:  ## Lists the targets.
 demo: $(STAMP)  ## Answers questions from cached documents with a real model. MODEL=, ARGS=--json=demo.json
 	$(RUN) launch.demo --model=$(MODEL) $(ARGS)
 
-adapter: $(STAMP)  ## Trains the shipped adapter from nothing, in RUNS=runs/adapter; goes on after a stop.
-	@echo "Two runs, of 480 and 170 steps. Each says how long it takes; both take 1.4 times the first:"
-	@echo "3 hours on two cores with AVX512_BF16, 6 or 7 hours in float32."
-	$(RUN) launch.train --config=configs/train.py --workdir=$(RUNS)/first
-	$(RUN) launch.train --config=configs/train.py:more --config.init=adapter:$(RUNS)/first/adapter \
-	  --workdir=$(RUNS)/second
+adapter: $(STAMP)  ## Trains an adapter in RUNS=runs/adapter; stopped, it goes on when given again.
+	$(RUN) launch.train --config=configs/train.py --workdir=$(RUNS)
 
 test: lint  ## Lint, format and the tests; fetches the demo models it needs.
 	$(RUN) pytest $(PARALLEL) --durations=20 $(ARGS)

@@ -23,10 +23,12 @@ DOCUMENTS = flags.DEFINE_enum(
     "documents",
     "biography",
     ["biography", "prose"],
-    "Lives of people, what the shipped adapter was trained on; or prose, which it was not.",
+    "Lives of people, or prose on eight other subjects.",
 )
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
-ADAPTER = flags.DEFINE_string("adapter", None, "A folder, a shipped name, or none.")
+ADAPTER = flags.DEFINE_string(
+    "adapter", None, "A folder, a shipped name, primer, or none; default: the model's, else primer."
+)
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
@@ -44,6 +46,7 @@ def main(argv):
     from kvpacket_jax.evaluate import compare
     from kvpacket_jax.measure.machine import measure_machine
     from kvpacket_jax.methods import settings
+    from kvpacket_jax.packets import adapter as adapter_lib
     from kvpacket_jax.report import costs, story, tables
     from kvpacket_jax.runtime import progress
     from models import sharding
@@ -58,6 +61,7 @@ def main(argv):
             adapter = adapters.choose(model, ADAPTER.value, other_model=OTHER_MODEL.value)
         with show.step("Measuring this machine"):
             machine = measure_machine(model.dtype, model.num_devices)
+        parts = adapter_lib.describe(adapter) if adapter else "none"
         label = {"kv_packet": "kv_packet" if adapter else "kv_packet (no adapter)"}
         methods = {label.get(n, n): settings.make(n, adapter)[1] for n in SHOWN}
         comparison = compare.compare(
@@ -74,7 +78,7 @@ def main(argv):
     progress.console.print(tables.answer_table(comparison.replies), tables.method_table(comparison))
     progress.paragraph(tables.method_legend())
     progress.paragraph(costs.peak_share(comparison.costs[0], machine))
-    progress.paragraph(story.conclusion(comparison, label["kv_packet"]))
+    progress.paragraph(story.conclusion(comparison, parts, label["kv_packet"]))
     show.say(f"\n{story.next_command(MODEL.value, MODEL.default)}")  # its lines unbroken
 
 

@@ -73,9 +73,8 @@ def answer(
         texts = [expected[i].text for i in group]
         differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
         if differing:
-            ready = ready or prefill(
-                model, context, [queries[n] for n in differing], start, new_tokens
-            )
+            again, buckets = [queries[n] for n in differing], entry.method.buckets
+            ready = ready or prefill(model, context, again, start, new_tokens, buckets)
             their_questions = [questions[group[n]] for n in differing]
             decoded = _decode(model, context, ready, their_questions, template, new_tokens)
             for n, text in zip(differing, decoded, strict=True):
@@ -87,8 +86,8 @@ def answer(
 
 def _alone(model, entry: Entry, request: Request, targets: Targets, i: int, new_tokens: int):
     request = request._replace(query=targets.example.questions[i])
-    context, start, ready, _ = entry.method.prepare(model, entry.stored, request, new_tokens)
-    return range(i, i + 1), context, start, ready
+    prepared = entry.method.prepare(model, entry.stored, request, new_tokens)
+    return range(i, i + 1), prepared.context, prepared.query_start, prepared.prefilled
 
 
 def _decode(

@@ -15,7 +15,6 @@ from kvpacket_jax.measure.machine import Machine, floor_seconds
 from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.measure.work import Work, count_work, is_one_pass
 from kvpacket_jax.methods import Request
-from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel
 
@@ -154,7 +153,7 @@ def _parts(model: LanguageModel, entry: Entry, request: Request) -> dict:
     ready = entry.method.prepare(model, loaded.stored, request)
 
     def query_pass():
-        return np.asarray(prefill(model, ready.context, [request.query], ready.query_start).logits)
+        return np.asarray(query_pass(model, entry.method, ready, request).logits)
 
     return parts | {"compose": compose, "prefill": query_pass}
 

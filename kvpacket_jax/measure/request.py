@@ -37,7 +37,15 @@ def first_token(model: LanguageModel, entry: Entry, request: Request) -> Prefill
     if prepared.prefilled is not None:  # the method's own pass ran the query
         return prepared.prefilled
     with jax.profiler.TraceAnnotation("prefill"):
-        return prefill(model, prepared.context, [request.query], prepared.query_start)
+        return query_pass(model, entry.method, prepared, request)
+
+
+def query_pass(
+    model: LanguageModel, method: Method, prepared: Prepared, request: Request
+) -> Prefilled:
+    """The query's own pass over the context that a method left, in the method's buckets."""
+    start, buckets = prepared.query_start, method.buckets
+    return prefill(model, prepared.context, [request.query], start, buckets=buckets)
 
 
 def check_in_memory(tier: str) -> None:
@@ -84,4 +92,5 @@ def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
     What no method that leaves the query to `prefill` can be faster than over this context.
     """
     prepared = entry.method.prepare(model, entry.stored, request)
-    return Entry(Ready(prepared.query_start), jax.block_until_ready(prepared.context))
+    ready = Ready(prepared.query_start, buckets=entry.method.buckets)
+    return Entry(ready, jax.block_until_ready(prepared.context))

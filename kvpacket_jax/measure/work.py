@@ -11,11 +11,10 @@ from collections.abc import Callable
 import jax
 
 from kvpacket_jax.measure import flops, memory
-from kvpacket_jax.measure.request import Entry, first_token
-from kvpacket_jax.methods import Method, Request
-from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.measure.request import Entry, first_token, query_pass
+from kvpacket_jax.methods import Method, Prepared, Request
 from kvpacket_jax.packets.packet import Packet
-from kvpacket_jax.packets.prefill import Context, Prefilled, prefill
+from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
 from models.transformer import Transformer, init_params
@@ -47,10 +46,11 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
     total = flops.count_flops(_chain(model, entry.method, request), *arrays)
     context, _ = _outline(model, entry, request)
 
-    def query_pass(params, context):
-        return _outputs(prefill(_with(model, params), context, [request.query], 0))
+    def run_alone(params, context):
+        ready = Prepared(context, 0)
+        return _outputs(query_pass(_with(model, params), entry.method, ready, request))
 
-    alone = flops.count_flops(query_pass, arrays[0], context)
+    alone = flops.count_flops(run_alone, arrays[0], context)
     plain, *plain_arrays = _unrolled(model, *arrays)
     packets = jax.tree.leaves(entry.stored, is_leaf=lambda x: isinstance(x, Packet))
     return Work(
@@ -82,7 +82,7 @@ def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
     needed = jax.tree.map(lambda n, times: n * min(times, 1), stored, stored_reads)
     total = sum(jax.tree.leaves((jax.tree.map(operator.mul, params, reads), needed)))
 
-    rows = _outline(model, entry, request)[1] or Buckets().query(len(request.query))
+    rows = _outline(model, entry, request)[1] or entry.method.buckets.query(len(request.query))
     row = memory.tree_bytes(jax.eval_shape(lambda: kv_cache.init(model.config, 1, 1, model.dtype)))
     new_context = memory.made_bytes(_context(model, entry, request), *arrays)
     return total + 2 * (new_context + rows * row)
@@ -152,8 +152,8 @@ def _outline(model: LanguageModel, entry: Entry, request: Request) -> tuple[Cont
         if prepared.prefilled is None:
             return prepared.context
         rows = prepared.prefilled.slot
-        documents = rows - Buckets().query(len(request.query))
-        if documents <= 0:
+        documents = prepared.document_slots
+        if not documents:
             return prepared.context
         # They were read in the same pass as the query, and stand before it in its tail.
         return (*prepared.context, kv_cache.init(model.config, 1, documents, plain.dtype))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.evaluate.summary import REFERENCE
+from kvpacket_jax.methods import METHODS
 from kvpacket_jax.runtime.format import milliseconds, si
 
 PUBLISHED = pathlib.Path(__file__).parent / "published_results.json"
@@ -20,7 +21,8 @@ DOCUMENT_OPTIONS = {
     "num_tokens": "tokens in all documents",
 }
 
-WITH_ADAPTER = ("kv_packet",)  # methods whose answers depend on it
+# Methods whose answers depend on the adapter that is evaluated.
+WITH_ADAPTER = tuple(name for name, m in METHODS.items() if m.adapter_role == "adapter")
 BOUND = "single_cache"  # no rival: its cache holds just these documents in this order
 NUMBER = r"\d+(?:\.\d+)?"
 MEASURED = ("peak", "bandwidth")  # of a machine, measured again in every run

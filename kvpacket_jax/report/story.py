@@ -22,10 +22,13 @@ def opening(example: Example) -> str:
     )
 
 
-def conclusion(comparison: Comparison, packets: str, bare: str = "no_recompute") -> str:
+def conclusion(
+    comparison: Comparison, adapter: str, packets: str, bare: str = "no_recompute"
+) -> str:
     """What the comparison says, in a few sentences.
 
     Args:
+      adapter: its parts, in words.
       packets, bare: the rows of wrapped and of bare packets.
     """
     runs = {cost.method: cost.runs_s for cost in comparison.costs}
@@ -40,8 +43,8 @@ def conclusion(comparison: Comparison, packets: str, bare: str = "no_recompute")
         f"What to conclude: {packets} answers from documents that were cached one by one, its "
         f"first token {sooner:.0f} times sooner than {REFERENCE}'s, which reads all of them again. "
         f"Right of {count} answers: {REFERENCE} {right[REFERENCE]}, {packets} {right[packets]}, "
-        f"{bare} {right[bare]}, which has the same caches without trained soft tokens. So here "
-        f"those win back {share} of what caching documents apart loses."
+        f"{bare} {right[bare]}, which has the same caches without an adapter. So here the adapter, "
+        f"{adapter}, wins back {share} of what caching documents apart loses."
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 
 import jax
@@ -18,6 +17,7 @@ from kvpacket_jax.data.mixture import mixture
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import round_up
+from kvpacket_jax.runtime import resume
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train.shapes import PREAMBLE_MULTIPLE, Shape
 from kvpacket_jax.train.step import Rates
@@ -186,15 +186,8 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     elif config.dtype == "auto":
         config.dtype = models.fastest_dtype()
     if saved:
-        # As JSON has it: tuples are lists there.
-        old, new = saved["config"], json.loads(json.dumps(config.to_dict()))
-        differ = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE]
-        if differ:
-            raise ValueError(
-                f"The run in this workdir was started with other settings of {', '.join(differ)}: "
-                f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
-                "Give them again, or choose another --workdir."
-            )
+        subject = "The run in this workdir was started with other settings"
+        resume.check(saved["config"], config.to_dict(), subject, FREE)
     return config
 
 

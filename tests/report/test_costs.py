@@ -79,11 +79,11 @@ def comparison() -> Comparison:
 
 
 def test_the_demo_says_what_to_conclude_and_what_to_type():
-    said = story.conclusion(comparison(), "kv_packet")
+    said = story.conclusion(comparison(), "a primer", "kv_packet")
     assert "10 times sooner than full_recompute's" in said  # of 10, 8 and 10, by rounds
     assert "Right of 2 answers: full_recompute 2, kv_packet 1, no_recompute 0" in said
-    assert "win back part of" in said
-    assert "win back none of" in story.conclusion(comparison(), "no_recompute")
+    assert "the adapter, a primer, wins back part of" in said
+    assert "wins back none of" in story.conclusion(comparison(), "a primer", "no_recompute")
     assert "--model" not in story.next_command("a", default="a")
     assert story.next_command("b", default="a").count(" --model=b ") == 2
     shown = text(tables.method_table(comparison()))
