@@ -230,6 +230,13 @@ def _is_missing(folder: pathlib.Path, on_damaged: Callable[[str], None], item: I
     return False
 
 
+def _write(writer: store.Writer, provenance: Provenance, item: Item, packet: Packet | None) -> None:
+    if packet is not None:
+        writer.packet(packet)
+    for id in item.ids:
+        writer.document(provenance, id, item.name)
+
+
 def build(
     model: LanguageModel,
     parts: Sequence[Part],
@@ -251,12 +258,6 @@ def build(
 
     Raises OSError where the disk is full or may not be written; what was written stays.
     """
-
-    def finish(item: Item, provenance: Provenance, packet: Packet | None) -> None:
-        if packet is not None:
-            writer.packet(packet)
-        for id in item.ids:
-            writer.document(provenance, id, item.name)
 
     def wait() -> None:
         if under_way:
@@ -281,11 +282,12 @@ def build(
                     if primer is None:
                         primer = read_primer(model, part.adapter)
                     tokens = [item.tokens for item in items]
-                    made_by = (part.provenance, buckets, primer)
-                    packets = build_batch(model, part.adapter, batch.rows, tokens, *made_by)
+                    packets = build_batch(
+                        model, part.adapter, batch.rows, tokens, part.provenance, buckets, primer
+                    )
                 wait()
                 futures = [
-                    pool.submit(finish, item, part.provenance, packet if built else None)
+                    pool.submit(_write, writer, part.provenance, item, packet if built else None)
                     for item, packet, built in zip(items, packets, absent, strict=True)
                 ]
                 count = sum(len(item.tokens) for item in items)
