@@ -2,7 +2,7 @@
 
 python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,id2 --query="…"
 
-Without --query it answers line after line of standard input, until it ends or says quit.
+Without --query it answers line after line of standard input, until it ends or has the line "quit".
 """
 
 import pathlib
@@ -68,7 +68,7 @@ def main(argv):
                 OTHER_MODEL.value,
                 devices.MESH.value,
             )
-        with progress.step(f"Reading {len(DOCUMENTS.value)} documents", progress.stderr):
+        with progress.step("Reading the documents", progress.stderr):
             opened = session.open_session(
                 model, folder, DOCUMENTS.value, wording, METHOD.value, *adapter
             )

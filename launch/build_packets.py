@@ -80,9 +80,9 @@ def main(argv):
                 on_bad=on_bad,
                 adapter_name=loaded.adapter_name,
             )
-        with BuildProgress(parts) as shown:
-            build.build(loaded.model, parts, folder, on_batch=shown.add, on_damaged=shown.say)
-    print(shown.summary())
+        with BuildProgress(parts) as bar:
+            build.build(loaded.model, parts, folder, on_batch=bar.add, on_damaged=bar.say)
+    print(bar.summary())
 
 
 if __name__ == "__main__":

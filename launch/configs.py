@@ -28,7 +28,7 @@ def in_one_line() -> Iterator[None]:
     """Ends the program where a config has no such field: around its definition and its parsing."""
     try:
         yield
-    except (AttributeError, KeyError) as error:  # ml_collections says so
+    except (AttributeError, KeyError) as error:  # as ml_collections raises
         cause = error
         while cause.args and isinstance(cause.args[0], Exception):
             cause = cause.args[0]
@@ -52,7 +52,7 @@ def _parse(argv):
     except flags.Error as error:
         *trace, last = str(error).strip().splitlines()
         if not any("parsing config file" in line for line in trace):
-            return app.parse_flags_with_usage(argv)  # says it, and how to get help
+            return app.parse_flags_with_usage(argv)  # shows it, and how to get help
         sys.exit(last.strip().removeprefix("ValueError: "))
     config = flags.FLAGS["config"]
     if not isinstance(config.value, ConfigDict):  # it raises when a field is read

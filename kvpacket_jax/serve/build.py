@@ -185,6 +185,7 @@ def plan(
     documents_by = document_provenance(model, adapter, wording)
     extra = adapter.num_tokens if adapter else 0
     items: dict[str, Item] = {}
+    usable = 0
 
     def own(name: str) -> bool:
         return int(name[:16], 16) % shard[1] == shard[0]
@@ -196,10 +197,13 @@ def plan(
         except ValueError as error:
             on_bad(f"{document.place}: {error}")
             continue
+        usable += 1
         name = packet_name(documents_by, tokens, len(tokens) + extra)
         if own(name):
             compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
             items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
+    if not usable:
+        raise ValueError("There is no document that can be used: nothing was built.")
     preamble = [item] if item and own(item.name) else []
     names, bare = names_of(model, adapter, adapter_name), names_of(model, None)
     return [
@@ -226,6 +230,13 @@ def _is_missing(folder: pathlib.Path, on_damaged: Callable[[str], None], item: I
     return False
 
 
+def _write(writer: store.Writer, provenance: Provenance, item: Item, packet: Packet | None) -> None:
+    if packet is not None:
+        writer.packet(packet)
+    for id in item.ids:
+        writer.document(provenance, id, item.name)
+
+
 def build(
     model: LanguageModel,
     parts: Sequence[Part],
@@ -248,12 +259,6 @@ def build(
     Raises OSError where the disk is full or may not be written; what was written stays.
     """
 
-    def finish(item: Item, provenance: Provenance, packet: Packet | None) -> None:
-        if packet is not None:
-            writer.packet(packet)
-        for id in item.ids:
-            writer.document(provenance, id, item.name)
-
     def wait() -> None:
         if under_way:
             progress, futures = under_way.pop()
@@ -270,21 +275,22 @@ def build(
             primer = None  # read once for the part, when its first batch is computed
             for batch in part.batches:
                 items = [part.items[i] for i in batch.members]
-                lacking = list(pool.map(missing, items))
-                written.update(i.name for i, lacks in zip(items, lacking, strict=True) if lacks)
+                absent = list(pool.map(missing, items))
+                written.update(i.name for i, built in zip(items, absent, strict=True) if built)
                 packets: list = [None] * len(items)
-                if any(lacking):
+                if any(absent):
                     if primer is None:
                         primer = read_primer(model, part.adapter)
                     tokens = [item.tokens for item in items]
-                    made_by = (part.provenance, buckets, primer)
-                    packets = build_batch(model, part.adapter, batch.rows, tokens, *made_by)
+                    packets = build_batch(
+                        model, part.adapter, batch.rows, tokens, part.provenance, buckets, primer
+                    )
                 wait()
                 futures = [
-                    pool.submit(finish, item, part.provenance, packet if lacks else None)
-                    for item, packet, lacks in zip(items, packets, lacking, strict=True)
+                    pool.submit(_write, writer, part.provenance, item, packet if built else None)
+                    for item, packet, built in zip(items, packets, absent, strict=True)
                 ]
                 count = sum(len(item.tokens) for item in items)
-                under_way.append((Progress(len(items), count, sum(lacking)), futures))
+                under_way.append((Progress(len(items), count, sum(absent)), futures))
         wait()
     return written

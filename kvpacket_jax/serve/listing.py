@@ -10,11 +10,14 @@ from kvpacket_jax.serve.store import StoredDocument
 
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
-    """A row for each document."""
-    rows = format.table(("id", "model", "adapter", "dtype", "problem"), "tokens", "bytes")
+    """A row for each document; a column of problems where there are any."""
+    problems = any(d.problem for d in documents)
+    columns = ("id", "model", "adapter", "dtype", *(["problem"] if problems else []))
+    rows = format.table(columns, "tokens", "bytes")
     for document in documents:
-        texts = (document.id, *document.names, document.dtype, document.problem)
+        texts = (document.id, *document.names, document.dtype, document.problem)[: len(columns)]
         numbers = (f"{document.tokens:,}", f"{document.num_bytes:,}")
+        # Text: brackets in an id are no markup.
         rows.add_row(*map(Text, texts), *("-" if document.problem else n for n in numbers))
     return rows
 

@@ -103,11 +103,11 @@ def open_session(
 
     Args:
       method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
-        packets that `adapter` made, and only the preamble's cache.
+        packets built with `adapter`, and only the preamble's cache.
       adapter_name: as in `build.names_of`, for messages.
 
     Raises:
-      ValueError: a method that reads no packets, documents that are not there or were made by
+      ValueError: a method that answers from no store, documents that are not there or were built by
         another model, tokenizer, template or adapter; a context longer than the model's.
       FileNotFoundError, Damaged: naming the packet's file.
     """
@@ -148,18 +148,18 @@ def _preamble(
     return [(item.name, provenance)]
 
 
-def answer(session: Session, question: str, new_tokens: int = 32) -> Iterator[str]:
+def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     """The answer to a question, piece by piece as it is decoded.
 
     Raises ValueError for a question that `check_question` refuses, or that does not fit after the
     documents.
     """
-    check_question(question)
-    model, asked = session.model, Question(question, ())
-    ids = build.encode(model, session.wording, asked).questions
+    check_question(text)
+    model, question = session.model, Question(text, ())
+    ids = build.encode(model, session.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
     blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
-    yield from pieces(blocks, model.tokenizer.decode, session.wording.template, asked)
+    yield from pieces(blocks, model.tokenizer.decode, session.wording.template, question)
 
 
 def pieces(
@@ -170,7 +170,7 @@ def pieces(
 ) -> Iterator[str]:
     """New token ids, block by block, as pieces of text that join to the template's answer.
 
-    Blocks are not asked for beyond the first stop.
+    Blocks beyond the first stop are not computed.
     """
     tokens: list[int] = []
     text = shown = ""
@@ -189,9 +189,9 @@ def pieces(
 
 
 def questions() -> Iterator[str]:
-    """Lines of standard input until it ends, is interrupted or says quit; blank ones passed over.
+    """Lines of standard input until it ends, is interrupted or has "quit"; no blank ones.
 
-    At a terminal they are asked for.
+    At a terminal there is a prompt.
     """
     terminal = sys.stdin.isatty()
     try:

@@ -242,6 +242,9 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
         plan(model, None, tmp_path / "absent")
     with pytest.raises(ValueError, match="no template 'x'; there are completion, chat"):
         build.wording("x")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "b", "text": "x" * 5000}))
+    with pytest.raises(ValueError, match="no document that can be used"):
+        plan(model, None, tmp_path / "long.jsonl", on_bad=lambda message: None)
     assert shards.parse("2/3") == (2, 3)
     for wrong in ("3/3", "1", "-1/2", "1/0", "a/b", "1/2/3", ""):
         with pytest.raises(ValueError, match="is not i/n with i from 0"):
