@@ -294,13 +294,19 @@ class Trainer:
 
 def jit_microbatch(model: LanguageModel, loss: str, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
-    add = functools.partial(step_lib.add_microbatch, model.module, loss, learning)
     if (mesh := model.config.mesh) is None:
-        return jax.jit(add, donate_argnums=3)
+        return _jit_microbatch(model.module, loss, learning)
+    add = functools.partial(step_lib.add_microbatch, model.module, loss, learning)
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))
     params = sharding.param_shardings(model.config, model.params)
     inputs = (params, whole, None, whole, share, share)
     return jax.jit(add, donate_argnums=3, in_shardings=inputs, out_shardings=whole)
+
+
+@functools.cache  # runs of one process share it
+def _jit_microbatch(module, loss: str, learning: int):
+    add = functools.partial(step_lib.add_microbatch, module, loss, learning)
+    return jax.jit(add, donate_argnums=3)
 
 
 def jit_update(model: LanguageModel, optimizer, config: ConfigDict):
