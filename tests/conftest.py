@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from jax.experimental.compilation_cache import compilation_cache
 from safetensors.numpy import save_file
 
 import models
@@ -90,3 +91,22 @@ def trained(byte_model, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("trained") / "run"
     training.run(byte_model, workdir)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def programs(byte_model):
+    """What one run of this process compiled, the next ones read; as those of their own do."""
+    wanted = {
+        "jax_compilation_cache_dir": str(byte_model.parent / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+
+    def configure(values):
+        compilation_cache.reset_cache()  # jax looks at these once
+        for name, value in values.items():
+            jax.config.update(name, value)
+
+    configure(wanted)
+    yield
+    configure(before)

@@ -29,7 +29,8 @@ class Log:
         return self._rows
 
     def validation(self, step: int, scores: dict[str, dict[str, float]]) -> None:
-        """Adds the scores of a validation, by kind."""
+        """Adds the scores of a validation, by kind; earlier ones of the same step go."""
+        self._rows = [r for r in self._rows if r["step"] != step or "loss" in r]
         flat = {f"validation/{kind}/{k}": v for kind, s in scores.items() for k, v in s.items()}
         self.write({"step": step, **flat})
 

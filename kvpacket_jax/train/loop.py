@@ -1,37 +1,31 @@
 """The training loop: microbatches, updates, validations, checkpoints. All state is at this edge."""
 
 import functools
-import json
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
-from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import models
-from kvpacket_jax import data
 from kvpacket_jax.measure.machine import Machine, measure_machine
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.packets.adapter import Adapter, join_trainable, split_trainable
-from kvpacket_jax.packets.packet import read_primer
-from kvpacket_jax.runtime import hosts, programs
+from kvpacket_jax.packets.adapter import Adapter, join_trainable
+from kvpacket_jax.runtime import hosts, programs, resume
 from kvpacket_jax.runtime.signals import stop_requests
 from kvpacket_jax.train import progress as progress_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
-from kvpacket_jax.train.batches import Taught, Teaching, Work
-from kvpacket_jax.train.checkpoint import Checkpoints
+from kvpacket_jax.train.batches import Taught, Work
+from kvpacket_jax.train.checkpoint import Best, Checkpoints
 from kvpacket_jax.train.log import Log
-from kvpacket_jax.train.step import Sums
-from kvpacket_jax.train.validation import Scores, Validation, worst
+from kvpacket_jax.train.run import Run, prepare
+from kvpacket_jax.train.step import Sums, TrainState
+from kvpacket_jax.train.validation import Scores, worst
 from models import LanguageModel, sharding
-from models.kv_cache import KVCache
 
 
 class NotFinite(RuntimeError):
@@ -53,7 +47,7 @@ def train(
       log: prints a line.
 
     Returns:
-      The adapter that was written.
+      The best adapter, as it was written; the latest one of a run that was stopped.
 
     Raises:
       ValueError, FileNotFoundError: for settings, before the first step.
@@ -75,108 +69,12 @@ def train(
         log(f"Stopped at step {trainer.step}; the same command goes on from there.")
         if stopped == signal.SIGINT:
             raise KeyboardInterrupt
-    return trainer.adapter
-
-
-class Run(NamedTuple):
-    """What a run consists of, loaded and checked; nothing of it changes."""
-
-    config: ConfigDict
-    workdir: epath.Path
-    model: LanguageModel
-    teaching: Teaching
-    schedule: object  # (entry, first example) of each microbatch
-    validate: Validation
-    optimizer: optax.GradientTransformation
-    initial: Adapter
-    primer_ids: jax.Array | None
-    primer: KVCache | None
-    description: dict  # JSON-able; saved with every checkpoint
-    resumes: bool
-
-
-def prepare(
-    config: ConfigDict, workdir: epath.Path, saved: dict | None, cache_dir, mesh: str | None, log
-) -> Run:
-    """Loads and checks all that a run needs; `saved` describes the run that it goes on with."""
-    config = setup.resolved(config, saved)
-    log(f"Loading {config.model}")
-    model = load_model(config, cache_dir, mesh)
-    if model.config.mesh:
-        sharding.log_layout(model.config, model.params, log)
-    log("Reading the training examples")
-    train_sets, template = setup.sources(config), data.TEMPLATES[config.template]
-    # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
-    begun = ConfigDict(config.to_dict() | {"init": "untrained"}) if saved else config
-    initial, primer_ids = split_trainable(setup.initial_adapter(begun, model))
-    whole = join_trainable(initial, primer_ids)
-    kinds = setup.validation_sources(config)
-    preamble = max(
-        _preamble_length(model, template, s[0]) for s in (*train_sets.values(), *kinds.values())
-    )
-
-    def teaching_of(sources, entries) -> Teaching:
-        return Teaching(
-            model,
-            template,
-            sources,
-            {name: setup.shape_of(entry, preamble) for name, entry in entries},
-            config.batch_size,
-            initial.num_tokens,
-            config.wrong_weight,
-            config.seed,
-        )
-
-    teaching = teaching_of(train_sets, setup.entries(config))
-    sets = {name: entry.sets for name, entry in setup.kinds(config)}
-    validate = Validation(teaching_of(kinds, setup.kinds(config)), sets)
-    description = {
-        "model": model.fingerprint,
-        "model_name": model.name,
-        "config": config.to_dict(),
-        "examples": setup.digest_of(train_sets),
-        "primer": adapter_lib.fingerprint(whole) if not saved else saved["primer"],
-        "baseline": (saved or {}).get("baseline"),
-        "finish_from": (saved or {}).get("finish_from"),
-    }
-    primer = read_primer(model, adapter_lib.empty(model.config.dim)._replace(primer=primer_ids))
-    return Run(
-        config,
-        workdir,
-        model,
-        teaching,
-        setup.schedule(config, train_sets),
-        validate,
-        setup.make_optimizer(config),
-        initial,
-        primer_ids,
-        primer,
-        description,
-        saved is not None,
-    )
-
-
-def load_model(config: ConfigDict, cache_dir, mesh: str | None) -> LanguageModel:
-    """The frozen model, teacher and student in one."""
-    if mesh is None and jax.process_count() > 1:
-        raise ValueError(
-            f"{jax.process_count()} processes train together on {jax.device_count()} devices: say "
-            f"how, with --mesh=data:{jax.process_count()},model:{jax.local_device_count()} or "
-            "another whose product is their number."
-        )
-    choices = setup.run_choices(config, jax.default_backend())
-    model = models.load(config.model, config.dtype, cache_dir, mesh, **choices)
-    model.check_tokenizer()
-    sharding.examples_per_replica(model.config.mesh, config.batch_size)  # refuses what is uneven
-    return model
-
-
-def _preamble_length(model: LanguageModel, template, example) -> int:
-    return len(data.encode_example(model.tokenizer, template, example).preamble)
+        return trainer.adapter
+    return trainer.finish()
 
 
 class Trainer:
-    """Takes the steps of a run: `step`, `validate` and `save`, and `run` that calls them.
+    """A run under way: `take_step`, `validate` and `save`, `run` that calls them, `finish`.
 
     Step numbers are of updates done, in the log, in checkpoints and in figures.
     """
@@ -190,13 +88,17 @@ class Trainer:
             state = jax.tree.map(lambda x: whole(np.asarray(x)), state)
         self._state = checkpoints.restore(state, self._description)
         self._metrics = Log(run.workdir / "metrics.jsonl", self.step)
-        self._saved = self.step if run.resumes else -1
+        # The steps that were last saved, and validated.
+        self._saved = self.step if run.saved else -1
+        self._scored = self.step if run.saved and run.saved["measures"] else -1
         self._add = {
             name: jit_microbatch(run.model, run.config.loss, entry.learning)
             for name, entry in setup.entries(run.config)
         }
         self._update = jit_update(run.model, run.optimizer, run.config)
-        if run.config.finish and self._description["finish_from"] is None:
+        if not run.config.finish:
+            self._description["finish_from"] = None
+        elif self._description["finish_from"] is None:
             self._description["finish_from"] = self.step
 
     @property
@@ -213,7 +115,10 @@ class Trainer:
     @property
     def adapter(self) -> Adapter:
         """The running mean, with its primer."""
-        return join_trainable(jax.device_get(self._state.mean), self._run.primer_ids)
+        return self._whole(self._state)
+
+    def _whole(self, state: TrainState) -> Adapter:
+        return join_trainable(jax.device_get(state.mean), self._run.primer_ids)
 
     def run(self, stop: Callable[[], int]) -> int:
         """Steps to the end, or until `stop` gives the signal that asked to; that signal, or 0."""
@@ -221,21 +126,23 @@ class Trainer:
         self._announce()
         if self._description["baseline"] is None and not self._measure_baseline(stop):
             return self._end(stop())
-        began = self.step
-        shown = progress_lib.TrainingProgress(began, self.end, hosts.is_first())
-        with shown:
-            while self.step < self.end:
-                if not self.take_step(stop, shown):
-                    return self._end(stop())
-                done = self.step
-                last = done == self.end
-                if last or done % config.validate_every == 0:
+        with progress_lib.TrainingProgress(self.step, self.end, hosts.is_first()) as shown:
+            while True:
+                if self._validation_is_due():
                     if not self.validate(stop, shown):
                         return self._end(stop())
-                elif done % config.checkpoint_every == 0:
+                elif self.step % config.checkpoint_every == 0:
                     self.save({})
-        self._finish()
+                if self.step >= self.end:
+                    break
+                if not self.take_step(stop, shown):
+                    return self._end(stop())
         return 0
+
+    def _validation_is_due(self) -> bool:
+        """Whether the adapter of this step is to be scored: a stop may have come before."""
+        regular = self.step >= self.end or self.step % self._run.config.validate_every == 0
+        return regular and self.step != self._scored
 
     # ---- one step
 
@@ -278,7 +185,7 @@ class Trainer:
             self._checkpoints.close()
             names = ", ".join(i for t in taught for i in t.ids)
             raise NotFinite(
-                f"Step {self.step}: loss {metrics['loss']}, gradient norm "
+                f"Step {self.step + 1}: loss {metrics['loss']}, gradient norm "
                 f"{metrics['gradient_norm']}, on {names}. The checkpoints in {self._run.workdir} "
                 "are of steps before it. Try a smaller optimizer.writer_learning_rate and "
                 "learning_rate, or optimizer.clip_norm=1, in another workdir."
@@ -287,8 +194,8 @@ class Trainer:
             "step": self.step,
             "loss": metrics["loss"],
             "gradient_norm": metrics["gradient_norm"],
-            "kl": metrics["kl"] / metrics["tokens"],
-            "agree": metrics["agree"] / metrics["tokens"],
+            "kl": metrics["kl"] / max(metrics["tokens"], 1),
+            "agree": metrics["agree"] / max(metrics["tokens"], 1),
             "questions": metrics["questions"],
             "tokens": work.tokens,
             "computed": work.computed,
@@ -300,7 +207,7 @@ class Trainer:
     # ---- validation and saving
 
     def _measure_baseline(self, stop: Callable[[], int]) -> bool:
-        """Scores the untrained adapter and what the run begins with; False if told to stop."""
+        """Scores packets without training, which ratios are of; False if told to stop."""
         run, adapter = self._run, self._state.mean
         untrained = adapter  # which changes nothing yet, unless it was trained or has soft tokens
         if run.config.init != "untrained" or adapter.num_tokens:
@@ -311,14 +218,10 @@ class Trainer:
             return False
         self._description["baseline"] = baseline
         self._log(progress_lib.scores_line(0, baseline))
-        scores = baseline
-        if untrained is not adapter:
-            self._log("Validating what training begins with")
-            scores = run.validate(adapter, run.primer, stop)
-        if scores:
-            self._metrics.validation(0, scores)
-            self.save(scores)
-        return bool(scores)
+        if untrained is adapter:
+            self._metrics.validation(0, baseline)
+            self.save(baseline)
+        return True
 
     def validate(self, stop: Callable[[], int], shown) -> Scores:
         """Scores the running mean and saves it with them; empty if told to stop."""
@@ -343,6 +246,7 @@ class Trainer:
         self._checkpoints.save(self.step, self._state, self._description, measures)
         self._saved = self.step
         if scores:
+            self._scored = self.step
             self._write_best()
 
     def _end(self, signal_number: int) -> int:
@@ -351,17 +255,18 @@ class Trainer:
         self._checkpoints.close()
         return signal_number or signal.SIGTERM  # another host was told
 
-    def _write_best(self) -> None:
+    def _write_best(self) -> Best:
         """Writes the best adapter so far: a run of unknown length may be stopped at any time."""
         best = self._checkpoints.best(self._state)
-        adapter = join_trainable(jax.device_get(best.state.mean), self._run.primer_ids)
         described = {**self._description, "step": best.step, **best.measures}
         adapter_lib.save_adapter(
-            self._run.workdir / "adapter", adapter, json.loads(json.dumps(described))
+            self._run.workdir / "adapter", self._whole(best.state), resume.as_json(described)
         )
+        return best
 
-    def _finish(self) -> None:
-        best = self._checkpoints.best(self._state)
+    def finish(self) -> Adapter:
+        """The best adapter, written again: the run may have been killed while it was."""
+        best = self._write_best()
         self._checkpoints.close()
         if hosts.is_first():
             progress_lib.training_figure(self._metrics.path, self._run.workdir / "curves.png")
@@ -369,6 +274,7 @@ class Trainer:
             f"Best at step {best.step}: worst kind {best.measures['kind']} at "
             f"{best.measures['worst']:.2f} of its untrained KL: {self._run.workdir / 'adapter'}"
         )
+        return self._whole(best.state)
 
     # ---- what the run says of itself
 
@@ -388,13 +294,19 @@ class Trainer:
 
 def jit_microbatch(model: LanguageModel, loss: str, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
-    add = functools.partial(step_lib.add_microbatch, model.module, loss, learning)
     if (mesh := model.config.mesh) is None:
-        return jax.jit(add, donate_argnums=3)
+        return _jit_microbatch(model.module, loss, learning)
+    add = functools.partial(step_lib.add_microbatch, model.module, loss, learning)
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))
     params = sharding.param_shardings(model.config, model.params)
     inputs = (params, whole, None, whole, share, share)
     return jax.jit(add, donate_argnums=3, in_shardings=inputs, out_shardings=whole)
+
+
+@functools.cache  # runs of one process share it
+def _jit_microbatch(module, loss: str, learning: int):
+    add = functools.partial(step_lib.add_microbatch, module, loss, learning)
+    return jax.jit(add, donate_argnums=3)
 
 
 def jit_update(model: LanguageModel, optimizer, config: ConfigDict):

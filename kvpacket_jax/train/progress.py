@@ -26,7 +26,7 @@ COLORS = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 
 
 def forecast(run, steps: int, machine: Machine) -> str:
-    """How long `steps` more steps of a loop.Run will take on `machine`, as a sentence.
+    """How long `steps` more steps of a run.Run will take on `machine`, as a sentence.
 
     From the shapes of the mixture, the size of the layers and the matrix peak of all devices
     together; it is meant to be right within a factor of two.

@@ -59,6 +59,10 @@ def check(config: ConfigDict) -> None:
     for name in ("header", "trailer", "writer_rank", "finish"):
         if config[name] < 0:
             raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
+    if config.wrong_weight < 0:
+        raise ValueError(f"wrong_weight is {config.wrong_weight}: it is 0 or more.")
+    if not 0 <= config.mean_decay < 1:
+        raise ValueError(f"mean_decay is {config.mean_decay}: it is from 0 to below 1.")
     if unknown := [n for n in config.writer_matrices if n not in low_rank.MATRICES]:
         raise ValueError(
             f"writer_matrices names {', '.join(unknown)}; there are {', '.join(low_rank.MATRICES)}."

@@ -37,6 +37,10 @@ class Shape:
         """C: slots of preamble and documents end to end."""
         return round_up(self.preamble + self.documents * self.tokens, 64)
 
+    def positions(self, soft_tokens: int) -> int:
+        """Positions that an example spans, at most."""
+        return self.preamble + self.documents * (self.tokens + soft_tokens) + self.row
+
     def computed(self, soft_tokens: int) -> int:
         """Tokens that the student runs through the layers, padding included."""
         packets = self.documents * (self.tokens + soft_tokens)

@@ -126,6 +126,7 @@ def update(
         "mean_tokens": metrics["tokens"],
         "mean_questions": metrics["questions"],
     }[reduction]
+    count = jnp.maximum(count, 1)  # of a step whose questions all weigh nothing
     gradients = jax.tree.map(lambda g: g / count, sums.gradients)
     value, norm = sums.loss / count, optax.tree.norm(gradients)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)

@@ -33,7 +33,6 @@ class Validation:
 
     def __post_init__(self):
         self._taught: dict[tuple[str, int], Taught] = {}
-        self._score = jit_scores(self.teaching)
 
     def __call__(
         self, adapter: Adapter, primer: KVCache | None, stop: Callable[[], int] = lambda: 0
@@ -53,8 +52,9 @@ class Validation:
                 if hosts.share(np.bool_(bool(stop()))).any():
                     return {}
                 taught = self._teach(kind, first)
-                by_question = self._score(
-                    self.teaching.model.params, adapter, primer, taught.batch, taught.hidden
+                model = self.teaching.model
+                by_question = _score(
+                    model.module, model.params, adapter, primer, taught.batch, taught.hidden
                 )
                 parts.append(_flat(sharding.fetch(by_question), taught.right, sets - first))
             scores[kind] = _means(np.concatenate(parts, axis=1))
@@ -66,10 +66,7 @@ class Validation:
         return self._taught[kind, first]
 
 
-def jit_scores(teaching: Teaching):
-    """step.score_microbatch for a model, compiled where its mesh is."""
-    score = functools.partial(step_lib.score_microbatch, teaching.model.module)
-    return jax.jit(score)
+_score = functools.partial(jax.jit, static_argnames=("module",))(step_lib.score_microbatch)
 
 
 def _flat(scores: dict[str, np.ndarray], right: np.ndarray, examples: int) -> np.ndarray:

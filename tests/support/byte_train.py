@@ -21,7 +21,7 @@ def write(path: pathlib.Path) -> None:
             file.write(json.dumps(record) + "\n")
 
 
-SIZES = dict(documents=2, tokens=24, questions=1, row=48, new_tokens=4, answers=4, learning=2)
+SIZES = dict(documents=2, tokens=26, questions=1, row=40, new_tokens=4, answers=4, learning=2)
 
 
 def get_config(path: str) -> ConfigDict:

@@ -46,8 +46,8 @@ def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
     ]
 
 
-def start(command: list[str], devices: int = 1, output=subprocess.PIPE) -> subprocess.Popen:
-    """A process that sees so many devices of its own."""
+def start(command: list[str], devices: int = 8, output=subprocess.PIPE) -> subprocess.Popen:
+    """A process that sees so many devices; by default those of the tests, for their programs."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=output, stderr=output

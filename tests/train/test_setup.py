@@ -1,0 +1,203 @@
+"""Settings of a run: what is refused, what training begins with, learning rates."""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+import models
+from configs import train as config_lib
+from kvpacket_jax import adapters
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.train import loop, setup
+from tests.support import byte_train
+from tests.support.training import ROOT, adapter, command
+
+
+@pytest.mark.parametrize("field", ["hedder=3", "optimizer.rate=3", "header.x=3"])
+def test_a_mistyped_field_is_named_without_a_traceback(byte_model, tmp_path, field):
+    changed = [*command(byte_model, tmp_path), f"--config.{field}"]
+    done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    wrong = field.partition("=")[0].rpartition(".")[2]
+    assert re.search(rf"no such field of the config: .*\b{wrong}\b", done.stderr)
+
+
+def test_shipped_format_loads_and_checks_its_model(byte_model, trained):
+    model = models.load(str(byte_model), "float32")
+    loaded = adapter_lib.load_adapter(trained / "adapter", model)
+    assert loaded.header.dtype == np.float32
+    assert any(np.abs(np.asarray(x)).max() > 0 for x in loaded)
+
+
+def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trained):
+    model, config = models.load(str(byte_model), "float32"), byte_train.get_config("")
+    config.init, config.header = f"adapter:{trained / 'adapter'}", 9
+    began = setup.initial_adapter(config, model)
+    old = adapter(trained)
+    assert [len(x) for x in began[:2]] == [9, 8]
+    for part in ("header", "trailer"):
+        np.testing.assert_array_equal(getattr(began, part)[:8], getattr(old, part))
+    assert np.abs(began.header[8]).max() > 0
+    jax.tree.map(np.testing.assert_array_equal, began.writer, old.writer)
+    assert began.primer is None
+
+    config.writer_rank = 3
+    with pytest.raises(ValueError, match="a writer of rank 2 .*; this run trains .* of rank 3"):
+        setup.initial_adapter(config, model)
+    config.writer_rank, config.writer_matrices = 2, ("q", "k")
+    with pytest.raises(ValueError, match="Give writer_rank and writer_matrices as it has them"):
+        setup.initial_adapter(config, model)
+    config.header, config.writer_matrices = 7, ("q", "k", "v", "o")
+    with pytest.raises(ValueError, match=r"header of 8 tokens.*set config.header=8 or more"):
+        setup.initial_adapter(config, model)
+
+    config.init, config.header, config.trailer = "text:abc", 2, 3
+    began = setup.initial_adapter(config, model)
+    ids = model.tokenizer.encode("abc")
+    table = np.asarray(model.params["embedding"])
+    np.testing.assert_array_equal(np.concatenate(began[:2]), table[np.resize(ids, 5)])
+
+
+def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
+    model, config = models.load(str(byte_model), "float32"), byte_train.get_config("")
+    config.primer = "primer"
+    tokens = setup.initial_adapter(config, model)
+    trained, ids = adapter_lib.split_trainable(tokens)
+    expected = adapters.primer(model, "completion").primer
+    np.testing.assert_array_equal(ids, expected)
+    assert trained.primer is None and set(trained.writer) == {"q", "k", "v", "o"}
+    config.learn_primer, config.writer_rank, config.header, config.trailer = True, 0, 0, 0
+    learned, ids = adapter_lib.split_trainable(setup.initial_adapter(config, model))
+    assert ids is None and learned.writer is None and learned.num_tokens == 0
+    table = np.asarray(model.params["embedding"])
+    np.testing.assert_array_equal(learned.primer, table[np.asarray(expected)])
+    config.primer = ""
+    with pytest.raises(ValueError, match="set primer, to 'primer' say"):
+        setup.initial_adapter(config, model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("writer_rank", 0, "Nothing would be trained: give header, trailer or writer_rank a size"),
+        ("header", -1, "header is -1: it is 0 or more"),
+        ("finish", -1, "finish is -1: it is 0 or more"),
+        ("writer_matrices", ("q", "x"), "writer_matrices names x; there are q, k, v, o"),
+        ("init", "ones", "none of 'untrained', 'text:…' and 'adapter:…'"),
+        ("init", "text:", "none of 'untrained', 'text:…' and 'adapter:…'"),
+        ("init", "adapter:", "none of 'untrained', 'text:…' and 'adapter:…'"),
+        ("template", "qwen", "template 'qwen' is not one of completion, chat"),
+        ("loss", "mse", "loss 'mse' is not one of kl, cross_entropy"),
+        ("reduction", "mean", "reduction 'mean' is not one of sum, mean_tokens, mean_questions"),
+        ("remat", "maybe", "remat 'maybe' is not one of auto, yes, no"),
+        ("validate_every", 0, "validate_every is 0: it is 1 or more"),
+        ("microbatches", 0, "microbatches is 0: it is 1 or more"),
+        ("validation.needles.sets", 0, "validation.needles.sets is 0: it is 1 or more"),
+        ("mixture.needles.answers", 0, "mixture.needles.answers is 0: it is 1 or more"),
+        (
+            "mixture.needles.row",
+            12,
+            "mixture.needles.row is 12: it holds a question and its answer",
+        ),
+        ("wrong_weight", -0.5, "wrong_weight is -0.5: it is 0 or more"),
+        ("mean_decay", 1.0, "mean_decay is 1.0: it is from 0 to below 1"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_loaded(tmp_path, field, value, message):
+    config = config_lib.get_config()
+    config.model = "no-such-model"
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):
+    with pytest.raises(ValueError, match="32 numbers"):
+        adapter_lib.load_adapter(trained / "adapter", tiny("tiny_qwen3"))
+    with pytest.raises(FileNotFoundError, match="no adapter"):
+        adapter_lib.load_adapter(tmp_path / "absent")
+
+
+def test_an_adapter_of_a_model_as_wide_is_taken_only_when_told(byte_model, trained):
+    model = models.load(str(byte_model), "float32")
+    other = dataclasses.replace(model, fingerprint="another")
+    with pytest.raises(ValueError, match="trained for the model with fingerprint .*another"):
+        adapter_lib.load_adapter(trained / "adapter", other)
+    adapter_lib.load_adapter(trained / "adapter", other, other_model=True)
+    config = byte_train.get_config("")
+    config.init = f"adapter:{trained / 'adapter'}"
+    with pytest.raises(ValueError, match="--config.other_model"):
+        setup.initial_adapter(config, other)
+    config.other_model = True
+    setup.initial_adapter(config, other)
+
+
+def test_an_adapter_replaces_an_adapter_and_nothing_else(trained, tmp_path):
+    shutil.copytree(trained / "adapter", tmp_path / "old")
+    adapter_lib.save_adapter(tmp_path / "old", adapter(trained), {"model": None})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there and is no adapter"):
+        adapter_lib.save_adapter(tmp_path / "notes", adapter(trained), {"model": None})
+    assert (tmp_path / "notes" / "mine.txt").exists()
+
+
+def test_a_mixture_without_weight_kinds_or_with_too_many_sizes_is_refused():
+    config = config_lib.get_config()
+    setup.check(config)
+    for entry in config.mixture.values():
+        entry.weight = 0.0
+    with pytest.raises(ValueError, match="no entry with a positive weight"):
+        setup.check(config)
+    config = config_lib.get_config()
+    config.validation = {}
+    with pytest.raises(ValueError, match="validation has no kind"):
+        setup.check(config)
+    config = config_lib.get_config()
+    entry = config.mixture.needles.to_dict()
+    for i in range(setup.MAX_SHAPES):
+        config.mixture[f"more_{i}"] = entry | {"tokens": 200 + i}
+    with pytest.raises(ValueError, match="more than 8: each is a program of its own"):
+        setup.check(config)
+
+
+@pytest.mark.parametrize("arg", ["", "tokens", "smoke"])
+def test_shipped_configs_pass_the_check(arg):
+    setup.check(config_lib.get_config(arg or None))
+
+
+def test_rates_warm_up_stay_and_fall_from_where_they_are_told():
+    config = config_lib.get_config()
+    config.optimizer.update({"learning_rate": 2.0, "writer_learning_rate": 0.5, "warmup_steps": 3})
+    config.finish = 4
+    found = [setup.rates(config, step, None) for step in (0, 1, 2, 3, 50, 1000)]
+    scale = np.array([1 / 4, 2 / 4, 3 / 4, 1, 1, 1])
+    np.testing.assert_allclose([r.tokens for r in found], 2 * scale, 1e-6)
+    np.testing.assert_allclose([r.writer for r in found], 0.5 * scale, 1e-6)
+    found = [setup.rates(config, step, 10).tokens for step in (10, 11, 12, 13, 14, 15)]
+    np.testing.assert_allclose(found, 2 * np.array([1, 0.75, 0.5, 0.25, 0, 0]), 1e-6)
+    # In the midst of the warm-up: from where the rate is.
+    found = [setup.rates(config, step, 1).tokens for step in (1, 2)]
+    np.testing.assert_allclose(found, 2 * np.array([2 / 4, 3 / 4 * 0.75]), 1e-6)
+
+
+def test_the_schedule_follows_from_the_seed_and_takes_whole_microbatches():
+    config = config_lib.get_config()
+    config.batch_size = 4
+    train_sets = {name: range(10) for name, _ in setup.entries(config)}
+    schedule = setup.schedule(config, train_sets)
+    drawn = [schedule[i] for i in range(400)]
+    again = setup.schedule(config, train_sets)
+    assert drawn[7:20] == [again[i] for i in range(7, 20)]
+    assert {first for _, first in drawn} == {0, 4}
+    for name, entry in setup.entries(config):
+        share = sum(name == n for n, _ in drawn) / len(drawn)
+        assert share == pytest.approx(entry.weight, abs=0.03)
+    config.seed = 1
+    assert drawn != [setup.schedule(config, train_sets)[i] for i in range(400)]
