@@ -20,6 +20,7 @@ import numpy as np
 from kvpacket_jax.packets.adapter import Adapter
 
 DTYPES = {"FloatStorage": np.dtype("<f4"), "BFloat16Storage": np.dtype(ml_dtypes.bfloat16)}
+PARTS = ("header", "trailer")  # what the authors' adapters have
 MAX_BYTES = 1 << 30  # of the whole file unpacked; an adapter takes under a megabyte
 MAX_VALUES = 10_000  # beside the tensors: settings, and what the pickle numbers
 
@@ -96,10 +97,10 @@ def _read(file: zipfile.ZipFile) -> tuple[Adapter, dict]:
     content = _Unpickler(io.BytesIO(described)).load()
     if not isinstance(content, dict) or not {"header", "trailer"} <= set(content):
         raise ValueError("it holds no header and trailer")
-    parts = [_array(file, root, name, content[name]) for name in Adapter._fields]
+    parts = [_array(file, root, name, content[name]) for name in PARTS]
     if parts[0].shape[1] != parts[1].shape[1]:
         raise ValueError(f"header {parts[0].shape} and trailer {parts[1].shape} differ in width")
-    beside = {k: v for k, v in content.items() if k not in Adapter._fields}
+    beside = {k: v for k, v in content.items() if k not in PARTS}
     rest = {k: v for k, v in beside.items() if isinstance(k, str) and _is_plain(v)}
     return Adapter(*parts), rest
 
