@@ -34,7 +34,7 @@ def make(
     """
     name, _, text = (part.strip() for part in spec.partition(":"))
     if name not in METHODS:
-        raise ValueError(f"There is no method {name!r}{_close(name, METHODS)}. {_listing()}")
+        raise ValueError(f"There is no method {name!r}{did_you_mean(name, METHODS)}. {_listing()}")
     kinds = settings(METHODS[name])
     values: dict[str, Any] = {}
     for pair in filter(None, (p.strip() for p in text.split(","))):
@@ -43,7 +43,7 @@ def make(
             wrong = "is given twice" if field in values else "is not a setting"
             wrong = wrong if equals else "is not field=value"
             raise ValueError(
-                f"{spec!r}: {pair!r} {wrong}{_close(field, kinds)}. {name} has {_fields(name)}."
+                f"{spec!r}: {pair!r} {wrong}{did_you_mean(field, kinds)}. {name} has {_fields(name)}."
             )
         try:
             values[field] = _parse(value, kinds[field])
@@ -143,7 +143,3 @@ def _fields(name: str) -> str:
 
 def _listing() -> str:
     return "Methods: " + "; ".join(f"{name}: {_fields(name)}" for name in METHODS) + "."
-
-
-def _close(word: str, known: Any) -> str:
-    return did_you_mean(word, known, count=1, cutoff=0.6)

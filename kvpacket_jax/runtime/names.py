@@ -3,11 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterable
 
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The words " (did you mean …?)" with the most similar known name, "" if none is similar."""
-    similar = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {similar[0]}?)" if similar else ""
+from models.names import did_you_mean
 
 
 def by_similarity(name: str, known: Iterable[str], count: int) -> list[str]:

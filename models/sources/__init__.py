@@ -51,8 +51,9 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return hub.fetch(source)
+    close = did_you_mean(source, demo_models.DEMO_MODELS, count=3, cutoff=0.4)
     raise ValueError(
-        f"There is no model {source!r}{did_you_mean(source, demo_models.DEMO_MODELS)}. Demo "
+        f"There is no model {source!r}{close}. Demo "
         f"models: {', '.join(demo_models.DEMO_MODELS)}. Otherwise give a folder, a .gguf file, a "
         "Hugging Face hub id (owner/name) or random:NAME for random weights."
     )

@@ -28,8 +28,9 @@ def shape(source: str) -> ModelConfig:
     """The config that "random:NAME" names. Raises ValueError with the names there are."""
     name = source.removeprefix(PREFIX)
     if name not in CONFIGS:
+        close = did_you_mean(name, CONFIGS, count=3, cutoff=0.4)
         raise ValueError(
-            f"There is no named shape {name!r} for {PREFIX}{name}{did_you_mean(name, CONFIGS)}. "
+            f"There is no named shape {name!r} for {PREFIX}{name}{close}. "
             f"Shapes: {', '.join(CONFIGS)}."
         )
     return CONFIGS[name]
