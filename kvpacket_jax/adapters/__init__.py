@@ -22,6 +22,11 @@ def shipped() -> dict[str, pathlib.Path]:
     return {p.name: p for p in sorted(FOLDER.glob("*")) if (p / adapter_lib.CHECKPOINT).exists()}
 
 
+def name_for(model: LanguageModel, name: str | None) -> str:
+    """The name of the adapter that `choose` takes: the one given, else the model's default."""
+    return name or (model.name if model.name in shipped() else PRIMER)
+
+
 def choose(
     model: LanguageModel,
     name: str | None = None,
@@ -40,7 +45,7 @@ def choose(
       FileNotFoundError: neither a folder nor a known name.
       ValueError: not an adapter, or one for another model.
     """
-    name = name or (model.name if model.name in shipped() else PRIMER)
+    name = name_for(model, name)
     if name == NONE:
         return None
     if name == PRIMER:

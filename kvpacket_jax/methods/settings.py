@@ -42,9 +42,8 @@ def make(
         if not equals or field not in kinds or field in values:
             wrong = "is given twice" if field in values else "is not a setting"
             wrong = wrong if equals else "is not field=value"
-            raise ValueError(
-                f"{spec!r}: {pair!r} {wrong}{did_you_mean(field, kinds)}. {name} has {_fields(name)}."
-            )
+            close = did_you_mean(field, kinds)
+            raise ValueError(f"{spec!r}: {pair!r} {wrong}{close}. {name} has {_fields(name)}.")
         try:
             values[field] = _parse(value, kinds[field])
         except ValueError:

@@ -115,12 +115,7 @@ def load_for_store(
     model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
     sharding.log_layout(model.config, model.params)
     chosen = adapters.choose(model, adapter, template, other_model)
-    return Loaded(model, chosen, adapter_name(model, adapter))
-
-
-def adapter_name(model: LanguageModel, name: str | None) -> str:
-    """The name of the adapter that `adapters.choose` takes for a name or None."""
-    return name or (model.name if model.name in adapters.shipped() else adapters.PRIMER)
+    return Loaded(model, chosen, adapters.name_for(model, adapter))
 
 
 def names_of(model: LanguageModel, adapter: Adapter | None, name: str | None = None) -> Names:

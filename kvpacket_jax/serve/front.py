@@ -94,7 +94,7 @@ class Store:
         else:
             name = None if adapter is None else str(adapter)
             self.adapter = adapters.choose(model, name, template, other_model)
-            self._adapter_name = build.adapter_name(model, name)
+            self._adapter_name = adapters.name_for(model, name)
 
     def add(self, documents: Mapping[str, str]) -> Added:
         """Builds the packets of documents and writes them into the folder.
