@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_has_the_primer_that_it_began_with(byte_model, tmp_pa
     went_on = prepare(saved)
     np.testing.assert_array_equal(went_on.primer_ids, ids)
     jax.tree.map(np.testing.assert_array_equal, went_on.primer, began.primer)
-    assert went_on.description == saved
+    assert resume.as_json(went_on.description) == saved
 
 
 def test_a_primer_goes_on_as_it_was_begun(with_primer, tmp_path):
