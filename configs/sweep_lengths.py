@@ -2,7 +2,7 @@
 
 python -m launch.sweep --config=configs/sweep_lengths.py --workdir=runs/lengths
 
-A member trains as long as configs/train.py says, hours on two CPU cores; all have one teacher.
+A member trains soft tokens alone, for as many steps as configs/train.py says: hours on two cores.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ METHODS = ("kv_packet", "no_recompute")
 def get_config(arg: str | None = None) -> ConfigDict:
     arguments.check("configs/sweep_lengths.py", arg, ["train", "evaluate"])
     if arg == "train":
-        return train.get_config()
+        return train.get_config("tokens")
     config = evaluate.get_config("biography")
     config.methods = METHODS
     return config

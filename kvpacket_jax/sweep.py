@@ -37,9 +37,10 @@ class Program(NamedTuple):
 
 
 PROGRAMS = {
-    "train": Program("launch.train", "adapter"),
+    "train": Program("launch.train", "curves.png"),
     "evaluate": Program("launch.evaluate", "results.json"),
 }
+ADAPTER = "adapter"  # in the workdir of a training, from its first validation on
 RECORD = "sweep.json"  # the settings of a finished run, beside what it wrote
 
 
@@ -59,7 +60,7 @@ class Run(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it is finished, and with these settings. What to do else, the program knows."""
+        """Whether it is finished, and with these settings. If not, the program knows what to do."""
         if not (self.workdir / PROGRAMS[self.program].final).exists():
             return False
         record = self.workdir / RECORD
@@ -119,7 +120,7 @@ def members(
         for p in programs:
             folder = root / name / (p if len(programs) > 1 else "")
             if p == "evaluate" and runs:
-                by_program[p]["adapter"] = str(runs[0].workdir / PROGRAMS["train"].final)
+                by_program[p]["adapter"] = str(runs[0].workdir / ADAPTER)
             base = f"--config={path}:" + ":".join(filter(None, (p, arg)))
             teacher = root / "teacher"
             config = _config_flags(base, by_program[p], extra.get(p, {}), teacher, where)

@@ -45,8 +45,7 @@ def main(argv):
             TOPOLOGY.value,
             devices.MESH.value,
             fit.work(DOCUMENTS.value, PREAMBLE.value, QUERY.value, ANSWER.value),
-            progress.step,
-            progress.console.print,
+            progress.SHOWN,
         )
     progress.console.print(*fit.tables(rows))
     for row in rows:

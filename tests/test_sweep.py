@@ -10,6 +10,7 @@ import pytest
 
 from kvpacket_jax import data, sweep
 from kvpacket_jax.methods.settings import make
+from kvpacket_jax.train import setup
 
 FILE = """
 from ml_collections import ConfigDict
@@ -115,6 +116,15 @@ def test_a_program_that_ends_unfinished_is_not_done(file, tmp_path):
     assert "before it wrote" in failed["lr"] and not (tmp_path / "lr").exists()
 
 
+def test_a_stopped_training_is_not_done_though_it_has_an_adapter(file, tmp_path):
+    def execute(command):
+        (tmp_path / "lr" / sweep.ADAPTER).mkdir(parents=True)
+        return 0
+
+    (member,) = (m for m in sweep.members(file, tmp_path) if m.name == "lr")
+    assert "before it wrote" in sweep.run_member(member, execute) and not member.done
+
+
 def test_shards_are_all_members_once(file, tmp_path):
     members = sweep.members(file, tmp_path)
     parts = [[m.name for m in sweep.shard(members, f"{i}/2")] for i in range(2)]
@@ -212,7 +222,10 @@ def test_shipped_sweeps_name_what_exists(name, tmp_path):
             assert entry.name in data.DATASETS
         for spec in config.get("methods", ()):
             make(spec)
-        assert config.teacher == str(tmp_path / "teacher")  # one for all
+        if run.program == "evaluate":
+            assert config.teacher == str(tmp_path / "teacher")  # one for all
+        else:
+            setup.check(config)
     if file == "documents":
         sets = [sweep.parse(m.runs[0].config).dataset.options for m in members]
         assert len({(o.num_documents, o.document_words) for o in sets}) == len(members)

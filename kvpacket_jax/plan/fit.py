@@ -4,7 +4,6 @@ Only shapes and shardings are given to the compiler; nothing runs and no weights
 slice this is the TPU's own compiler (libtpu), which needs no TPU.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -22,23 +21,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import models
+from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.measure.flops import count_flops
 from kvpacket_jax.measure.machine import measure_machine
 from kvpacket_jax.measure.point import document_lengths
 from kvpacket_jax.packets import prefill as prefill_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.buckets import Buckets, round_up
+from kvpacket_jax.packets.packet import primer_cache
 from kvpacket_jax.plan import collectives, topologies
 from kvpacket_jax.plan.topologies import Chip
 from kvpacket_jax.runtime.format import si, table
+from kvpacket_jax.runtime.progress import SILENT, Progress
 from kvpacket_jax.train import loop, setup
-from kvpacket_jax.train import loss as loss_lib
-from models import LanguageModel, kv_cache, sharding, transformer
+from kvpacket_jax.train import step as step_lib
+from kvpacket_jax.train.loss import Batch, pack
+from kvpacket_jax.train.shapes import PREAMBLE_MULTIPLE, Fitted, Shape
+from models import LanguageModel, kv_cache, low_rank, sharding, transformer
 from models.config import ModelConfig
+from models.kv_cache import KVCache
 
-# How often a training step reads the parameters for each example of a copy: forward, forward again
-# (remat), backward.
-PASSES = 3
+PRIMER_TOKENS = 600  # of kvpacket_jax/adapters/primer.json, about: a plan has no tokenizer
 
 
 class Work(NamedTuple):
@@ -53,11 +56,11 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program on one chip; bytes, but for what says otherwise."""
+    """One program on one chip; bytes, unless said otherwise."""
 
     program: str
-    parameters: int  # the teacher's own copy too, where it has one
-    state: int  # adapter and optimizer
+    parameters: int
+    state: int  # adapter, its mean, optimizer and summed gradients
     inputs: int  # batch, or caches
     temporaries: int  # activations, gradients, results
     memory: int  # what a chip has
@@ -67,7 +70,7 @@ class Row:
     compute_s: float  # FLOPs at the peak
     memory_s: float  # parameters read, at the bandwidth
     links_s: float | None  # what is sent, at the links' rate
-    refusal: str = ""  # the compiler's words, where it found no room; the temporaries are its
+    refusal: str = ""  # the compiler's words where there is no room; then the temporaries are its
 
     @property
     def total(self) -> int:
@@ -92,27 +95,27 @@ def plan(
     topology: str | None,
     mesh: str | None,
     work: Work,
-    step: Callable = contextlib.nullcontext,
-    say: Callable = print,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Training and answering of `config.model` on a slice, or on the devices at hand.
 
-    Raises ValueError or RuntimeError: what was found and what would do.
+    Raises ValueError or RuntimeError for what cannot be planned, and what would do.
     """
+    setup.check(config)
     shape = models.shape(config.model)
     dtype = jnp.dtype("bfloat16" if config.dtype == "auto" else config.dtype)
-    found, chip = devices(topology)
-    placed = sharding.make_mesh(mesh or f"model:{len(found)}", shape, found)
-    serving = dataclasses.replace(shape, mesh=placed)
-    training_config = dataclasses.replace(serving, scan_layers=True, remat=config.remat)
-    student = abstract_model(config.model, training_config, dtype)
-    say(sharding.describe(student.config, student.params))
-    adapter_tokens = config.header + config.trailer
-    with step(f"Compiling a training step of {config.model}"):
+    chips, chip = devices(topology)
+    serving = dataclasses.replace(
+        shape, mesh=sharding.make_mesh(mesh or f"model:{len(chips)}", shape, chips)
+    )
+    choices = setup.run_choices(config, chips[0].platform)
+    student = abstract_model(config.model, dataclasses.replace(serving, **choices), dtype)
+    progress.say(sharding.describe(student.config, student.params))
+    with progress.step(f"Compiling the gradients of a microbatch of {config.model}"):
         rows = [training(student, config, work, chip)]
-    with step("Compiling the prefill over composed packets"):
-        reader = abstract_model(config.model, serving, dtype)
-        rows.append(answering(reader, adapter_tokens, work, chip))
+    with progress.step("Compiling the prefill over composed packets"):
+        model = abstract_model(config.model, serving, dtype)
+        rows.append(answering(model, config.header + config.trailer, work, chip))
     return rows
 
 
@@ -125,13 +128,13 @@ def devices(topology: str | None) -> tuple[Sequence[Any], Chip]:
         return jax.devices(), _chip_at_hand(jax.devices()[0])
     version, _ = topologies.parse(topology)
     try:
-        found = get_topology_desc(platform="tpu", topology_name=topology).devices
+        chips = get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # jax raises what the plugin raised
         raise RuntimeError(
             f"No TPU compiler for {topology} ({error}). `make plan` installs libtpu in an "
             'environment of its own; by hand: pip install "jax[tpu]" at the version of jax here.'
         ) from error
-    return found, topologies.CHIPS[version]
+    return chips, topologies.CHIPS[version]
 
 
 def _chip_at_hand(device) -> Chip:
@@ -158,47 +161,86 @@ def _placed(shapes, shardings):
     return jax.tree.map(place, shapes, shardings)
 
 
+def _placed_cache(mesh: Mesh, cache: KVCache) -> KVCache:
+    """A cache's shapes, keys and values split by their heads."""
+    heads, whole = functools.partial(sharding.heads, mesh), sharding.replicated(mesh)
+    return _placed(cache, jax.tree.map(lambda x: heads(x.ndim) if x.ndim > 2 else whole, cache))
+
+
 def _everywhere(mesh: Mesh, spec: PartitionSpec, shapes):
-    where = NamedSharding(mesh, spec)
-    return _placed(shapes, jax.tree.map(lambda _: where, shapes))
+    return _placed(shapes, jax.tree.map(lambda _: NamedSharding(mesh, spec), shapes))
 
 
 def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -> Row:
-    """One step of launch.train, with scanned layers and remat, `config.batch_size` examples.
+    """The gradients of one microbatch of launch.train, of `config.batch_size` examples.
 
-    The teacher's passes, which keep nothing for gradients, are not compiled.
-
-    Raises ValueError for a batch that the copies of the model cannot share.
+    The teacher's passes, which store nothing for gradients, are not compiled; nor is the update,
+    which is small. Raises ValueError for a batch that the replicas cannot share.
     """
     mesh = model.config.mesh
-    turns = sharding.examples_per_replica(mesh, config.batch_size)
-    adapter_tokens = config.header + config.trailer
-    optimizer = setup.make_optimizer(config, config.num_steps)
-    soft = [jnp.zeros((n, model.config.dim)) for n in (config.header, config.trailer)]
-    state = jax.eval_shape(lambda: loss_lib.init_state(Adapter(*soft), optimizer))
-    state = _everywhere(mesh, PartitionSpec(), state)
-    sizes = loss_lib.Sizes.of(
-        work.preamble,
-        work.documents,
-        work.document + adapter_tokens,
-        1,
-        work.query + work.answer - 1,
-        work.answer,
-        adapter_tokens,
+    sharding.examples_per_replica(mesh, config.batch_size)
+    adapter = jax.eval_shape(functools.partial(_adapter, config, model.config))
+    optimizer = setup.make_optimizer(config)
+    state = jax.eval_shape(lambda: step_lib.init_state(_zeros(adapter), optimizer))
+    sums = jax.eval_shape(lambda: step_lib.zero_sums(adapter))
+    state, sums = _everywhere(mesh, PartitionSpec(), (state, sums))
+    primer = _primer(model) if config.primer and not config.learn_primer else None
+    shape = Shape(
+        preamble=round_up(work.preamble, PREAMBLE_MULTIPLE),
+        documents=work.documents,
+        tokens=work.document,
+        questions=1,
+        row=work.query + work.answer - 1,
+        new_tokens=work.answer,
+        answers=work.answer,
     )
-    empty = functools.partial(loss_lib.empty, sizes, config.batch_size, model.config.dim)
-    batch = _everywhere(mesh, PartitionSpec(sharding.DATA), jax.eval_shape(empty))
-    step = loop.jit_step(model, optimizer, config.loss)
+    batch = _everywhere(
+        mesh, PartitionSpec(sharding.DATA), _microbatch(shape, config.batch_size, model.config.dim)
+    )
+    gradients = loop.jit_microbatch(model, config.loss, shape.documents)
+    inputs = (model.params, state.adapter, primer, sums, *batch)
     return _row(
-        f"training step, {config.batch_size} x {work.documents} x {work.document:,}",
-        lambda: step.lower(model.params, state, batch),
-        count_flops(step, model.params, state, batch).total,
-        (model, state, batch),
-        PASSES * turns,
+        f"training microbatch, {config.batch_size} x {work.documents} x {work.document:,}",
+        lambda: gradients.lower(*inputs),
+        count_flops(gradients, *inputs).total,
+        (model, (state, sums), (primer, batch)),
+        2 + model.config.remat,  # forward, forward again, backward
         chip,
         mesh.size,
-        1 + loop.second_copy(config, model, mesh.devices.flat[0].platform),
     )
+
+
+def _adapter(config: ConfigDict, shape: ModelConfig) -> Adapter:
+    """What a run of `config` trains, its values aside."""
+    header, trailer = (jnp.zeros((n, shape.dim)) for n in (config.header, config.trailer))
+    adapter = Adapter(header, trailer)
+    if config.learn_primer:
+        adapter = adapter._replace(primer=jnp.zeros((PRIMER_TOKENS, shape.dim)))
+    if config.writer_rank:
+        key, names = jax.random.key(0), tuple(config.writer_matrices)
+        writer = low_rank.init(shape, key, config.writer_rank, names)
+        adapter = adapter._replace(writer=writer)
+    return adapter
+
+
+def _zeros(tree):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def _primer(model: LanguageModel):
+    """The primer's cache, as `packet.read_primer` gives it."""
+    ids = jax.ShapeDtypeStruct((PRIMER_TOKENS,), jnp.int32)
+    read = functools.partial(primer_cache, model.module)
+    return _placed_cache(model.config.mesh, jax.eval_shape(read, model.params, ids))
+
+
+def _microbatch(shape: Shape, size: int, dim: int) -> tuple[Batch, jax.Array]:
+    """The shapes of a microbatch and of the teacher's states."""
+    encoded = EncodedExample([0], [[0]] * shape.documents, [[0]] * shape.questions)
+    examples, answers = [Fitted("", (), encoded)] * size, [[[0]] * shape.questions] * size
+    batch = pack(examples, answers, [[1.0] * shape.questions] * size, shape)
+    states = (size, shape.questions, shape.new_tokens, dim)
+    return batch, jax.ShapeDtypeStruct(states, jnp.float32)
 
 
 def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip) -> Row:
@@ -208,10 +250,7 @@ def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip)
     last = work.preamble + (work.documents - 1) * wrapped + buckets.packet(wrapped)
     slots, rows = buckets.context(last), buckets.query(work.query)
     cache = jax.eval_shape(lambda: kv_cache.init(model.config, 1, slots, model.dtype))
-    heads = functools.partial(sharding.heads, mesh)
-    whole = sharding.replicated(mesh)
-    where = jax.tree.map(lambda x: heads(x.ndim) if x.ndim > 2 else whole, cache)
-    cache = _placed(cache, where)
+    cache, whole = _placed_cache(mesh, cache), sharding.replicated(mesh)
     ids, length, start = (
         jax.ShapeDtypeStruct(shape, jnp.int32, sharding=whole) for shape in ((1, rows), (1,), ())
     )
@@ -230,36 +269,35 @@ def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip)
 
 
 def _row(
-    name: str,
-    lower: Callable,
-    flops: int,
-    held,
-    reads: int,
-    chip: Chip,
-    sharing: int,
-    copies: int = 1,
+    name: str, lower: Callable, flops: int, arrays, reads: int, chip: Chip, sharing: int
 ) -> Row:
-    """`held`: model, state, inputs; `sharing`: chips that share the work; `copies` of the model."""
-    model, state, inputs = held
-    started, sent, refusal = time.perf_counter(), (), ""
+    """Compiles one program.
+
+    Args:
+      arrays: model, state, inputs.
+      reads: how often the program reads the parameters.
+      sharing: chips that share the work.
+    """
+    model, state, inputs = arrays
+    began, sent, refusal = time.perf_counter(), (), ""
     try:
         compiled = lower().compile()
         memory = compiled.memory_analysis()
-        made = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        temporaries = memory.temp_size_in_bytes + made
+        outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        temporaries = memory.temp_size_in_bytes + outputs
         sent = collectives.traffic(compiled.as_text())
     except jax.errors.JaxRuntimeError as error:
         refusal = str(error).partition("\n")[0]
         if "RESOURCE_EXHAUSTED" not in refusal:
             raise
-        temporaries = _asked_for(refusal) or chip.memory
-    compile_s = time.perf_counter() - started
-    parameters, kept, given = map(_bytes_on_a_chip, (model.params, state, inputs))
+        temporaries = _refused_bytes(refusal) or chip.memory
+    compile_s = time.perf_counter() - began
+    parameters = _bytes_on_a_chip(model.params)
     return Row(
         program=name,
-        parameters=copies * parameters,
-        state=kept,
-        inputs=given,
+        parameters=parameters,
+        state=_bytes_on_a_chip(state),
+        inputs=_bytes_on_a_chip(inputs),
         temporaries=temporaries,
         memory=chip.memory,
         flops=flops,
@@ -272,10 +310,10 @@ def _row(
     )
 
 
-def _asked_for(refusal: str) -> int | None:
+def _refused_bytes(refusal: str) -> int | None:
     """Bytes that a program would need for temporaries, if the TPU's compiler says so."""
-    found = re.search(r"temporaries \(([\d.]+)([KMG])\)", refusal)
-    return found and int(float(found[1]) * 1024 ** (1 + "KMG".index(found[2])))
+    match = re.search(r"temporaries \(([\d.]+)([KMG])\)", refusal)
+    return match and int(float(match[1]) * 1024 ** (1 + "KMG".index(match[2])))
 
 
 def _bytes_on_a_chip(tree) -> int:
@@ -310,18 +348,18 @@ def tables(rows: Sequence[Row]) -> tuple[rich.table.Table, rich.table.Table]:
 def verdict(row: Row) -> str:
     """Whether a program fits, what it sends, and what to change where it does not fit."""
     sent = ", ".join(f"{t.count:,} {t.kind} of {si(t.sent)}B" for t in row.sent)
-    told = f"{row.program}: sends {sent or 'nothing'} (a chip, a step). "
+    text = f"{row.program}: sends {sent or 'nothing'} (a chip, a run of the program). "
     if row.refusal:
-        told = f"{row.program}: {row.refusal} "
+        text = f"{row.program}: {row.refusal} "
     elif row.total <= row.memory:
-        return told + f"Fits: {row.total / row.memory:.0%} of a chip's memory."
+        return text + f"Fits: {row.total / row.memory:.0%} of a chip's memory."
     parts = {
-        "parameters": "lay a copy of the model on more chips (--mesh=model:N)",
-        "temporaries": "fewer or shorter documents, remat, or more chips for a copy (model:N)",
-        "inputs": "fewer or shorter documents, or more chips for a copy (model:N)",
+        "parameters": "lay each replica of the model on more chips (--mesh=model:N)",
+        "temporaries": "fewer or shorter documents, remat, or more chips for a replica (model:N)",
+        "inputs": "fewer or shorter documents, or more chips for a replica (model:N)",
     }
     largest = max(parts, key=lambda part: getattr(row, part))
     needed = f"{'at least ' if row.refusal else ''}{si(row.total)}B"
-    return told + (
+    return text + (
         f"DOES NOT FIT: {needed} of {si(row.memory)}B, most of it {largest}: {parts[largest]}."
     )

@@ -259,5 +259,27 @@ def _continued(source: str, fresh: Adapter, config: ConfigDict, model: LanguageM
             f"{adapter_lib.describe(fresh)}. Give writer_rank and writer_matrices as it has them."
         )
     writer = trained.writer or fresh.writer
-    primer = fresh.primer if trained.primer is None else trained.primer
+    primer = _continued_primer(source, trained.primer, fresh.primer, config, model)
     return Adapter(**parts, primer=primer, writer=writer)
+
+
+def _continued_primer(
+    source: str, old: jax.Array | None, new: jax.Array | None, config: ConfigDict, model
+) -> jax.Array | None:
+    if old is None:
+        return new
+    learned = jnp.issubdtype(old.dtype, jnp.floating)
+    if learned and not config.learn_primer:
+        raise ValueError(
+            f"The adapter {source} has a learned primer: set config.learn_primer=True."
+        )
+    if not config.learn_primer:
+        return old
+    if not learned:
+        old = jnp.asarray(model.params["embedding"], jnp.float32)[old]
+    if old.shape != new.shape:
+        raise ValueError(
+            f"The adapter {source} has a primer of {len(old)} tokens, this run learns one of "
+            f"{len(new)}: set config.primer to the one that it began with."
+        )
+    return old

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from configs import train as train_config
 from kvpacket_jax.plan import collectives, fit, topologies
 from kvpacket_jax.plan.collectives import Traffic
-from models import sharding
+from kvpacket_jax.runtime.progress import Progress
+from models import low_rank, sharding
 from tests.support.golden import GOLDEN
 
 
@@ -74,17 +75,29 @@ def test_what_cannot_be_read_is_not_guessed():
 def config_for(model, batch_size: int = 4):
     config = train_config.get_config()
     config.model, config.batch_size, config.dtype = str(model), batch_size, "float32"
+    config.header = config.trailer = 8
+    config.scan_layers = config.remat = "yes"
     return config
+
+
+class Said(Progress):
+    """Remembers what is said."""
+
+    def __init__(self):
+        self.texts = []
+
+    def say(self, text):
+        self.texts.append(text)
 
 
 @pytest.fixture(scope="module")
 def rows():
     work = fit.work("2x40", 5, 8, 8)
     config = config_for(GOLDEN / "tiny_llama31")
-    said = []
-    made = fit.plan(config, None, "data:2,model:4", work, say=said.append)
-    assert "4 copies" in said[0] or "2 copies" in said[0]
-    return made
+    said = Said()
+    planned = fit.plan(config, None, "data:2,model:4", work, said)
+    assert "4 copies" in said.texts[0] or "2 copies" in said.texts[0]
+    return planned
 
 
 def test_a_plan_says_what_each_device_holds(rows, tiny):
@@ -98,10 +111,14 @@ def test_a_plan_says_what_each_device_holds(rows, tiny):
         model.params,
         sharding.param_shardings(config, model.params),
     )
-    # In float32 the teacher has no weights of its own.
     assert step.parameters == prefill.parameters == sum(jax.tree.leaves(parts))
-    moments = 3 * 16 * model.config.dim * 4  # adapter, AdamW's two, and counts of steps
-    assert moments <= step.state < moments + 64
+    writer = low_rank.init(model.config, jax.random.key(0), 16, ("q", "k", "v", "o"))
+    trained = 16 * model.config.dim + sum(x.size for x in jax.tree.leaves(writer))
+    state = 5 * trained * 4  # adapter, mean, Adam's two moments, gradients; and counts
+    assert state <= step.state < state + 64
+    # The primer's cache, one of two key/value heads on each device, is most of the inputs.
+    cache = 2 * model.config.num_layers * fit.PRIMER_TOKENS * model.config.head_dim * 4
+    assert cache < step.inputs < 1.5 * cache
     assert step.total == step.parameters + step.state + step.inputs + step.temporaries
     assert step.flops > 20 * prefill.flops > 0
     assert step.temporaries > prefill.temporaries > 0
@@ -125,11 +142,11 @@ def test_what_the_compiler_refuses_is_told_with_what_to_change(rows):
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (19.83G) exceeds available HBM (15.75G)."
     )
-    asked = fit._asked_for(words)
-    assert asked == int(19.83 * 2**30)
-    refused = dataclasses.replace(rows[0], refusal=words, temporaries=asked, memory=2**34)
-    told = fit.verdict(refused)
-    assert "19.83G" in told and "DOES NOT FIT: at least" in told and "shorter documents" in told
+    needed = fit._refused_bytes(words)
+    assert needed == int(19.83 * 2**30)
+    refused = dataclasses.replace(rows[0], refusal=words, temporaries=needed, memory=2**34)
+    text = fit.verdict(refused)
+    assert "19.83G" in text and "DOES NOT FIT: at least" in text and "shorter documents" in text
 
 
 def test_a_program_without_room_still_makes_a_row(tiny):
@@ -138,10 +155,8 @@ def test_a_program_without_room_still_makes_a_row(tiny):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room\nand a long dump")
 
     chip = fit.Chip("chip", 10**9, 1e12, 1e11, None)
-    make = functools.partial(fit._row, "step", NoRoom, 10**9, (placed(tiny), (), ()), 1, chip, 1)
-    row = make()
+    row = fit._row("step", NoRoom, 10**9, (placed(tiny), (), ()), 1, chip, 1)
     assert row.refusal == "RESOURCE_EXHAUSTED: no room" and row.total > row.memory
-    assert make(copies=2).parameters == 2 * row.parameters  # a teacher's too
 
 
 def placed(tiny):
@@ -155,9 +170,9 @@ def test_bad_input_is_refused_before_anything_is_compiled():
     work = fit.work("2x40", 5, 8, 8)
     tiny = GOLDEN / "tiny_llama31"
     with pytest.raises(ValueError, match="3 is not a multiple of 2"):
-        fit.plan(config_for(tiny, batch_size=3), None, "data:2", work, say=str)
+        fit.plan(config_for(tiny, batch_size=3), None, "data:2", work)
     with pytest.raises(ValueError, match="random:NAME"):
-        fit.plan(config_for("owner/name"), None, None, work, say=str)
+        fit.plan(config_for("owner/name"), None, None, work)
     with pytest.raises(ValueError, match="one length"):
         fit.work("2x40,50", 5, 8, 8)
     for wrong in ("v5e", "v9:2x4", "v5e:8", "2x4"):

@@ -6,11 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import models
-from kvpacket_jax import teacher
+from configs import train as train_config
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import METHODS, Request, settings
@@ -20,10 +19,12 @@ from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets, provenance_of
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.serve import packet_file, store
-from kvpacket_jax.train import loop
-from kvpacket_jax.train import loss as loss_lib
+from kvpacket_jax.train import loop, setup
+from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
-from models import CONFIGS, sharding
+from kvpacket_jax.train.loss import Batch, pack
+from kvpacket_jax.train.shapes import Fitted, Shape
+from models import CONFIGS, low_rank, sharding
 from models.sources import random_models
 from models.transformer import Transformer
 from tests.support.golden import FAMILIES, GOLDEN, load_case
@@ -49,44 +50,55 @@ def load(name: str, mesh: str | None) -> models.LanguageModel:
     return models.LanguageModel(name, config, Transformer(config), params, None, name)
 
 
-def lessons(model: models.LanguageModel) -> list[teacher.Targets]:
-    """Different lengths and numbers of documents; the teacher's states are drawn."""
+def microbatch(model: models.LanguageModel, examples: int = EXAMPLES) -> tuple[Batch, np.ndarray]:
+    """Different lengths and numbers of documents; the teacher's states `[E, Q, N, D]` are drawn."""
     rng = np.random.default_rng(0)
     draw = lambda n: rng.integers(0, model.config.vocab_size, n).tolist()  # noqa: E731
-    made = []
-    for i in range(EXAMPLES):
-        example = EncodedExample(
-            draw(5), [draw(8 + 3 * (i + p) % 11) for p in range(2 + i % 2)], [draw(6), draw(4)]
-        )
-        answers = [draw(2 + i % 3), draw(3)]
-        states = rng.normal(size=(sum(map(len, answers)), model.config.dim))
-        made.append(teacher.Targets(example, answers, states.astype(np.float32)))
-    return made
+    shape = Shape(5, documents=3, tokens=18, questions=2, row=9, new_tokens=4, answers=8)
+    fitted, answers = [], []
+    for i in range(examples):
+        documents = [draw(8 + 3 * (i + p) % 11) for p in range(2 + i % 2)]
+        encoded = EncodedExample(draw(5), documents, [draw(6), draw(4)])
+        fitted.append(Fitted(f"{i}", (), encoded))
+        answers.append([draw(2 + i % 3), draw(3)])
+    batch = pack(fitted, answers, [[1.0, 0.5]] * examples, shape)
+    hidden = rng.normal(size=(examples, shape.questions, shape.new_tokens, model.config.dim))
+    return batch, hidden.astype(np.float32)
+
+
+def initial_adapter(config) -> Adapter:
+    key = jax.random.key(1)
+    writer = low_rank.init(config, key, 2, ("q", "k", "v", "o", "down"))
+    return Adapter(*0.1 * jax.random.normal(key, (2, 4, config.dim)), writer=writer)
+
+
+def training_config():
+    config = train_config.get_config()
+    config.optimizer.update(
+        {"learning_rate": 1e-2, "writer_learning_rate": 1e-2, "warmup_steps": 0}
+    )
+    return config
 
 
 @functools.cache
 def trained(name: str, mesh: str | None):
-    """The losses, the first gradient and the adapter of ten steps."""
-    model = load(name, mesh)
-    key = jax.random.key(1)
-    adapter = Adapter(*0.1 * jax.random.normal(key, (2, 4, model.config.dim)))
-    taught = lessons(model)
-    sizes = loss_lib.sizes(taught, adapter.num_tokens)
-    batch = loss_lib.pack(taught, sizes, loss_lib.counts(taught)["mean_questions"])
-    optimizer = optax.adamw(1e-2, weight_decay=0.0)
-    step = loop.jit_step(model, optimizer, "kl")
-    state, losses = loss_lib.init_state(adapter, optimizer), []
+    """The losses, the first gradient and the state of ten steps, of two microbatches each."""
+    model, config = load(name, mesh), training_config()
+    optimizer = setup.make_optimizer(config)
+    state = step_lib.init_state(initial_adapter(model.config), optimizer)
+    batch, hidden = sharding.put_batch(model.config.mesh, microbatch(model))
     if model.config.mesh:
-        whole = sharding.replicated(model.config.mesh)
-        state = jax.device_put(state, whole)
-        batch = jax.device_put(batch, jax.NamedSharding(model.config.mesh, jax.P(sharding.DATA)))
-    first = None
-    for _ in range(STEPS):
-        state, metrics = step(model.params, state, batch)
+        state = jax.device_put(state, sharding.replicated(model.config.mesh))
+    add = loop.jit_microbatch(model, config.loss, learning=2)
+    update, losses, first = loop.jit_update(model, optimizer, config), [], None
+    for i in range(STEPS):
+        sums = step_lib.zero_sums(state.adapter)
+        for _ in range(2):
+            sums = add(model.params, state.adapter, None, sums, batch, hidden)
+        first = first or jax.device_get(sums.gradients)
+        state, metrics = update(state, sums, setup.rates(config, i, None))
         losses.append(float(metrics["loss"]))
-        # AdamW's first moment after one step is a tenth of the gradient.
-        first = first or jax.device_get(optax.tree.get(state.optimizer, "mu"))
-    return losses, first, jax.device_get(state.adapter)
+    return losses, first, jax.device_get(state)
 
 
 @pytest.mark.parametrize(
@@ -98,39 +110,38 @@ def trained(name: str, mesh: str | None):
     ],
 )
 def test_ten_steps_are_those_of_one_device(name, mesh):
-    losses, first, adapter = trained(name, mesh)
+    losses, first, state = trained(name, mesh)
     expected_losses, expected_first, expected = trained(name, None)
     np.testing.assert_allclose(losses, expected_losses, rtol=TOLERANCE)
-    for gradient, known in zip(first, expected_first, strict=True):
+
+    def check_gradient(gradient, known):
         np.testing.assert_allclose(gradient, known, atol=TOLERANCE * np.abs(known).max())
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), adapter, expected)
+
+    jax.tree.map(check_gradient, first, expected_first)
+    close = functools.partial(np.testing.assert_allclose, atol=TOLERANCE)
+    for part in ("adapter", "mean"):
+        jax.tree.map(close, getattr(state, part), getattr(expected, part))
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_copy_of_the_model_takes_one_example_at_a_time():
-    """So memory does not grow with the batch."""
-    model, optimizer = load("16 heads of 4", None), optax.adamw(1e-2)
-    step = loop.jit_step(model, optimizer, "kl")
-    adapter = Adapter(*jnp.zeros((2, 4, model.config.dim)))
-    taught = lessons(model)
-    sizes = loss_lib.sizes(taught, adapter.num_tokens)
+def test_scores_are_those_of_one_device():
+    def scores(mesh: str | None):
+        model = load("tiny_qwen2", mesh)
+        adapter = initial_adapter(model.config)
+        batch, hidden = sharding.put_batch(model.config.mesh, microbatch(model))
+        score = jax.jit(functools.partial(step_lib.score_microbatch, model.module))
+        return sharding.fetch(score(model.params, adapter, None, batch, hidden))
 
-    def temporaries(examples: int) -> int:
-        batch = loss_lib.pack(taught[:examples], sizes, 1)
-        state = loss_lib.init_state(adapter, optimizer)
-        compiled = step.lower(model.params, state, batch).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporaries(8) < 2 * temporaries(1)
+    close = functools.partial(np.testing.assert_allclose, rtol=TOLERANCE, atol=TOLERANCE)
+    jax.tree.map(close, scores("data:4,model:2"), scores(None))
 
 
 def test_a_checkpoint_of_eight_devices_loads_on_one(tmp_path):
-    optimizer = optax.adamw(1e-2)
-    adapter = Adapter(*np.random.default_rng(0).normal(size=(2, 4, 8)))
-    state = loss_lib.init_state(adapter, optimizer)
+    optimizer = setup.make_optimizer(training_config())
+    state = step_lib.init_state(initial_adapter(SHAPES["6 heads of 2"]), optimizer)
     mesh = sharding.make_mesh("data:2,model:4", SMALL)
     many = jax.device_put(state._replace(step=jnp.int32(7)), sharding.replicated(mesh))
-    described = {"model": "it", "config": {}}
+    described = {"model": "it", "model_name": "it", "config": {}, "examples": "them"}
     writer = Checkpoints(tmp_path / "checkpoints")
     writer.save(7, many, described, {})
     writer.close()
@@ -146,8 +157,8 @@ def requests(tiny):
     many = models.load(str(GOLDEN / "tiny_llama31"), "float32", mesh="data:2,model:4")
     case = load_case("llama31_A", one)
     request = Request(case.preamble, case.documents, case.query)
-    adapter = Adapter(*np.random.default_rng(0).normal(0, 0.1, (2, 4, one.config.dim)))
-    return one, many, request, Adapter(*(x.astype(np.float32) for x in adapter))
+    tokens = np.random.default_rng(0).normal(0, 0.1, (2, 4, one.config.dim)).astype(np.float32)
+    return one, many, request, Adapter(*tokens)
 
 
 @pytest.mark.parametrize("name", METHODS)

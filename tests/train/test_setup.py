@@ -13,9 +13,10 @@ import models
 from configs import train as config_lib
 from kvpacket_jax import adapters
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.train import loop, setup
+from kvpacket_jax.runtime import resume
+from kvpacket_jax.train import loop, run, setup
 from tests.support import byte_train
-from tests.support.training import ROOT, adapter, command
+from tests.support.training import ROOT, adapter, command, options, texts
 
 
 @pytest.mark.parametrize("field", ["hedder=3", "optimizer.rate=3", "header.x=3"])
@@ -61,6 +62,48 @@ def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trai
     ids = model.tokenizer.encode("abc")
     table = np.asarray(model.params["embedding"])
     np.testing.assert_array_equal(np.concatenate(began[:2]), table[np.resize(ids, 5)])
+
+
+@pytest.fixture
+def with_primer(byte_model, tmp_path):
+    """The model, and the folder of an adapter with a primer of its own."""
+    model = models.load(str(byte_model), "float32")
+    primer = adapters.primer(model, "completion", ["Another text."])
+    adapter_lib.save_adapter(tmp_path / "it", primer, {"model": model.fingerprint})
+    return model, str(tmp_path / "it"), primer.primer
+
+
+def test_a_run_that_goes_on_has_the_primer_that_it_began_with(byte_model, tmp_path, with_primer):
+    _, source, ids = with_primer
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | {"init": f"adapter:{source}", "primer": "primer"})
+
+    def prepare(saved):
+        return run.prepare(config, tmp_path, saved, None, None, lambda _: None)
+
+    began = prepare(None)
+    np.testing.assert_array_equal(began.primer_ids, ids)
+    saved = resume.as_json(began.description)
+    shutil.rmtree(source)
+    went_on = prepare(saved)
+    np.testing.assert_array_equal(went_on.primer_ids, ids)
+    jax.tree.map(np.testing.assert_array_equal, went_on.primer, began.primer)
+    assert resume.as_json(went_on.description) == saved
+
+
+def test_a_primer_goes_on_as_it_was_begun(with_primer, tmp_path):
+    model, source, ids = with_primer
+    config = byte_train.get_config("")
+    config.init, config.primer, config.learn_primer = f"adapter:{source}", source, True
+    learned = setup.initial_adapter(config, model)
+    np.testing.assert_array_equal(learned.primer, model.params["embedding"][ids])
+    config.primer = "primer"
+    with pytest.raises(ValueError, match=rf"primer of {len(ids)} tokens, this run learns one of"):
+        setup.initial_adapter(config, model)
+    adapter_lib.save_adapter(tmp_path / "learned", learned, {"model": model.fingerprint})
+    config.init, config.learn_primer = f"adapter:{tmp_path / 'learned'}", False
+    with pytest.raises(ValueError, match="has a learned primer: set config.learn_primer=True"):
+        setup.initial_adapter(config, model)
 
 
 def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
