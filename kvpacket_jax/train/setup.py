@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 
 import jax
@@ -18,6 +17,7 @@ from kvpacket_jax.data.mixture import mixture
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import round_up
+from kvpacket_jax.runtime import resume
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train.shapes import PREAMBLE_MULTIPLE, Shape
 from kvpacket_jax.train.step import Rates
@@ -190,10 +190,8 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     elif config.dtype == "auto":
         config.dtype = models.fastest_dtype()
     if saved:
-        # As JSON has it: tuples are lists there.
-        old, new = saved["config"], json.loads(json.dumps(config.to_dict()))
-        differ = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE]
-        if differ:
+        old, new = saved["config"], config.to_dict()
+        if differ := resume.differences(old, new, FREE):
             raise ValueError(
                 f"The run in this workdir was started with other settings of {', '.join(differ)}: "
                 f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
@@ -241,7 +239,7 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
         adapter = adapter._replace(primer=primer.primer)
     if config.learn_primer:
         if primer is None:
-            raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
+            raise ValueError("learn_primer begins with a primer: set primer to 'primer'.")
         embedded = jnp.asarray(table, jnp.float32)[adapter.primer]
         adapter = adapter._replace(primer=embedded)
     return _continued(what, adapter, config, model) if kind == "adapter" else adapter
