@@ -23,7 +23,9 @@ DTYPE = flags.DEFINE_enum(
 INPUT = flags.DEFINE_string("input", None, "JSON lines of documents.", required=True)
 STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
 ADAPTER = flags.DEFINE_string(
-    "adapter", None, "A folder, or a shipped name; default: the model's. none: bare documents."
+    "adapter",
+    None,
+    "A folder, a shipped name, primer or none; default: the model's, else primer.",
 )
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."

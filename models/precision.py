@@ -27,7 +27,7 @@ def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _low_product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """`einsum(spec, x, w)` of 16-bit operands with a float32 result, backwards too.
+    """`einsum(spec, x, w)` of 16-bit operands with a float32 result; backwards in 16 bits too.
 
     Left to itself the backward pass multiplies float32 cotangents with weights that are widened
     to float32 first: several times slower on every device.

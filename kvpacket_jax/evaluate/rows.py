@@ -89,7 +89,7 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
     path = workdir / "run.json"
     stored = json.loads(path.read_text()) if path.exists() else identity
     for part in ("adapter", "primer"):
-        known = {stored.get(part, "none"), identity[part]} - {"none"}
+        known = {stored.get(part, "none"), identity.get(part, "none")} - {"none"}
         if len(known) < 2:
             used = next(iter(known), "none")
             stored, identity = stored | {part: used}, identity | {part: used}

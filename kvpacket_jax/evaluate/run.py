@@ -105,6 +105,11 @@ def prepare_run(
     specs = list(dict.fromkeys([summary.REFERENCE, *listed(config.methods), *begun]))
     for spec in specs:  # before the model is loaded
         make(spec)
+    if config.adapter == adapters.NONE and "adapter" in _roles(specs):
+        raise ValueError(
+            "kv_packet needs an adapter: with --config.adapter=none it would be no_recompute. "
+            "Leave it out of --config.methods, or give an adapter."
+        )
     model = models.load_text_model(config.model, config.dtype, cache_dir, mesh)
     sharding.log_layout(model.config, model.params)
     by_role = _load_adapters(config, model, specs)
@@ -164,18 +169,15 @@ def _load_adapters(
     config: ConfigDict, model: LanguageModel, specs: Sequence[str]
 ) -> dict[str, Adapter]:
     """The adapters that methods have a role for, by role."""
-    roles = {METHODS[spec.split(":")[0]].adapter_role for spec in specs}
     names = {"adapter": config.adapter, "primer": adapters.PRIMER}
-    by_role = {}
-    for role in sorted(roles - {None}):
-        chosen = adapters.choose(model, names[role], config.template, config.other_model)
-        if chosen is None:
-            raise ValueError(
-                "kv_packet has no adapter with --config.adapter=none, and would be no_recompute: "
-                "leave it out of --config.methods."
-            )
-        by_role[role] = chosen
-    return by_role
+    return {
+        role: adapters.choose(model, names[role], config.template, config.other_model)
+        for role in sorted(_roles(specs))
+    }
+
+
+def _roles(specs: Sequence[str]) -> set[str]:
+    return {METHODS[spec.split(":")[0]].adapter_role for spec in specs} - {None}
 
 
 def _answer_example(

@@ -12,7 +12,7 @@ import numpy as np
 
 from kvpacket_jax.measure import timing
 from kvpacket_jax.measure.machine import Machine, floor_seconds
-from kvpacket_jax.measure.request import Entry, first_token
+from kvpacket_jax.measure.request import Entry, first_token, query_pass
 from kvpacket_jax.measure.work import Work, count_work, is_one_pass
 from kvpacket_jax.methods import Request
 from kvpacket_jax.runtime.progress import SILENT, Progress
@@ -152,10 +152,10 @@ def _parts(model: LanguageModel, entry: Entry, request: Request) -> dict:
 
     ready = entry.method.prepare(model, loaded.stored, request)
 
-    def query_pass():
+    def run_query():
         return np.asarray(query_pass(model, entry.method, ready, request).logits)
 
-    return parts | {"compose": compose, "prefill": query_pass}
+    return parts | {"compose": compose, "prefill": run_query}
 
 
 def trace(

@@ -145,11 +145,15 @@ def fingerprint(adapter: Adapter | None) -> str:
     if adapter is None:
         return "none"
     digest = hashlib.sha256()
+    # Both soft tokens, empty ones too, as packets on disk know adapters that have nothing else.
+    for tokens in (adapter.header, adapter.trailer):
+        array = np.asarray(tokens, "<f4")
+        digest.update(str(array.shape).encode() + array.tobytes())
     for name, array in sorted(to_arrays(adapter).items()):
-        # Adapters of soft tokens alone keep the digest that packets on disk know them by.
-        digest.update(("" if name in ("header", "trailer") else name).encode())
-        digest.update(str(array.shape).encode())
-        digest.update(array.tobytes())
+        if name not in ("header", "trailer"):
+            digest.update(f"{name}{array.shape}".encode() + array.tobytes())
+    if adapter.writer:
+        digest.update(str(WRITER_SCALE).encode())
     return digest.hexdigest()
 
 

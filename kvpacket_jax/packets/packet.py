@@ -183,6 +183,8 @@ def build_batch(
       primer: `read_primer` of the adapter.
     """
     wrapper = _wrapper(model, adapter)
+    if (primer is None) != (wrapper.primer is None):
+        raise ValueError("build_batch needs the adapter's own primer: give read_primer's cache.")
     extra = wrapper.num_tokens
     ids = np.zeros((power_of_two(len(documents), 1), rows - extra), np.int32)
     lengths = np.ones(len(ids), np.int32)

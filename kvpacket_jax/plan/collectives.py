@@ -36,27 +36,27 @@ def traffic(hlo: str) -> tuple[Traffic, ...]:
     or a group of devices that it cannot read.
     """
     computations, entry = _computations(hlo)
-    found: dict[str, list[float]] = {}
+    totals: dict[str, list[float]] = {}  # kind -> how often, bytes
 
     def walk(name: str, times: int) -> None:
         for line in computations.get(name, ()):
             if match := _OPERATION.search(line):
                 kind = match[2]
-                count = found.setdefault(kind, [0, 0.0])
-                count[0] += times
-                count[1] += times * _sent(kind, match[1], bool(match[3]), line)
+                total = totals.setdefault(kind, [0, 0.0])
+                total[0] += times
+                total[1] += times * _sent(kind, match[1], bool(match[3]), line)
                 continue
             trips = 1
             if match := _CONDITION.search(line):  # a scan: counts from 0 to a constant
                 bounds = _CONSTANT.findall("\n".join(computations[match[1]]))
                 if len(bounds) != 1:
-                    raise NotImplementedError(f"How often the loop {match[1]} runs is not said.")
+                    raise NotImplementedError(f"How often the loop {match[1]} runs is not stated.")
                 trips = int(bounds[0])
             for called in _CALLED.findall(line):
                 walk(called, times * trips)
 
     walk(entry, 1)
-    return tuple(Traffic(k, int(n), round(b)) for k, (n, b) in sorted(found.items()))
+    return tuple(Traffic(k, int(n), round(b)) for k, (n, b) in sorted(totals.items()))
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
@@ -98,4 +98,4 @@ def _group(line: str) -> int:
     if match := _NAMED.search(line):
         sizes = dict(part.split("=") for part in match[1].replace("'", "").split(","))
         return math.prod(int(sizes[axis]) for axis in match[2].replace("'", "").split(","))
-    raise NotImplementedError(f"Which devices take part is not said: {line.strip()[:200]}")
+    raise NotImplementedError(f"Which devices take part is not stated: {line.strip()[:200]}")

@@ -21,21 +21,21 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     Raises:
       RuntimeError: another process is at work there.
     """
-    folder = hosts.absolute(workdir)
-    if "://" in str(folder) or not hosts.is_first():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK)
-    try:
-        with contextlib.suppress(NotImplementedError):
-            lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RuntimeError(
-            f"Another process is at work in {folder}. Wait until it has ended, or choose another "
-            "--workdir."
-        ) from None
+    folder, lock = hosts.absolute(workdir), None
+    with hosts.together():  # where the first is refused, all are
+        if "://" not in str(folder) and hosts.is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / LOCK)
+            try:
+                with contextlib.suppress(NotImplementedError):
+                    lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise RuntimeError(
+                    f"Another process is at work in {folder}. Wait until it has ended, or choose "
+                    "another --workdir."
+                ) from None
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()

@@ -30,6 +30,7 @@ READ_PACKETS = ("kv_packet", "no_recompute")
 # ids are read from the store.
 WITHOUT_PACKETS = ("full_recompute", "no_cache")
 WHY_NOT = {
+    "primed": "kv_packet reads packets that were built with --adapter=primer",
     "single_cache": "its one cache is of these documents in this order, no packet of each",
 }
 

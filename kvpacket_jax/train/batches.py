@@ -26,8 +26,8 @@ class Work(NamedTuple):
     computed: int  # padding included
 
 
-class Taught(NamedTuple):
-    """A microbatch on the device, with what the teacher said."""
+class Microbatch(NamedTuple):
+    """Examples on the device, with what the teacher said."""
 
     entry: str
     ids: list[str]
@@ -37,7 +37,7 @@ class Taught(NamedTuple):
     work: Work
 
 
-class Asked(NamedTuple):
+class Pending(NamedTuple):
     """A microbatch whose teacher is under way on the device."""
 
     entry: str
@@ -54,9 +54,9 @@ class Teaching:
     Args:
       shapes: of each entry of the mixture.
       size: E, examples of a microbatch.
-      wrong_weight: in the loss, of a question that the teacher answers wrongly (no gold answer in
-        its answer); of one without gold answers and of a right one it is 1.
-      seed: of which documents of an example gradients go through.
+      wrong_weight: the weight in the loss of a question that the teacher answers wrongly: no gold
+        answer is in its answer. Right answers and questions without gold ones weigh 1.
+      seed: decides which documents of an example gradients go through.
     """
 
     model: LanguageModel
@@ -68,7 +68,7 @@ class Teaching:
     wrong_weight: float
     seed: int
 
-    def ask(self, entry: str, first: int) -> Asked:
+    def ask(self, entry: str, first: int) -> Pending:
         """Examples from `first` on of an entry, and the teacher's pass over them."""
         shape, source = self.shapes[entry], self.sources[entry]
         draw = functools.partial(shapes.draw, self.model, self.template, source, shape=shape)
@@ -87,22 +87,22 @@ class Teaching:
         answers = _answer(
             self.model.module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens
         )
-        return Asked(entry, examples, answers)
+        return Pending(entry, examples, answers)
 
-    def collect(self, asked: Asked) -> Taught:
+    def collect(self, pending: Pending) -> Microbatch:
         """The microbatch of `ask` with its targets; waits for the teacher."""
-        shape, examples = self.shapes[asked.entry], asked.examples
-        tokens, lengths = sharding.fetch((asked.answers.tokens, asked.answers.lengths))
+        shape, examples = self.shapes[pending.entry], pending.examples
+        tokens, lengths = sharding.fetch((pending.answers.tokens, pending.answers.lengths))
         answers = [
             [tokens[e, q, : lengths[e, q]].tolist() for q in range(len(example.encoded.questions))]
             for e, example in enumerate(examples)
         ]
         right = np.zeros((self.size, shape.questions), bool)
         weights = []
-        for e, (example, given) in enumerate(zip(examples, answers, strict=True)):
-            right[e, : len(given)] = self._right(example, given)
+        for e, (example, ids) in enumerate(zip(examples, answers, strict=True)):
+            right[e, : len(ids)] = self._right(example, ids)
             golden = [bool(q.answers) for q in example.questions]
-            wrong = np.array(golden) & ~right[e, : len(given)]
+            wrong = np.array(golden) & ~right[e, : len(ids)]
             weights.append(np.where(wrong, self.wrong_weight, 1.0).tolist())
         orders = [self._order(x, shape) for x in examples]
         batch = pack(examples, answers, weights, shape, orders)
@@ -111,8 +111,8 @@ class Teaching:
             self.size * shape.computed(self.soft_tokens),
         )
         batch = sharding.put_batch(self.model.config.mesh, batch)
-        return Taught(
-            asked.entry, [x.id for x in examples], batch, asked.answers.hidden, right, work
+        return Microbatch(
+            pending.entry, [x.id for x in examples], batch, pending.answers.hidden, right, work
         )
 
     def _right(self, example: Fitted, answers: list[list[int]]) -> list[bool]:
@@ -126,10 +126,10 @@ class Teaching:
         ]
 
     def _order(self, example: Fitted, shape: Shape) -> list[int]:
-        """All P documents, those that are there first, in an order of the seed and the example."""
-        there = list(range(len(example.encoded.documents)))
-        random.Random(f"{self.seed}:{example.id}").shuffle(there)
-        return there + list(range(len(there), shape.documents))
+        """All P documents, in an order that follows from seed and example; absent ones last."""
+        present = list(range(len(example.encoded.documents)))
+        random.Random(f"{self.seed}:{example.id}").shuffle(present)
+        return present + list(range(len(present), shape.documents))
 
 
 _answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(teacher.answer_batch)
@@ -138,7 +138,7 @@ _answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(t
 def _padded(
     sequences: Sequence[Sequence[int]], width: int, count: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int32 ids `[count, width]` and lengths `[count]`; rows that are not there have length 1."""
+    """int32 ids `[count, width]` and lengths `[count]`; absent rows have length 1."""
     count = len(sequences) if count is None else count
     ids, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
     for i, sequence in enumerate(sequences):

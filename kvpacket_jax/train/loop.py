@@ -19,7 +19,7 @@ from kvpacket_jax.runtime.signals import stop_requests
 from kvpacket_jax.train import progress as progress_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
-from kvpacket_jax.train.batches import Taught, Work
+from kvpacket_jax.train.batches import Microbatch, Pending, Work
 from kvpacket_jax.train.checkpoint import Best, Checkpoints
 from kvpacket_jax.train.log import Log
 from kvpacket_jax.train.run import Run, prepare
@@ -91,14 +91,19 @@ class Trainer:
         # The steps that were last saved, and validated.
         self._saved = self.step if run.saved else -1
         self._scored = self.step if run.saved and run.saved["measures"] else -1
-        self._add = {
-            name: jit_microbatch(run.model, run.config.loss, entry.learning)
-            for name, entry in setup.entries(run.config)
+        learning = {name: entry.learning for name, entry in setup.entries(run.config)}
+        programs_by_learning = {
+            n: jit_microbatch(run.model, run.config.loss, n) for n in set(learning.values())
         }
+        self._add = {name: programs_by_learning[n] for name, n in learning.items()}
         self._update = jit_update(run.model, run.optimizer, run.config)
-        if not run.config.finish:
+        if not run.config.finish and self._description["finish_from"] is not None:
+            log(
+                f"The rates had begun to fall at step {self._description['finish_from']}; without "
+                "--config.finish they are whole again."
+            )
             self._description["finish_from"] = None
-        elif self._description["finish_from"] is None:
+        if run.config.finish and self._description["finish_from"] is None:
             self._description["finish_from"] = self.step
 
     @property
@@ -121,7 +126,7 @@ class Trainer:
         return join_trainable(jax.device_get(state.mean), self._run.primer_ids)
 
     def run(self, stop: Callable[[], int]) -> int:
-        """Steps to the end, or until `stop` gives the signal that asked to; that signal, or 0."""
+        """Steps to the end, or until `stop` returns a signal; returns that signal, or 0."""
         config = self._run.config
         self._announce()
         if self._description["baseline"] is None and not self._measure_baseline(stop):
@@ -147,43 +152,45 @@ class Trainer:
     # ---- one step
 
     def take_step(self, stop: Callable[[], int], shown: "progress_lib.TrainingProgress") -> bool:
-        """One update from `config.microbatches` microbatches; False if told to stop."""
+        """One update from `config.microbatches` microbatches; False if asked to stop."""
         began, count = time.perf_counter(), self._run.config.microbatches
         if hosts.share(np.bool_(bool(stop()))).any():
             return False
-        first, sums, taught = self.step * count, step_lib.zero_sums(self._state.adapter), []
+        first, sums, microbatches = self.step * count, step_lib.zero_sums(self._state.adapter), []
         with hosts.together():
-            asked = self._ask(first)
+            pending = self._ask(first)
             for i in range(count):
                 # The next microbatch's teacher is queued before this one's student, so that its
                 # answers are there when the host wants them.
-                coming = self._ask(first + i + 1) if i + 1 < count else None
-                microbatch = self._run.teaching.collect(asked)
+                following = self._ask(first + i + 1) if i + 1 < count else None
+                microbatch = self._run.teaching.collect(pending)
                 sums = self._learn(sums, microbatch)
-                taught.append(microbatch._replace(batch=None, hidden=None))  # not held any longer
-                asked = coming
+                microbatches.append(microbatch._replace(batch=None, hidden=None))  # freed
+                pending = following
             rates = setup.rates(self._run.config, self.step, self._description["finish_from"])
             self._state, metrics = self._update(self._state, sums, rates)
             metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - began
-        work = Work(*map(sum, zip(*(t.work for t in taught), strict=True)))
-        self._record(metrics, taught, work, seconds, shown)
+        work = Work(*map(sum, zip(*(m.work for m in microbatches), strict=True)))
+        self._record(metrics, microbatches, work, seconds, shown)
         programs.give_back()
         return True
 
-    def _ask(self, microbatch: int):
-        return self._run.teaching.ask(*self._run.schedule[microbatch])
+    def _ask(self, number: int) -> Pending:
+        return self._run.teaching.ask(*self._run.schedule[number])
 
-    def _learn(self, sums: Sums, taught: Taught) -> Sums:
-        run = self._run
-        return self._add[taught.entry](
-            run.model.params, self._state.adapter, run.primer, sums, taught.batch, taught.hidden
+    def _learn(self, sums: Sums, microbatch: Microbatch) -> Sums:
+        params, primer = self._run.model.params, self._run.primer
+        return self._add[microbatch.entry](
+            params, self._state.adapter, primer, sums, microbatch.batch, microbatch.hidden
         )
 
-    def _record(self, metrics: dict, taught: list[Taught], work: Work, seconds, shown) -> None:
+    def _record(
+        self, metrics: dict, microbatches: list[Microbatch], work: Work, seconds, shown
+    ) -> None:
         if not np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all():
             self._checkpoints.close()
-            names = ", ".join(i for t in taught for i in t.ids)
+            names = ", ".join(i for m in microbatches for i in m.ids)
             raise NotFinite(
                 f"Step {self.step + 1}: loss {metrics['loss']}, gradient norm "
                 f"{metrics['gradient_norm']}, on {names}. The checkpoints in {self._run.workdir} "
@@ -207,7 +214,7 @@ class Trainer:
     # ---- validation and saving
 
     def _measure_baseline(self, stop: Callable[[], int]) -> bool:
-        """Scores packets without training, which ratios are of; False if told to stop."""
+        """Scores packets without training, which other scores are divided by; False if stopped."""
         run, adapter = self._run, self._state.mean
         untrained = adapter  # which changes nothing yet, unless it was trained or has soft tokens
         if run.config.init != "untrained" or adapter.num_tokens:
@@ -224,7 +231,7 @@ class Trainer:
         return True
 
     def validate(self, stop: Callable[[], int], shown) -> Scores:
-        """Scores the running mean and saves it with them; empty if told to stop."""
+        """Scores the running mean and saves it with its scores; empty if asked to stop."""
         scores = self._run.validate(self._state.mean, self._run.primer, stop)
         if scores:
             self._metrics.validation(self.step, scores)
@@ -253,7 +260,7 @@ class Trainer:
         if self._description["baseline"] is not None:
             self.save({})
         self._checkpoints.close()
-        return signal_number or signal.SIGTERM  # another host was told
+        return signal_number or signal.SIGTERM  # the signal was another host's
 
     def _write_best(self) -> Best:
         """Writes the best adapter so far: a run of unknown length may be stopped at any time."""
@@ -269,14 +276,18 @@ class Trainer:
         best = self._write_best()
         self._checkpoints.close()
         if hosts.is_first():
-            progress_lib.training_figure(self._metrics.path, self._run.workdir / "curves.png")
+            progress_lib.training_figure(
+                self._metrics.path,
+                self._run.workdir / "curves.png",
+                self._description["baseline"],
+            )
         self._log(
             f"Best at step {best.step}: worst kind {best.measures['kind']} at "
             f"{best.measures['worst']:.2f} of its untrained KL: {self._run.workdir / 'adapter'}"
         )
         return self._whole(best.state)
 
-    # ---- what the run says of itself
+    # ---- what is printed before the first step
 
     def _announce(self) -> None:
         run = self._run

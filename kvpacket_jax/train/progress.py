@@ -73,8 +73,12 @@ class TrainingProgress(Bar):
         self.update(done, f"{done}/{self._steps}  {state}")
 
 
-def training_figure(log: epath.PathLike, path: epath.PathLike) -> None:
-    """Draws the KL of a run's steps, and KL and agreement of each kind it was validated on."""
+def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores) -> None:
+    """Draws the KL of a run's steps, and KL and agreement of each kind it was validated on.
+
+    Args:
+      baseline: the untrained adapter's scores, which KL is shown as a part of.
+    """
     rows = read(log)
     steps = [r for r in rows if "kl" in r]
     checks = [r for r in rows if any(k.startswith("validation/") for k in r)]
@@ -88,12 +92,12 @@ def training_figure(log: epath.PathLike, path: epath.PathLike) -> None:
     left.set(xlabel="step", ylabel="KL to the teacher, nats a token", ylim=(0, None))
     left.legend(framealpha=0.9, edgecolor="none")
     for axes, key, label in (
-        (middle, "kl", "validation KL, of the untrained primer's"),
+        (middle, "kl", "validation KL, of the untrained adapter's"),
         (right, "same_right", "same answer as the teacher, where right"),
     ):
         for kind, color in zip(kinds, COLORS * len(kinds), strict=False):
             values = np.array([r[f"validation/{kind}/{key}"] for r in checks])
-            first = values[0] if key == "kl" else 1
+            first = baseline[kind]["kl"] if key == "kl" else 1
             axes.plot([r["step"] for r in checks], values / first, "o-", color=color, label=kind)
         axes.set(xlabel="step", ylabel=label, ylim=(0, None))
     right.legend(framealpha=0.9, edgecolor="none")

@@ -52,6 +52,8 @@ def prepare(
     train_sets, template = setup.sources(config), data.TEMPLATES[config.template]
     # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
     begun = ConfigDict(config.to_dict() | {"init": "untrained"}) if saved else config
+    if saved and saved["primer"] is not None:
+        begun.primer = ""
     initial, primer_ids = split_trainable(setup.initial_adapter(begun, model))
     if saved and saved["primer"] is not None:
         primer_ids = jnp.array(saved["primer"], jnp.int32)

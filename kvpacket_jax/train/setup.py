@@ -32,7 +32,6 @@ FREE = (
     "finish",
     "checkpoint_every",
     "validate_every",
-    "validation",
     "scan_layers",
     "remat",
     "model",
@@ -70,6 +69,8 @@ def check(config: ConfigDict) -> None:
     kind, _, what = config.init.partition(":")
     if config.init != "untrained" and not (kind in ("text", "adapter") and what):
         raise ValueError(f"init {config.init!r} is none of 'untrained', 'text:…' and 'adapter:…'.")
+    if config.learn_primer and not config.primer:
+        raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
     if not (config.header or config.trailer or config.writer_rank or config.learn_primer):
         raise ValueError("Nothing would be trained: give header, trailer or writer_rank a size.")
     _check_mixture(config)
@@ -190,8 +191,13 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     elif config.dtype == "auto":
         config.dtype = models.fastest_dtype()
     if saved:
-        subject = "The run in this workdir was started with other settings"
-        resume.check(saved["config"], config.to_dict(), subject, FREE)
+        old, new = saved["config"], config.to_dict()
+        if differ := resume.differences(old, new, FREE):
+            raise ValueError(
+                f"The run in this workdir was started with other settings of {', '.join(differ)}: "
+                f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
+                "Give them again, or choose another --workdir."
+            )
     return config
 
 
@@ -229,19 +235,29 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
             model.config, jax.random.fold_in(key, 1), config.writer_rank, config.writer_matrices
         )
         adapter = adapter._replace(writer=factors)
-    primer = adapters.choose(model, config.primer, config.template) if config.primer else None
-    if primer is not None:
-        adapter = adapter._replace(primer=primer.primer)
-    if config.learn_primer:
-        if primer is None:
-            raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
-        embedded = jnp.asarray(table, jnp.float32)[adapter.primer]
-        adapter = adapter._replace(primer=embedded)
+    if config.primer:
+        adapter = adapter._replace(primer=_primer_ids(config, model))
+        if config.learn_primer:
+            embedded = jnp.asarray(table, jnp.float32)[adapter.primer]
+            adapter = adapter._replace(primer=embedded)
     return _continued(what, adapter, config, model) if kind == "adapter" else adapter
+
+
+def _primer_ids(config: ConfigDict, model: LanguageModel) -> jax.Array:
+    chosen = adapters.choose(model, config.primer, config.template, config.other_model)
+    ids = None if chosen is None else chosen.primer
+    if ids is None or jnp.issubdtype(ids.dtype, jnp.floating):
+        raise ValueError(
+            f"primer {config.primer!r} names no adapter with a primer of token ids: give 'primer', "
+            "or '' for none."
+        )
+    return ids
 
 
 def _continued(source: str, fresh: Adapter, config: ConfigDict, model: LanguageModel) -> Adapter:
     trained = adapters.choose(model, source, config.template, config.other_model)
+    if trained is None:
+        raise ValueError(f"init 'adapter:{source}' names no adapter: give 'untrained'.")
     parts = {}
     for name in ("header", "trailer"):
         old, new = getattr(trained, name), getattr(fresh, name)

@@ -10,7 +10,7 @@ import numpy as np
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts
 from kvpacket_jax.train import step as step_lib
-from kvpacket_jax.train.batches import Taught, Teaching
+from kvpacket_jax.train.batches import Microbatch, Teaching
 from models import sharding
 from models.kv_cache import KVCache
 
@@ -32,7 +32,7 @@ class Validation:
     sets: dict[str, int]
 
     def __post_init__(self):
-        self._taught: dict[tuple[str, int], Taught] = {}
+        self._microbatches: dict[tuple[str, int], Microbatch] = {}
 
     def __call__(
         self, adapter: Adapter, primer: KVCache | None, stop: Callable[[], int] = lambda: 0
@@ -43,7 +43,7 @@ class Validation:
           adapter, primer: as in step.add_microbatch.
 
         Returns:
-          Scores by kind; empty if any host was told to stop.
+          Scores by kind; empty if any host was asked to stop.
         """
         scores = {}
         for kind, sets in self.sets.items():
@@ -51,19 +51,19 @@ class Validation:
             for first in range(0, sets, self.teaching.size):
                 if hosts.share(np.bool_(bool(stop()))).any():
                     return {}
-                taught = self._teach(kind, first)
+                microbatch = self._teach(kind, first)
                 model = self.teaching.model
                 by_question = _score(
-                    model.module, model.params, adapter, primer, taught.batch, taught.hidden
+                    model.module, model.params, adapter, primer, microbatch.batch, microbatch.hidden
                 )
-                parts.append(_flat(sharding.fetch(by_question), taught.right, sets - first))
+                parts.append(_flat(sharding.fetch(by_question), microbatch.right, sets - first))
             scores[kind] = _means(np.concatenate(parts, axis=1))
         return scores
 
-    def _teach(self, kind: str, first: int) -> Taught:
-        if (kind, first) not in self._taught:
-            self._taught[kind, first] = self.teaching.collect(self.teaching.ask(kind, first))
-        return self._taught[kind, first]
+    def _teach(self, kind: str, first: int) -> Microbatch:
+        if (kind, first) not in self._microbatches:
+            self._microbatches[kind, first] = self.teaching.collect(self.teaching.ask(kind, first))
+        return self._microbatches[kind, first]
 
 
 _score = functools.partial(jax.jit, static_argnames=("module",))(step_lib.score_microbatch)
@@ -71,9 +71,9 @@ _score = functools.partial(jax.jit, static_argnames=("module",))(step_lib.score_
 
 def _flat(scores: dict[str, np.ndarray], right: np.ndarray, examples: int) -> np.ndarray:
     """KL, sameness and rightness of the questions of the first examples, `[3, questions]`."""
-    asked = scores["tokens"][:examples] > 0
+    present = scores["tokens"][:examples] > 0
     return np.stack(
-        [x[:examples][asked].astype(float) for x in (scores["kl"], scores["same"], right)]
+        [x[:examples][present].astype(float) for x in (scores["kl"], scores["same"], right)]
     )
 
 

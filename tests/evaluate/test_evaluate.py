@@ -283,11 +283,12 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(config):
         ("methods", ("kv_paket",), "no method 'kv_paket'"),
         ("template", "chatty", "not one of completion, chat"),
         ("num_samples", 99, "16 questions, num_samples asks for 99"),
-        ("methods", ("kv_packet",), "needs an adapter"),
-        ("methods", ("no_cache,epic:tokens=2,kv_packet",), "needs an adapter"),
+        ("methods", ("kv_packet",), "kv_packet needs an adapter"),
+        ("methods", ("no_cache,epic:tokens=2,kv_packet",), "kv_packet needs an adapter"),
         ("num_timed", 0, "num_timed is 0 and runs 1: .* at least one example"),
     ):
         other = config.copy_and_resolve_references()
         setattr(other, field, value)
+        other.adapter = "none"
         with pytest.raises(ValueError, match=message):
             run.prepare_run(other)

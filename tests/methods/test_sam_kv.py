@@ -105,7 +105,7 @@ def test_costs_are_those_of_the_tokens_it_keeps(tiny):
     stored = method.store(case.model, case.preamble, case.documents)
     kept = int(method.prepare(case.model, stored, request).info["kept"])
     resolved = method.resolved(case.model, stored, request)
-    assert resolved.kept == kept < sum(map(len, (case.preamble, *case.documents)))
+    assert resolved.num_kept == kept < sum(map(len, (case.preamble, *case.documents)))
     found = count_work(case.model, Entry(method, stored), request)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
     assert found == count_work(case.model, Entry(resolved, shapes), request)

@@ -24,8 +24,8 @@ def model(byte_model):
 
 
 def example(name: str, *answers: tuple[str, ...]) -> Example:
-    asked = tuple(Question(f"Q{i}?", golden) for i, golden in enumerate(answers))
-    return Example(name, DOCUMENTS, asked, "Brief.")
+    questions = tuple(Question(f"Q{i}?", golden) for i, golden in enumerate(answers))
+    return Example(name, DOCUMENTS, questions, "Brief.")
 
 
 def teaching(model, examples, wrong_weight=0.5, size=None, seed=0) -> Teaching:
@@ -34,8 +34,8 @@ def teaching(model, examples, wrong_weight=0.5, size=None, seed=0) -> Teaching:
     return Teaching(model, TEMPLATE, {"it": examples}, shapes, size, 0, wrong_weight, seed)
 
 
-def taught(made: Teaching, first: int = 0) -> batches.Taught:
-    return made.collect(made.ask("it", first))
+def microbatch_of(teaching: Teaching, first: int = 0) -> batches.Microbatch:
+    return teaching.collect(teaching.ask("it", first))
 
 
 def fake_answers(monkeypatch, model, *texts: str) -> None:
@@ -56,39 +56,38 @@ def fake_answers(monkeypatch, model, *texts: str) -> None:
 def test_wrong_answers_weigh_less_and_others_as_much(model, monkeypatch):
     """Right is an answer with a gold one in it; a question without gold ones is never wrong."""
     fake_answers(monkeypatch, model, "two", "x", "y")
-    made = taught(teaching(model, [example("a", ("one", "Two"), ("z",), ())], 0.25))
-    assert made.right.tolist() == [[True, False, False]]
-    weights = made.batch.weights[0]
+    microbatch = microbatch_of(teaching(model, [example("a", ("one", "Two"), ("z",), ())], 0.25))
+    assert microbatch.right.tolist() == [[True, False, False]]
+    weights = microbatch.batch.weights[0]
     assert weights[:5].tolist() == [1, 1, 1, 0.25, 1] and not weights[5:].any()
-    assert made.batch.questions.tolist() == [3]
+    assert microbatch.batch.questions.tolist() == [3]
 
 
 def test_questions_that_weigh_nothing_are_not_in_the_loss(model, monkeypatch):
     fake_answers(monkeypatch, model, "two", "x", "y")
-    made = taught(teaching(model, [example("a", ("two",), ("z",), ())], 0.0))
-    assert made.batch.questions.tolist() == [2]
-    assert made.batch.weights[0, :4].tolist() == [1, 1, 1, 1]
-    assert made.batch.targets[0, :4].tolist() == [0, 1, 2, 2 * SHAPE.new_tokens]
+    microbatch = microbatch_of(teaching(model, [example("a", ("two",), ("z",), ())], 0.0))
+    assert microbatch.batch.questions.tolist() == [2]
+    assert microbatch.batch.weights[0, :4].tolist() == [1, 1, 1, 1]
+    assert microbatch.batch.targets[0, :4].tolist() == [0, 1, 2, 2 * SHAPE.new_tokens]
 
 
 def test_an_answer_ends_before_the_templates_stop(model, monkeypatch):
     fake_answers(monkeypatch, model, "x\nz")
-    assert not taught(teaching(model, [example("a", ("z",))])).right.any()
+    assert not microbatch_of(teaching(model, [example("a", ("z",))])).right.any()
 
 
 def test_orders_of_documents_follow_from_seed_and_example(model, monkeypatch):
     fake_answers(monkeypatch, model, "x")
     examples = [example(f"e{i}", ("x",)) for i in range(12)]
 
-    def orders(seed, **arguments):
-        made = teaching(model, examples, seed=seed, **arguments)
-        return taught(made).batch.order
+    def orders(seed):
+        return microbatch_of(teaching(model, examples, seed=seed)).batch.order
 
     order = orders(0)
     assert {tuple(o) for o in order.tolist()} == {(0, 1, 2), (1, 0, 2)}  # the absent one is last
     np.testing.assert_array_equal(order, orders(0))
     assert (order != orders(1)).any()
-    first = taught(teaching(model, examples, size=4), first=8).batch.order
+    first = microbatch_of(teaching(model, examples, size=4), first=8).batch.order
     np.testing.assert_array_equal(first, order[8:])
 
 
@@ -98,11 +97,10 @@ def test_a_microbatch_has_what_the_teacher_says_to_each_example(model):
         example("a", ("x",), ("y",)),
         Example("b", ("Three words.",), (Question("Why so?", ("x",)),), "Brief."),
     ]
-    made = teaching(model, examples, size=3)
-    microbatch = taught(made, first=0)
+    source = teaching(model, examples, size=3)
+    microbatch = microbatch_of(source)
     assert microbatch.ids == ["a", "b", "a"]
-    asked = made.ask("it", 0)
-    for e, fitted in enumerate(asked.examples):
+    for e, fitted in enumerate(source.ask("it", 0).examples):
         expected = teacher.teach(model, fitted.encoded, SHAPE.new_tokens)
         tokens = list(itertools.chain(*expected.answers))
         batch, n = microbatch.batch, len(tokens)

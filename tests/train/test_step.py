@@ -1,0 +1,61 @@
+"""One update: the running mean, separate rates of soft tokens and writer, steps without a loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import train as train_config
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.train import loss as loss_lib
+from kvpacket_jax.train import setup
+from kvpacket_jax.train import step as step_lib
+from kvpacket_jax.train.step import Rates
+from models.low_rank import Factors
+
+OPTIMIZER = setup.make_optimizer(train_config.get_config())
+
+
+def adapter(value: float) -> Adapter:
+    writer = {"q": Factors(jnp.full((2, 8, 1), value), jnp.full((2, 1, 4, 2), value))}
+    return Adapter(jnp.full((3, 8), value), jnp.zeros((0, 8)), writer=writer)
+
+
+def sums_of(gradient: float, tokens: float = 4.0) -> step_lib.Sums:
+    metrics = {name: jnp.float32(tokens) for name in step_lib.METRICS}
+    return step_lib.Sums(adapter(gradient), jnp.float32(2.0), metrics)
+
+
+def rates(tokens: float, writer: float) -> Rates:
+    return Rates(jnp.float32(tokens), jnp.float32(writer))
+
+
+def update(state, sums, rates, mean_decay: float = 0.97, reduction: str = "mean_questions"):
+    return step_lib.update(OPTIMIZER, reduction, mean_decay, state, sums, rates)
+
+
+def test_the_mean_follows_closely_at_first_and_then_by_its_decay():
+    state, mean = step_lib.init_state(adapter(1.0), OPTIMIZER), 1.0
+    for step in range(6):
+        state, _ = update(state, sums_of(1.0), rates(0.1, 0.1), mean_decay=0.25)
+        decay = min(0.25, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * float(state.adapter.header[0, 0])
+        for x in jax.tree.leaves(state.mean):
+            np.testing.assert_allclose(x, mean if x.size else x, rtol=1e-6)
+    assert int(state.step) == 6 and mean > float(state.adapter.header[0, 0]) + 0.01
+
+
+def test_soft_tokens_and_writer_have_rates_of_their_own():
+    state, _ = update(step_lib.init_state(adapter(1.0), OPTIMIZER), sums_of(1.0), rates(0.1, 0.01))
+    np.testing.assert_allclose(state.adapter.header, 0.9, rtol=1e-5)  # Adam's first step
+    for x in state.adapter.writer["q"]:
+        np.testing.assert_allclose(x, 0.99, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", loss_lib.REDUCTIONS)
+def test_a_step_whose_questions_weigh_nothing_changes_nothing(reduction):
+    began = step_lib.init_state(adapter(1.0), OPTIMIZER)
+    zero = step_lib.zero_sums(began.adapter)
+    state, metrics = update(began, zero, rates(0.1, 0.1), reduction=reduction)
+    assert metrics["loss"] == metrics["gradient_norm"] == 0 and int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, state.adapter, began.adapter)
