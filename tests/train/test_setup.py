@@ -120,8 +120,8 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
     table = np.asarray(model.params["embedding"])
     np.testing.assert_array_equal(learned.primer, table[np.asarray(expected)])
     config.primer = ""
-    with pytest.raises(ValueError, match="set primer to 'primer'"):
-        setup.initial_adapter(config, model)
+    with pytest.raises(ValueError, match="set primer, to 'primer' say"):
+        setup.check(config)
 
 
 @pytest.mark.parametrize(
