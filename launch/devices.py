@@ -5,7 +5,7 @@ from absl import flags
 MESH = flags.DEFINE_string(
     "mesh",
     None,
-    "The devices the model lies on, as data:2,model:4: each of `data` copies of it on `model` "
-    "devices. Copies share the work of training; one request is answered by one of them. Default: "
-    "one device.",
+    "The devices the model lies on, as data:2,model:4: each of `data` replicas of it on `model` "
+    "devices. Replicas share the work of training; one of them answers a request. Default: one "
+    "device.",
 )

@@ -187,7 +187,10 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     path = hosts.absolute(path)
     if path.exists() and not (path / CHECKPOINT).exists() and any(path.iterdir()):
         raise ValueError(f"{path} is there and is no adapter: choose a new folder.")
-    metadata = metadata | {"dim": adapter.header.shape[1]}
+    metadata = metadata | {
+        "dim": adapter.header.shape[1],
+        "fingerprint": fingerprint(adapter),
+    }
     ocp.save(path, to_arrays(adapter), overwrite=True, custom_metadata=metadata)
 
 
@@ -200,7 +203,7 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: not an adapter, or one for another model.
+      ValueError: not an adapter, a damaged one, or one for another model.
     """
     path = hosts.absolute(source)
     if not path.is_dir():
@@ -215,6 +218,8 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         names = ", ".join(map(str, arrays)) if isinstance(arrays, dict) else type(arrays).__name__
         raise ValueError(f"{path} holds {names}: not an adapter ({error}).") from error
+    if metadata.get("fingerprint", saved_as := fingerprint(adapter)) != saved_as:
+        raise ValueError(f"{path} is damaged: its parts are not those that were saved.")
     if model is not None:
         _check_model(path, adapter, metadata.get("model"), model, other_model)
     return adapter

@@ -25,9 +25,9 @@ def milliseconds(seconds: float | None) -> str:
 
 def table(first: Sequence[str], *numbers: str) -> rich.table.Table:
     """An empty table: columns of text, which fold where there is no room, then of numbers."""
-    made = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for name in first:
-        made.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
     for name in numbers:
-        made.add_column(name, justify="right", no_wrap=True)
-    return made
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

@@ -86,7 +86,7 @@ def check_documents(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if isinstance(ids, str):
         raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
     if not ids:
-        raise ValueError("No document was named: give --documents=id1,id2.")
+        raise ValueError("No document was named: give the ids of those to answer from.")
     store.check_exists(folder)
     store.check_ids(folder, ids)
 

@@ -27,6 +27,8 @@ from kvpacket_jax.train.step import Sums, TrainState
 from kvpacket_jax.train.validation import Scores, worst
 from models import LanguageModel, sharding
 
+CURVES = "curves.png"
+
 
 class NotFinite(RuntimeError):
     """The loss or a gradient became NaN or infinite; the checkpoints are of steps before it."""
@@ -63,6 +65,8 @@ def train(
     checkpoints = Checkpoints(workdir / "checkpoints")
     run = prepare(config, workdir, checkpoints.metadata(), cache_dir, mesh, log)
     trainer = Trainer(run, checkpoints, log)
+    if trainer.step < trainer.end and hosts.is_first():
+        (workdir / CURVES).unlink(missing_ok=True)  # it says that a run is over
     with stop_requests() as stop:
         stopped = trainer.run(stop)
     if stopped:
@@ -278,7 +282,7 @@ class Trainer:
         if hosts.is_first():
             progress_lib.training_figure(
                 self._metrics.path,
-                self._run.workdir / "curves.png",
+                self._run.workdir / CURVES,
                 self._description["baseline"],
             )
         self._log(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 import models
 from kvpacket_jax import adapters
@@ -102,11 +103,24 @@ def test_every_part_is_saved_and_loaded(tiny, tmp_path):
         assert adapter_lib.fingerprint(loaded) == adapter_lib.fingerprint(parts)
 
 
+def test_a_damaged_adapter_is_refused(tiny, tmp_path):
+    model = tiny("tiny_qwen2")
+    adapter = whole_adapter(model.config)
+    arrays = adapter_lib.to_arrays(adapter)
+    arrays["header"] = arrays["header"] + 1
+    described = {"dim": model.config.dim, "fingerprint": adapter_lib.fingerprint(adapter)}
+    ocp.save(tmp_path / "adapter", arrays, custom_metadata=described)
+    with pytest.raises(ValueError, match="damaged: its parts are not those that were saved"):
+        adapter_lib.load_adapter(tmp_path / "adapter")
+
+
 def test_a_fingerprint_tells_every_part_apart(tiny):
     config = tiny("tiny_qwen2").config
     adapter = whole_adapter(config)
     q = adapter.writer["q"]
     changed = [
+        Adapter(adapter.header, adapter.header[:0]),
+        Adapter(adapter.header[:0], adapter.header),
         adapter._replace(header=adapter.header.at[0, 0].add(1)),
         adapter._replace(primer=adapter.primer.at[0].add(1)),
         adapter._replace(primer=None),
