@@ -104,7 +104,8 @@ def trained(name: str, mesh: str | None):
 @pytest.mark.parametrize(
     ("name", "mesh"),
     [
-        *((family, mesh) for family in FAMILIES for mesh in ("data:4,model:2", "data:8")),
+        *((family, "data:4,model:2") for family in FAMILIES),
+        *(pytest.param(family, "data:8", marks=pytest.mark.slow) for family in FAMILIES),
         ("16 heads of 4", "data:2,model:4"),
         ("6 heads of 2", "data:2,model:4"),
     ],
