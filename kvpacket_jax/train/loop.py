@@ -307,6 +307,9 @@ class Trainer:
         return measure_machine(self._run.model.dtype, mesh.size if mesh else 1)
 
 
+# Nothing is donated: an adapter is small, and its empty parts may share one buffer.
+
+
 def jit_microbatch(model: LanguageModel, loss: str, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
     if (mesh := model.config.mesh) is None:
@@ -315,19 +318,19 @@ def jit_microbatch(model: LanguageModel, loss: str, learning: int):
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))
     params = sharding.param_shardings(model.config, model.params)
     inputs = (params, whole, None, whole, share, share)
-    return jax.jit(add, donate_argnums=3, in_shardings=inputs, out_shardings=whole)
+    return jax.jit(add, in_shardings=inputs, out_shardings=whole)
 
 
 @functools.cache  # runs of one process share it
 def _jit_microbatch(module, loss: str, learning: int):
     add = functools.partial(step_lib.add_microbatch, module, loss, learning)
-    return jax.jit(add, donate_argnums=3)
+    return jax.jit(add)
 
 
 def jit_update(model: LanguageModel, optimizer, config: ConfigDict):
     """step.update(state, sums, rates) for this model, compiled where its mesh is."""
     update = functools.partial(step_lib.update, optimizer, config.reduction, config.mean_decay)
     if (mesh := model.config.mesh) is None:
-        return jax.jit(update, donate_argnums=0)
+        return jax.jit(update)
     whole = sharding.replicated(mesh)
-    return jax.jit(update, donate_argnums=0, out_shardings=(whole, whole))
+    return jax.jit(update, out_shardings=(whole, whole))

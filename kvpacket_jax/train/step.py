@@ -44,12 +44,11 @@ class Rates(NamedTuple):
 def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     adapter = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), adapter)
-    copy = jax.tree.map(jnp.copy, adapter)  # donated apart
-    return TrainState(adapter, copy, optimizer.init(adapter), jnp.int32(0))
+    return TrainState(adapter, adapter, optimizer.init(adapter), jnp.int32(0))
 
 
 def zero_sums(adapter: Adapter) -> Sums:
-    """Sums over no microbatch, as arrays of the host: each is donated to the first of them."""
+    """Sums over no microbatch, as arrays of the host."""
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), adapter)
     return Sums(zeros, np.float32(0), {name: np.float32(0) for name in METRICS})
 

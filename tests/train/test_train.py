@@ -324,3 +324,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(byte_mod
     with pytest.raises(train_lib.NotFinite, match=rf"Step 2: loss nan.* on {four}"):
         train(config, tmp_path / "run")
     assert saved_steps(tmp_path / "run") == {0, 1}
+
+
+def test_a_writer_alone_is_trained(byte_model, tmp_path):
+    """Without soft tokens, whose empty arrays may be one buffer."""
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | {"header": 0, "trailer": 0, "num_steps": 2})
+    trained = train_lib.train(config, tmp_path / "run")
+    assert trained.num_tokens == 0 and set(trained.writer) == {"q", "k", "v", "o"}
+    assert steps_done(tmp_path / "run") == 2
