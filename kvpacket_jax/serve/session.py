@@ -2,7 +2,6 @@
 
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -44,7 +43,6 @@ class Session(NamedTuple):
     folder: pathlib.Path
     wanted: list[tuple[str, Provenance]]  # as `packet_file.load` takes it, the preamble first
     packets: list[Packet]
-    load_s: float  # seconds it took to read them
     context: Context
     start: int  # position of a question's first token
 
@@ -126,11 +124,9 @@ def open_session(
         documents = [packet_file.read_tokens(folder, name) for name in stored]
     else:
         wanted += [(name, provenance) for name in stored]
-    start = time.perf_counter()
     packets = packet_file.load(folder, wanted, model)
-    load_s = time.perf_counter() - start
     context = reader.shared_context(model, packets, Request([], documents, []))
-    return Session(model, wording, reader, folder, wanted, packets, load_s, *context)
+    return Session(model, wording, reader, folder, wanted, packets, *context)
 
 
 def _preamble(
