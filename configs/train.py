@@ -1,6 +1,8 @@
 """Training of an adapter.
 
 configs/train.py         a writer of rank 16 over the primer, on many kinds of documents
+configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200 tokens, rank 32;
+                         it needs a file of launch.write_questions, --config.corpus=FILE
 configs/train.py:tokens  soft tokens alone, as the paper has it
 configs/train.py:smoke   ten steps on the smallest model
 
@@ -59,12 +61,61 @@ def _validation() -> dict[str, ConfigDict]:
     }
 
 
+# The sizes of :large.
+LIVES = dict(FIVE, documents=20, learning=20)
+PAGES = dict(documents=8, tokens=280, questions=12, row=44, new_tokens=24, answers=160, learning=8)
+NOTES = dict(PAGES, documents=6, tokens=128, answers=144, learning=6)
+LETTERS = dict(PAGES, documents=5, tokens=416, questions=10, answers=128, learning=5)
+
+
+def _large_mixture(corpus) -> dict[str, ConfigDict]:
+    many = dict(num_train=8000, num_questions=30)
+    life = many | dict(num_questions=16)
+    needles = dict(num_train=4000, num_needles=12, num_questions=12)
+    docs = many | dict(path=corpus)
+
+    def lives(weight, sizes, *documents):
+        return _entry("biography", weight, sizes, num_documents=documents, **life)
+
+    def prose(weight, sizes, documents, words, name="wikipedia", options=many):
+        return _entry(name, weight, sizes, num_documents=documents, document_words=words, **options)
+
+    return {
+        "lives_5": lives(0.08, FIVE, 2, 5),
+        "lives_20": lives(0.15, LIVES, 8, 20),
+        "short_lives": _entry(
+            "biography", 0.08, FIVE, num_documents=(2, 5), document_words=(36, 60), **life
+        ),
+        "needles": _entry("niah", 0.04, NOTES, num_tokens=(300, 610), num_chunks=5, **needles),
+        "needles_8": _entry("niah", 0.1, PAGES, num_tokens=(1000, 2000), num_chunks=8, **needles),
+        "notes": prose(0.13, NOTES, (2, 6), (30, 94)),
+        "pages": prose(0.1, PAGES, (3, 8), (70, 200)),
+        "docs": prose(0.12, NOTES, (2, 6), (40, 90), "corpus", docs),
+        "manuals": prose(0.1, PAGES, (3, 8), (80, 190), "corpus", docs),
+        "letters": prose(0.1, LETTERS, (2, 5), (130, 300), "corpus", docs),
+    }
+
+
+def _large_validation(corpus) -> dict[str, ConfigDict]:
+    needles = dict(num_tokens=2000, num_chunks=8, num_questions=8, kinds=("multi_key",))
+    docs = dict(document_words=(100, 300), num_questions=30, path=corpus)
+    return {
+        "biography": _kind("biography", 16, FIVE, num_documents=5, num_questions=16),
+        "biography_20": _kind("biography", 8, LIVES, num_documents=20, num_questions=16),
+        "needles": _kind("niah", 16, PAGES, num_needles=8, **needles),
+        "wikipedia": _kind("wikipedia", 16, NOTES, document_words=(50, 90), num_questions=30),
+        "docs": _kind("corpus", 16, LETTERS, num_documents=5, **docs),
+        "own_docs": _kind("own_docs", 12, LETTERS),
+    }
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
-    arguments.check("configs/train.py", arg, ["tokens", "smoke"])
+    arguments.check("configs/train.py", arg, ["large", "tokens", "smoke"])
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
     config.seed = 0
+    config.corpus = ""  # the file that data sets named "corpus" read
 
     config.header = 0  # soft tokens before and after each document
     config.trailer = 0
@@ -83,7 +134,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.validation = ConfigDict(_validation())
 
     config.num_steps = 1000
-    config.finish = 0
+    config.finish = 0  # steps that the rates fall to 0 over, from where the run is; then it ends
+    config.finish_minutes = 0.0  # the same in minutes, of a machine that is lent for so long
     config.batch_size = 1  # sets of documents at once; a multiple of the replicas
     config.microbatches = 4  # of that size, each of one kind, for one update
     config.wrong_weight = 0.5  # in the loss, of questions that the teacher gets wrong
@@ -107,7 +159,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.checkpoint_every = 5
     config.validate_every = 25
 
-    if arg == "tokens":
+    if arg == "large":
+        corpus = config.get_ref("corpus")
+        config.mixture = ConfigDict(_large_mixture(corpus))
+        config.validation = ConfigDict(_large_validation(corpus))
+        config.writer_rank, config.optimizer.writer_learning_rate = 32, 1e-3
+        config.batch_size, config.checkpoint_every, config.validate_every = 8, 50, 50
+        config.num_steps = 100_000  # finish or finish_minutes ends it
+    elif arg == "tokens":
         config.header = config.trailer = 16
         config.primer, config.writer_rank = "", 0
     elif arg == "smoke":

@@ -52,6 +52,11 @@ def example_rng(name: str, version: str, config, split: str, index: int) -> rand
     return random.Random(_digest([name, version, drawn, split, index]))
 
 
+def fingerprint(name: str, version, config: GeneratorConfig, split: str) -> str:
+    """Names all that the examples of a generated set are a function of."""
+    return f"{_digest([name, str(version), dataclasses.asdict(config), split]):064x}"
+
+
 def pool_of(pool: Sequence, split: str) -> tuple:
     """Returns the part of `pool` that belongs to `split`; the parts are disjoint."""
     check_split(split)
@@ -139,10 +144,13 @@ class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class ExampleSource(Sequence):
-    """Random access to the examples of a stored split; an index past the end is an IndexError."""
+    """Random access to the examples of a stored split; an index past the end is an IndexError.
 
-    def __init__(self, records):
-        self._records = records
+    `fingerprint` names all that the examples are a function of.
+    """
+
+    def __init__(self, records, fingerprint: str):
+        self._records, self.fingerprint = records, fingerprint
 
     def __len__(self) -> int:
         return len(self._records)
@@ -180,7 +188,8 @@ def open_generated(
             builder = _builder(builder_class, config, data_dir)
             if not builder.is_prepared():
                 raise
-        return ExampleSource(builder.as_data_source(split=split))
+        drawn_from = fingerprint(builder_class.name, builder_class.VERSION, config.options, split)
+        return ExampleSource(builder.as_data_source(split=split), drawn_from)
 
 
 def _builder(builder_class, config, data_dir) -> GeneratedBuilder:

@@ -117,6 +117,7 @@ class Source(Sequence):
                 f"fewer than the {needed} documents of an example: give a wider document_words."
             )
         self._split, self._config = split, config
+        self.fingerprint = generated.fingerprint("wikipedia", VERSION, config, split)
 
     def __len__(self) -> int:
         return getattr(self._config, f"num_{self._split}")

@@ -37,6 +37,13 @@ class Microbatch(NamedTuple):
     work: Work
 
 
+class Texts(NamedTuple):
+    """A microbatch that is read and tokenised; nothing of it is on the device yet."""
+
+    entry: str
+    examples: list[Fitted]
+
+
 class Pending(NamedTuple):
     """A microbatch whose teacher is under way on the device."""
 
@@ -47,7 +54,7 @@ class Pending(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Teaching:
-    """Makes microbatches. `ask` starts the teacher, `collect` waits for its answers.
+    """Makes microbatches: `read` on any thread, `ask` starts the teacher, `collect` waits for it.
 
     Every host makes the whole microbatch, and holds its own share of it on its devices.
 
@@ -68,11 +75,15 @@ class Teaching:
     wrong_weight: float
     seed: int
 
-    def ask(self, entry: str, first: int) -> Pending:
-        """Examples from `first` on of an entry, and the teacher's pass over them."""
+    def read(self, entry: str, first: int) -> Texts:
+        """Examples from `first` on of an entry."""
         shape, source = self.shapes[entry], self.sources[entry]
         draw = functools.partial(shapes.draw, self.model, self.template, source, shape=shape)
-        examples = [draw((first + e) % len(source)) for e in range(self.size)]
+        return Texts(entry, [draw((first + e) % len(source)) for e in range(self.size)])
+
+    def ask(self, texts: Texts) -> Pending:
+        """Starts the teacher's pass over a microbatch."""
+        examples, shape = texts.examples, self.shapes[texts.entry]
         contexts = [
             [t for part in (x.encoded.preamble, *x.encoded.documents) for t in part]
             for x in examples
@@ -87,7 +98,7 @@ class Teaching:
         answers = _answer(
             self.model.module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens
         )
-        return Pending(entry, examples, answers)
+        return Pending(texts.entry, examples, answers)
 
     def collect(self, pending: Pending) -> Microbatch:
         """The microbatch of `ask` with its targets; waits for the teacher."""

@@ -1,10 +1,12 @@
 """The training loop: microbatches, updates, validations, checkpoints. All state is at this edge."""
 
+import concurrent.futures
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import grain
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -19,7 +21,7 @@ from kvpacket_jax.runtime.signals import stop_requests
 from kvpacket_jax.train import progress as progress_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
-from kvpacket_jax.train.batches import Microbatch, Pending, Work
+from kvpacket_jax.train.batches import Microbatch, Texts, Work
 from kvpacket_jax.train.checkpoint import Best, Checkpoints
 from kvpacket_jax.train.log import Log
 from kvpacket_jax.train.run import Run, prepare
@@ -28,6 +30,7 @@ from kvpacket_jax.train.validation import Scores, worst
 from models import LanguageModel, sharding
 
 CURVES = "curves.png"
+READ_AHEAD = grain.ReadOptions(num_threads=4, prefetch_buffer_size=12)  # microbatches
 
 
 class NotFinite(RuntimeError):
@@ -109,6 +112,8 @@ class Trainer:
             self._description["finish_from"] = None
         if run.config.finish and self._description["finish_from"] is None:
             self._description["finish_from"] = self.step
+        self._began = None  # the time of this process's first step
+        self._texts = self._pending = None  # the microbatches to come
 
     @property
     def step(self) -> int:
@@ -120,6 +125,14 @@ class Trainer:
         """Updates after which the run is over."""
         start = self._description["finish_from"]
         return self._run.config.num_steps if start is None else start + self._run.config.finish
+
+    def _left(self) -> float:
+        """What is left of the steps or minutes that the run finishes in, from 1 to 0."""
+        config = self._run.config
+        if not config.finish_minutes:
+            return setup.steps_left(config, self.step, self._description["finish_from"])
+        minutes = hosts.share(np.float32((time.monotonic() - self._began) / 60))[0]
+        return float(max(0.0, 1 - minutes / config.finish_minutes))
 
     @property
     def adapter(self) -> Adapter:
@@ -135,43 +148,64 @@ class Trainer:
         self._announce()
         if self._description["baseline"] is None and not self._measure_baseline(stop):
             return self._end(stop())
+        if self._run.compile_ahead and self.step < self.end:
+            self._compile()
         with progress_lib.TrainingProgress(self.step, self.end, hosts.is_first()) as shown:
+            self._began = time.monotonic()
             while True:
-                if self._validation_is_due():
+                left = self._left()
+                over = self.step >= self.end or not left
+                regular = over or self.step % config.validate_every == 0
+                if regular and self.step != self._scored:  # a stop may have come before
                     if not self.validate(stop, shown):
                         return self._end(stop())
                 elif self.step % config.checkpoint_every == 0:
                     self.save({})
-                if self.step >= self.end:
+                if over:
                     break
-                if not self.take_step(stop, shown):
+                if not self.take_step(left, stop, shown):
                     return self._end(stop())
         return 0
 
-    def _validation_is_due(self) -> bool:
-        """Whether the adapter of this step is to be scored: a stop may have come before."""
-        regular = self.step >= self.end or self.step % self._run.config.validate_every == 0
-        return regular and self.step != self._scored
+    def _compile(self) -> None:
+        """Compiles all programs at once, by running each of them; nothing of it is kept.
+
+        A GPU machine has many cores, and each program takes one of them for some seconds.
+        """
+        entries = [name for name, _ in setup.entries(self._run.config)]
+        self._log(f"Compiling the programs of {len(entries)} entries")
+        sums, teaching = step_lib.zero_sums(self._state.adapter), self._run.teaching
+
+        def learn(entry: str) -> Sums:
+            return self._learn(sums, teaching.collect(teaching.ask(teaching.read(entry, 0))))
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            learned = list(pool.map(learn, entries))
+        jax.block_until_ready(learned)
 
     # ---- one step
 
-    def take_step(self, stop: Callable[[], int], shown: "progress_lib.TrainingProgress") -> bool:
+    def take_step(
+        self, left: float, stop: Callable[[], int], shown: "progress_lib.TrainingProgress"
+    ) -> bool:
         """One update from `config.microbatches` microbatches; False if asked to stop."""
         began, count = time.perf_counter(), self._run.config.microbatches
         if hosts.share(np.bool_(bool(stop()))).any():
             return False
-        first, sums, microbatches = self.step * count, step_lib.zero_sums(self._state.adapter), []
+        sums, microbatches = step_lib.zero_sums(self._state.adapter), []
         with hosts.together():
-            pending = self._ask(first)
-            for i in range(count):
+            if self._texts is None:
+                self._texts = self._read_ahead(self.step * count)
+                self._pending = self._run.teaching.ask(next(self._texts))
+            for _ in range(count):
                 # The next microbatch's teacher is queued before this one's student, so that its
                 # answers are there when the host wants them.
-                following = self._ask(first + i + 1) if i + 1 < count else None
-                microbatch = self._run.teaching.collect(pending)
+                following = self._run.teaching.ask(next(self._texts))
+                microbatch = self._run.teaching.collect(self._pending)
                 sums = self._learn(sums, microbatch)
                 microbatches.append(microbatch._replace(batch=None, hidden=None))  # freed
-                pending = following
-            rates = setup.rates(self._run.config, self.step, self._description["finish_from"])
+                self._pending = following
+            rates = setup.rates(self._run.config, self.step, left)
             self._state, metrics = self._update(self._state, sums, rates)
             metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - began
@@ -180,8 +214,12 @@ class Trainer:
         programs.give_back()
         return True
 
-    def _ask(self, number: int) -> Pending:
-        return self._run.teaching.ask(*self._run.schedule[number])
+    def _read_ahead(self, first: int) -> Iterator[Texts]:
+        """The microbatches from number `first` on, read and tokenised by threads ahead of time."""
+        read = self._run.schedule.slice(slice(first, None)).map(
+            lambda where: self._run.teaching.read(*where)
+        )
+        return iter(read.to_iter_dataset(READ_AHEAD))
 
     def _learn(self, sums: Sums, microbatch: Microbatch) -> Sums:
         params, primer = self._run.model.params, self._run.primer

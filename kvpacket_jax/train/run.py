@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ class Run(NamedTuple):
     workdir: epath.Path
     model: LanguageModel
     teaching: Teaching
-    schedule: object  # (entry, first example) of each microbatch
+    schedule: grain.MapDataset  # (entry, first example) of each microbatch
     validate: Validation
     optimizer: optax.GradientTransformation
     initial: Adapter
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     primer: KVCache | None
     description: dict  # JSON-able; saved with every checkpoint
     saved: dict | None  # the description of the run that it goes on with
+    compile_ahead: bool  # all programs at once, before the first step
 
 
 def prepare(
@@ -97,6 +99,7 @@ def prepare(
         primer,
         description,
         saved,
+        compile_ahead=jax.default_backend() != "cpu" and jax.process_count() == 1,
     )
 
 

@@ -30,6 +30,7 @@ CHOICES = ("auto", "yes", "no")
 FREE = (
     "num_steps",
     "finish",
+    "finish_minutes",
     "checkpoint_every",
     "validate_every",
     "scan_layers",
@@ -55,11 +56,13 @@ def check(config: ConfigDict) -> None:
     for name in AT_LEAST_ONE:
         if config[name] < 1:
             raise ValueError(f"{name} is {config[name]}: it is 1 or more.")
-    for name in ("header", "trailer", "writer_rank", "finish"):
+    for name in ("header", "trailer", "writer_rank", "finish", "finish_minutes"):
         if config[name] < 0:
             raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
     if config.wrong_weight < 0:
         raise ValueError(f"wrong_weight is {config.wrong_weight}: it is 0 or more.")
+    if config.finish and config.finish_minutes:
+        raise ValueError("finish is in steps, finish_minutes in minutes: give one of them.")
     if not 0 <= config.mean_decay < 1:
         raise ValueError(f"mean_decay is {config.mean_decay}: it is from 0 to below 1.")
     if unknown := [n for n in config.writer_matrices if n not in low_rank.MATRICES]:
@@ -147,30 +150,34 @@ def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
 
 
 def digest_of(train: dict[str, Sequence[Example]]) -> str:
-    """SHA-256 of all training examples: a run is resumed on the same ones only."""
+    """SHA-256 of all training examples: a run is resumed on the same ones only.
+
+    A generated source has a fingerprint, of all that its examples are a function of.
+    """
     digest = hashlib.sha256()
     for name in sorted(train):
+        if fingerprint := getattr(train[name], "fingerprint", None):
+            digest.update(identity.digest([name, fingerprint]).encode())
+            continue
         for example in train[name]:
             digest.update(identity.digest([name, dataclasses.asdict(example)]).encode())
     return digest.hexdigest()
 
 
-def rate_scale(config: ConfigDict, step: int, finish_from: int | None) -> float:
-    """What the learning rates are multiplied by at update `step`, counted from 0.
+def rates(config: ConfigDict, step: int, left: float = 1.0) -> Rates:
+    """The learning rates of update `step`, counted from 0: a linear warm-up, times `left`.
 
-    A linear warm-up, then 1. From update `finish_from` on a linear fall that would reach 0 after
-    `config.finish` updates.
+    Args:
+      left: what is left, from 1 to 0, of the steps or the time that the run finishes in.
     """
-    scale = min(1.0, (step + 1) / (config.optimizer.warmup_steps + 1))
-    if finish_from is not None:
-        scale *= max(0.0, 1 - (step - finish_from) / config.finish)
-    return scale
-
-
-def rates(config: ConfigDict, step: int, finish_from: int | None) -> Rates:
-    """The learning rates of update `step`, counted from 0."""
-    scale, o = rate_scale(config, step, finish_from), config.optimizer
+    o = config.optimizer
+    scale = min(1.0, (step + 1) / (o.warmup_steps + 1)) * left
     return Rates(*map(np.float32, (scale * o.learning_rate, scale * o.writer_learning_rate)))
+
+
+def steps_left(config: ConfigDict, step: int, finish_from: int | None) -> float:
+    """What is left of the `config.finish` steps from update `finish_from` on, from 1 to 0."""
+    return 1.0 if finish_from is None else max(0.0, 1 - (step - finish_from) / config.finish)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from kvpacket_jax.packets.adapter import Adapter
@@ -48,9 +47,9 @@ def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> Tra
 
 
 def zero_sums(adapter: Adapter) -> Sums:
-    """Sums over no microbatch, as arrays of the host."""
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), adapter)
-    return Sums(zeros, np.float32(0), {name: np.float32(0) for name in METRICS})
+    """Sums over no microbatch."""
+    zero = jnp.float32(0)
+    return Sums(jax.tree.map(jnp.zeros_like, adapter), zero, dict.fromkeys(METRICS, zero))
 
 
 def add_microbatch(

@@ -62,7 +62,9 @@ class Validation:
 
     def _teach(self, kind: str, first: int) -> Microbatch:
         if (kind, first) not in self._microbatches:
-            self._microbatches[kind, first] = self.teaching.collect(self.teaching.ask(kind, first))
+            self._microbatches[kind, first] = self.teaching.collect(
+                self.teaching.ask(self.teaching.read(kind, first))
+            )
         return self._microbatches[kind, first]
 
 

@@ -144,7 +144,8 @@ def run_steps(model, adapter, config, steps, finish_from=None):
             one = add(model.module, model.params, state.adapter, batch, hidden)
             sums = jax.tree.map(jnp.add, sums, one)
             losses.append(float(one.loss))
-        state, _ = update(state, sums, setup.rates(config, i, finish_from))
+        left = setup.steps_left(config, i, finish_from)
+        state, _ = update(state, sums, setup.rates(config, i, left))
         adapters.append(state.adapter)
     return losses, adapters
 

@@ -219,14 +219,19 @@ def test_rates_warm_up_stay_and_fall_from_where_they_are_told():
     config = config_lib.get_config()
     config.optimizer.update({"learning_rate": 2.0, "writer_learning_rate": 0.5, "warmup_steps": 3})
     config.finish = 4
-    found = [setup.rates(config, step, None) for step in (0, 1, 2, 3, 50, 1000)]
+    found = [setup.rates(config, step) for step in (0, 1, 2, 3, 50, 1000)]
     scale = np.array([1 / 4, 2 / 4, 3 / 4, 1, 1, 1])
     np.testing.assert_allclose([r.tokens for r in found], 2 * scale, 1e-6)
     np.testing.assert_allclose([r.writer for r in found], 0.5 * scale, 1e-6)
-    found = [setup.rates(config, step, 10).tokens for step in (10, 11, 12, 13, 14, 15)]
+
+    def falling(finish_from, steps):
+        left = {step: setup.steps_left(config, step, finish_from) for step in steps}
+        return [setup.rates(config, step, left[step]).tokens for step in steps]
+
+    found = falling(10, (10, 11, 12, 13, 14, 15))
     np.testing.assert_allclose(found, 2 * np.array([1, 0.75, 0.5, 0.25, 0, 0]), 1e-6)
     # In the midst of the warm-up: from where the rate is.
-    found = [setup.rates(config, step, 1).tokens for step in (1, 2)]
+    found = falling(1, (1, 2))
     np.testing.assert_allclose(found, 2 * np.array([2 / 4, 3 / 4 * 0.75]), 1e-6)
 
 
