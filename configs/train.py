@@ -165,7 +165,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.validation = ConfigDict(_large_validation(corpus))
         config.writer_rank, config.optimizer.writer_learning_rate = 32, 1e-3
         config.batch_size, config.checkpoint_every, config.validate_every = 8, 50, 50
-        config.num_steps = 100_000  # finish or finish_minutes ends it
+        config.num_steps = 2000  # finish or finish_minutes ends it before
     elif arg == "tokens":
         config.header = config.trailer = 16
         config.primer, config.writer_rank = "", 0

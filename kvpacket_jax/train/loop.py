@@ -146,10 +146,10 @@ class Trainer:
         """Steps to the end, or until `stop` returns a signal; returns that signal, or 0."""
         config = self._run.config
         self._announce()
-        if self._description["baseline"] is None and not self._measure_baseline(stop):
-            return self._end(stop())
         if self._run.compile_ahead and self.step < self.end:
             self._compile()
+        if self._description["baseline"] is None and not self._measure_baseline(stop):
+            return self._end(stop())
         with progress_lib.TrainingProgress(self.step, self.end, hosts.is_first()) as shown:
             self._began = time.monotonic()
             while True:
@@ -168,20 +168,23 @@ class Trainer:
         return 0
 
     def _compile(self) -> None:
-        """Compiles all programs at once, by running each of them; nothing of it is kept.
+        """Compiles all programs side by side, by running each of them; nothing of it is kept.
 
-        A GPU machine has many cores, and each program takes one of them for some seconds.
+        A GPU's machine has many cores, and compiling takes one of them for each program.
         """
-        entries = [name for name, _ in setup.entries(self._run.config)]
-        self._log(f"Compiling the programs of {len(entries)} entries")
-        sums, teaching = step_lib.zero_sums(self._state.adapter), self._run.teaching
-
-        def learn(entry: str) -> Sums:
-            return self._learn(sums, teaching.collect(teaching.ask(teaching.read(entry, 0))))
-
+        teaching, validate = self._run.teaching, self._run.validate
+        learning = {name: entry.learning for name, entry in setup.entries(self._run.config)}
+        entries = {(s, learning[name]): name for name, s in teaching.shapes.items()}.values()
+        kinds = {s: name for name, s in validate.teaching.shapes.items()}.values()
+        self._log(f"Compiling the programs of {len(entries)} sizes")
+        sums = step_lib.zero_sums(self._state.adapter)
+        teach = lambda name: teaching.collect(teaching.ask(teaching.read(name, 0)))  # noqa: E731
+        score = lambda kind: validate.score(kind, 0, self._state.mean, self._run.primer)  # noqa: E731
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            learned = list(pool.map(learn, entries))
-        jax.block_until_ready(learned)
+            microbatches = list(pool.map(teach, entries))
+            learned = pool.map(functools.partial(self._learn, sums), microbatches)
+            scored = pool.map(score, kinds)
+            jax.block_until_ready((list(learned), list(scored)))
 
     # ---- one step
 
@@ -337,8 +340,11 @@ class Trainer:
         self._log(f"Step {self.step} of {self.end}: training {adapter}")
         with hosts.together():
             if self.step < self.end and hosts.is_first():
-                machine = self._machine()
-                self._log(progress_lib.forecast(run, self.end - self.step, machine))
+                self._log(progress_lib.forecast(run, self.end - self.step, self._machine()))
+            if run.config.finish_minutes:
+                self._log(
+                    f"The run ends {run.config.finish_minutes:g} minutes after its first step"
+                )
 
     def _machine(self) -> Machine:
         mesh = self._run.model.config.mesh

@@ -208,15 +208,19 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     return config
 
 
-def run_choices(config: ConfigDict, platform: str) -> dict[str, bool]:
+def run_choices(config: ConfigDict, platform: str) -> dict[str, bool | int]:
     """How the model's layers run: scanned with remat, but on a CPU unrolled without.
 
     There a scan widens all its 16-bit weights to float32, remat is undone in unrolled layers, and
-    memory is plenty.
+    memory is plenty. Elsewhere few large blocks of attention are faster than many small ones.
     """
     on_cpu = platform == "cpu"
     choose = lambda value: not on_cpu if value == "auto" else value == "yes"  # noqa: E731
-    return {"scan_layers": choose(config.scan_layers), "remat": choose(config.remat)}
+    return {
+        "scan_layers": choose(config.scan_layers),
+        "remat": choose(config.remat),
+        "query_block": 128 if on_cpu else 512,
+    }
 
 
 def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:

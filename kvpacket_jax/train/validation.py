@@ -51,16 +51,22 @@ class Validation:
             for first in range(0, sets, self.teaching.size):
                 if hosts.share(np.bool_(bool(stop()))).any():
                     return {}
-                microbatch = self._teach(kind, first)
-                model = self.teaching.model
-                by_question = _score(
-                    model.module, model.params, adapter, primer, microbatch.batch, microbatch.hidden
-                )
-                parts.append(_flat(sharding.fetch(by_question), microbatch.right, sets - first))
+                by_question = sharding.fetch(self.score(kind, first, adapter, primer))
+                right = self.teach(kind, first).right
+                parts.append(_flat(by_question, right, sets - first))
             scores[kind] = _means(np.concatenate(parts, axis=1))
         return scores
 
-    def _teach(self, kind: str, first: int) -> Microbatch:
+    def score(
+        self, kind: str, first: int, adapter: Adapter, primer: KVCache | None
+    ) -> dict[str, jax.Array]:
+        """loss.question_scores of a kind's microbatch that begins with example `first`."""
+        model, microbatch = self.teaching.model, self.teach(kind, first)
+        batch, hidden = microbatch.batch, microbatch.hidden
+        return _score(model.module, model.params, adapter, primer, batch, hidden)
+
+    def teach(self, kind: str, first: int) -> Microbatch:
+        """A kind's microbatch that begins with example `first`; the teacher answers it once."""
         if (kind, first) not in self._microbatches:
             self._microbatches[kind, first] = self.teaching.collect(
                 self.teaching.ask(self.teaching.read(kind, first))

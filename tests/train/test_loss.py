@@ -206,7 +206,7 @@ def test_what_is_not_finite_leaves_the_state_as_it_was(golden):
     optimizer = setup.make_optimizer(published_config())
     state = step_lib.init_state(adapter, optimizer)
     sums = add(model.module, model.params, adapter, batch, hidden)
-    rates = setup.rates(published_config(), 0, None)
+    rates = setup.rates(published_config(), 0)
     after, metrics = step_lib.update(optimizer, "sum", 0.9, state, sums, rates)
     assert not np.isfinite(metrics["loss"])
     jax.tree.map(np.testing.assert_array_equal, after, state)
@@ -219,7 +219,7 @@ def test_reductions_divide_the_sum(golden):
     for reduction in loss_lib.REDUCTIONS:
         state, rates = (
             step_lib.init_state(adapter, optimizer),
-            setup.rates(published_config(), 0, None),
+            setup.rates(published_config(), 0),
         )
         loss[reduction] = step_lib.update(optimizer, reduction, 0.9, state, sums, rates)[1]["loss"]
     tokens = sum(len(s.answer) for s in samples.values())

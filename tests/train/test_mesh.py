@@ -96,7 +96,7 @@ def trained(name: str, mesh: str | None):
         for _ in range(2):
             sums = add(model.params, state.adapter, None, sums, batch, hidden)
         first = first or jax.device_get(sums.gradients)
-        state, metrics = update(state, sums, setup.rates(config, i, None))
+        state, metrics = update(state, sums, setup.rates(config, i))
         losses.append(float(metrics["loss"]))
     return losses, first, jax.device_get(state)
 
