@@ -20,8 +20,9 @@ def _entry(name: str, weight: float, sizes: dict, **options) -> ConfigDict:
     return ConfigDict({"name": name, "weight": weight, "options": ConfigDict(options), **sizes})
 
 
-def _kind(name: str, sets: int, sizes: dict, **options) -> ConfigDict:
-    entry = {"name": name, "split": "validation", "sets": sets, **sizes}
+def kind(name: str, sets: int, sizes: dict, split: str = "validation", **options) -> ConfigDict:
+    """A kind of documents to be scored on; sizes are shapes.Shape's."""
+    entry = {"name": name, "split": split, "sets": sets, **sizes}
     return ConfigDict(entry | {"options": ConfigDict(options)})
 
 
@@ -53,11 +54,11 @@ def _mixture() -> dict[str, ConfigDict]:
 def _validation() -> dict[str, ConfigDict]:
     own_docs = dict(PROSE, questions=10, tokens=448, answers=128)
     return {
-        "biography": _kind("biography", 4, FIVE, num_documents=5, num_questions=16),
-        "biography_10": _kind("biography", 2, TEN, num_documents=10, num_questions=16),
-        "needles": _kind("niah", 4, PROSE, num_tokens=610, num_chunks=5, num_questions=8),
-        "wikipedia": _kind("wikipedia", 4, PROSE, document_words=(66, 94), num_questions=30),
-        "own_docs": _kind("own_docs", 8, own_docs),
+        "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
+        "biography_10": kind("biography", 2, TEN, num_documents=10, num_questions=16),
+        "needles": kind("niah", 4, PROSE, num_tokens=610, num_chunks=5, num_questions=8),
+        "wikipedia": kind("wikipedia", 4, PROSE, document_words=(66, 94), num_questions=30),
+        "own_docs": kind("own_docs", 8, own_docs),
     }
 
 
@@ -100,12 +101,12 @@ def _large_validation(corpus) -> dict[str, ConfigDict]:
     needles = dict(num_tokens=2000, num_chunks=8, num_questions=8, kinds=("multi_key",))
     docs = dict(document_words=(100, 300), num_questions=30, path=corpus)
     return {
-        "biography": _kind("biography", 16, FIVE, num_documents=5, num_questions=16),
-        "biography_20": _kind("biography", 8, LIVES, num_documents=20, num_questions=16),
-        "needles": _kind("niah", 16, PAGES, num_needles=8, **needles),
-        "wikipedia": _kind("wikipedia", 16, NOTES, document_words=(50, 90), num_questions=30),
-        "docs": _kind("corpus", 16, LETTERS, num_documents=5, **docs),
-        "own_docs": _kind("own_docs", 12, LETTERS),
+        "biography": kind("biography", 16, FIVE, num_documents=5, num_questions=16),
+        "biography_20": kind("biography", 8, LIVES, num_documents=20, num_questions=16),
+        "needles": kind("niah", 16, PAGES, num_needles=8, **needles),
+        "wikipedia": kind("wikipedia", 16, NOTES, document_words=(50, 90), num_questions=30),
+        "docs": kind("corpus", 16, LETTERS, num_documents=5, **docs),
+        "own_docs": kind("own_docs", 12, LETTERS),
     }
 
 

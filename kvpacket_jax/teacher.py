@@ -160,9 +160,29 @@ def answer_batch(
 
 
 def _answer_example(module, params, stop_ids, N: int, context_C, length, questions_QxR, lengths_Q):
-    bound, (Q, R) = module.bind({"params": params}), questions_QxR.shape
     _, context = prefill_rows(module, params, (), context_C[None], length[None], jnp.int32(0))
-    x, rows = prefill_rows(module, params, (context,), questions_QxR, lengths_Q, length)
+    return decode_rows(
+        module, params, (context,), length, questions_QxR, lengths_Q, stop_ids, new_tokens=N
+    )
+
+
+def decode_rows(
+    module,
+    params,
+    context: Context,
+    start,
+    questions_QxR: jax.Array,
+    lengths_Q: jax.Array,
+    stop_ids: jax.Array,
+    new_tokens: int,
+) -> Answers:
+    """Greedy answers to questions as rows over one context, without the axis E. Pure.
+
+    Args:
+      start: int32 scalar, the position of a question's first token.
+    """
+    bound, (Q, R), N = module.bind({"params": params}), questions_QxR.shape, new_tokens
+    x, rows = prefill_rows(module, params, context, questions_QxR, lengths_Q, start)
     dtype = params["embedding"].dtype
     tail = kv_cache.write(kv_cache.init(module.config, Q, R + N, dtype), rows, jnp.int32(0))
     first = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
@@ -173,10 +193,10 @@ def _answer_example(module, params, stop_ids, N: int, context_C, length, questio
         tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(x[:, 0])
         count += ~done
         done |= jnp.isin(token, stop_ids)
-        positions = (length + lengths_Q + i)[:, None]
+        positions = (start + lengths_Q + i)[:, None]
         valid = jnp.ones((Q, 1), bool)
         embedded = bound.embed(token[:, None])
-        x, tail = bound.run_layers(embedded, positions, valid, (context,), tail, R + i)
+        x, tail = bound.run_layers(embedded, positions, valid, context, tail, R + i)
         return i + 1, x, done, count, tail, tokens, hidden
 
     tokens = jnp.zeros((Q, N), jnp.int32)

@@ -27,6 +27,11 @@ def name_for(model: LanguageModel, name: str | None) -> str:
     return name or (model.name if model.name in shipped() else PRIMER)
 
 
+def folder(name: str) -> pathlib.Path:
+    """Where an adapter lies: a shipped name's folder, else `name` itself."""
+    return shipped().get(name) or pathlib.Path(name).expanduser()
+
+
 def choose(
     model: LanguageModel,
     name: str | None = None,

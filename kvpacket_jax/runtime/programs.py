@@ -1,8 +1,10 @@
-"""Compiled programs in memory: on a CPU there is room for some hundreds of them."""
+"""Compiled programs: in memory, where a CPU has room for some hundreds, and many at a time."""
 
+import concurrent.futures
 import ctypes
 import pathlib
 import sys
+from collections.abc import Callable, Iterable
 
 import jax
 
@@ -25,6 +27,23 @@ def make_room() -> bool:
         return False
     jax.clear_caches()
     return True
+
+
+def side_by_side(tasks: Iterable[Callable[[], object]]) -> list:
+    """Calls functions that each run a new program, so that a GPU's programs compile in parallel.
+
+    Such a machine has many cores, and compiling takes one of them for each program. A CPU has no
+    core to spare while it runs, and hosts that train together must run everything in one order:
+    there, nothing is called.
+
+    Returns:
+      What each function returned, computed; an empty list where nothing was called.
+    """
+    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+        return []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        futures = [pool.submit(task) for task in tasks]
+        return jax.block_until_ready([future.result() for future in futures])
 
 
 def give_back() -> None:

@@ -30,9 +30,12 @@ class Microbatch(NamedTuple):
     """Examples on the device, with what the teacher said."""
 
     entry: str
-    ids: list[str]
+    examples: list[Fitted]
+    questions: jax.Array  # int32 [E, Q, R], without answers
+    question_lengths: jax.Array  # int32 [E, Q]
     batch: Batch
     hidden: jax.Array  # float32 [E, Q, N, D]
+    answers: list[list[str]]  # the teacher's, of each example
     right: np.ndarray  # bool [E, Q]: a gold answer is in the teacher's
     work: Work
 
@@ -49,6 +52,8 @@ class Pending(NamedTuple):
 
     entry: str
     examples: list[Fitted]
+    questions: jax.Array
+    question_lengths: jax.Array
     answers: teacher.Answers
 
 
@@ -81,6 +86,10 @@ class Teaching:
         draw = functools.partial(shapes.draw, self.model, self.template, source, shape=shape)
         return Texts(entry, [draw((first + e) % len(source)) for e in range(self.size)])
 
+    def teach(self, entry: str, first: int) -> Microbatch:
+        """`read`, `ask` and `collect` in one."""
+        return self.collect(self.ask(self.read(entry, first)))
+
     def ask(self, texts: Texts) -> Pending:
         """Starts the teacher's pass over a microbatch."""
         examples, shape = texts.examples, self.shapes[texts.entry]
@@ -98,22 +107,23 @@ class Teaching:
         answers = _answer(
             self.model.module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens
         )
-        return Pending(texts.entry, examples, answers)
+        return Pending(texts.entry, examples, *arrays[2:], answers)
 
     def collect(self, pending: Pending) -> Microbatch:
         """The microbatch of `ask` with its targets; waits for the teacher."""
         shape, examples = self.shapes[pending.entry], pending.examples
         tokens, lengths = sharding.fetch((pending.answers.tokens, pending.answers.lengths))
-        answers = [
-            [tokens[e, q, : lengths[e, q]].tolist() for q in range(len(example.encoded.questions))]
-            for e, example in enumerate(examples)
-        ]
+        answers = token_lists(examples, tokens, lengths)
+        texts = self.texts(examples, answers)
         right = np.zeros((self.size, shape.questions), bool)
         weights = []
-        for e, (example, ids) in enumerate(zip(examples, answers, strict=True)):
-            right[e, : len(ids)] = self._right(example, ids)
+        for e, (example, said) in enumerate(zip(examples, texts, strict=True)):
+            right[e, : len(said)] = [
+                bool(q.answers) and metrics.contains(text, q.answers)
+                for q, text in zip(example.questions, said, strict=True)
+            ]
             golden = [bool(q.answers) for q in example.questions]
-            wrong = np.array(golden) & ~right[e, : len(ids)]
+            wrong = np.array(golden) & ~right[e, : len(said)]
             weights.append(np.where(wrong, self.wrong_weight, 1.0).tolist())
         orders = [self._order(x, shape) for x in examples]
         batch = pack(examples, answers, weights, shape, orders)
@@ -123,17 +133,20 @@ class Teaching:
         )
         batch = sharding.put_batch(self.model.config.mesh, batch)
         return Microbatch(
-            pending.entry, [x.id for x in examples], batch, pending.answers.hidden, right, work
+            *pending[:-1],
+            batch=batch,
+            hidden=pending.answers.hidden,
+            answers=texts,
+            right=right,
+            work=work,
         )
 
-    def _right(self, example: Fitted, answers: list[list[int]]) -> list[bool]:
-        texts = (
-            self.template.answer(question, self.model.tokenizer.decode(ids))
-            for question, ids in zip(example.questions, answers, strict=True)
-        )
+    def texts(self, examples: list[Fitted], answers: list[list[list[int]]]) -> list[list[str]]:
+        """Answers as the template has them, from their token ids."""
+        decode = self.model.tokenizer.decode
         return [
-            bool(question.answers) and metrics.contains(text, question.answers)
-            for question, text in zip(example.questions, texts, strict=True)
+            [self.template.answer(q, decode(a)) for q, a in zip(x.questions, ids, strict=True)]
+            for x, ids in zip(examples, answers, strict=True)
         ]
 
     def _order(self, example: Fitted, shape: Shape) -> list[int]:
@@ -141,6 +154,16 @@ class Teaching:
         present = list(range(len(example.encoded.documents)))
         random.Random(f"{self.seed}:{example.id}").shuffle(present)
         return present + list(range(len(present), shape.documents))
+
+
+def token_lists(
+    examples: list[Fitted], tokens: np.ndarray, lengths: np.ndarray
+) -> list[list[list[int]]]:
+    """Token ids of each question's answer, from int32 `[E, Q, N]` and `[E, Q]`."""
+    return [
+        [tokens[e, q, : lengths[e, q]].tolist() for q in range(len(example.questions))]
+        for e, example in enumerate(examples)
+    ]
 
 
 _answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(teacher.answer_batch)

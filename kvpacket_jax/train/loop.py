@@ -1,6 +1,5 @@
 """The training loop: microbatches, updates, validations, checkpoints. All state is at this edge."""
 
-import concurrent.futures
 import functools
 import signal
 import time
@@ -146,7 +145,7 @@ class Trainer:
         """Steps to the end, or until `stop` returns a signal; returns that signal, or 0."""
         config = self._run.config
         self._announce()
-        if self._run.compile_ahead and self.step < self.end:
+        if self.step < self.end:
             self._compile()
         if self._description["baseline"] is None and not self._measure_baseline(stop):
             return self._end(stop())
@@ -168,23 +167,22 @@ class Trainer:
         return 0
 
     def _compile(self) -> None:
-        """Compiles all programs side by side, by running each of them; nothing of it is kept.
-
-        A GPU's machine has many cores, and compiling takes one of them for each program.
-        """
+        """Compiles all programs on a GPU, by running each of them; nothing of it is kept."""
         teaching, validate = self._run.teaching, self._run.validate
         learning = {name: entry.learning for name, entry in setup.entries(self._run.config)}
         entries = {(s, learning[name]): name for name, s in teaching.shapes.items()}.values()
         kinds = {s: name for name, s in validate.teaching.shapes.items()}.values()
-        self._log(f"Compiling the programs of {len(entries)} sizes")
         sums = step_lib.zero_sums(self._state.adapter)
-        teach = lambda name: teaching.collect(teaching.ask(teaching.read(name, 0)))  # noqa: E731
-        score = lambda kind: validate.score(kind, 0, self._state.mean, self._run.primer)  # noqa: E731
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            microbatches = list(pool.map(teach, entries))
-            learned = pool.map(functools.partial(self._learn, sums), microbatches)
-            scored = pool.map(score, kinds)
-            jax.block_until_ready((list(learned), list(scored)))
+        microbatches = programs.side_by_side(
+            functools.partial(teaching.teach, name, 0) for name in entries
+        )
+        programs.side_by_side(
+            [functools.partial(self._learn, sums, m) for m in microbatches]
+            + [
+                functools.partial(validate.score, k, 0, self._state.mean, self._run.primer)
+                for k in kinds
+            ]
+        )
 
     # ---- one step
 
@@ -195,7 +193,7 @@ class Trainer:
         began, count = time.perf_counter(), self._run.config.microbatches
         if hosts.share(np.bool_(bool(stop()))).any():
             return False
-        sums, microbatches = step_lib.zero_sums(self._state.adapter), []
+        sums, done = step_lib.zero_sums(self._state.adapter), []
         with hosts.together():
             if self._texts is None:
                 self._texts = self._read_ahead(self.step * count)
@@ -206,14 +204,15 @@ class Trainer:
                 following = self._run.teaching.ask(next(self._texts))
                 microbatch = self._run.teaching.collect(self._pending)
                 sums = self._learn(sums, microbatch)
-                microbatches.append(microbatch._replace(batch=None, hidden=None))  # freed
+                done.append((microbatch.examples, microbatch.work))
                 self._pending = following
             rates = setup.rates(self._run.config, self.step, left)
             self._state, metrics = self._update(self._state, sums, rates)
             metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - began
-        work = Work(*map(sum, zip(*(m.work for m in microbatches), strict=True)))
-        self._record(metrics, microbatches, work, seconds, shown)
+        examples = [x.id for microbatch, _ in done for x in microbatch]
+        work = Work(*map(sum, zip(*(work for _, work in done), strict=True)))
+        self._record(metrics, examples, work, seconds, shown)
         programs.give_back()
         return True
 
@@ -231,11 +230,11 @@ class Trainer:
         )
 
     def _record(
-        self, metrics: dict, microbatches: list[Microbatch], work: Work, seconds, shown
+        self, metrics: dict, examples: list[str], work: Work, seconds: float, shown
     ) -> None:
         if not np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all():
             self._checkpoints.close()
-            names = ", ".join(i for m in microbatches for i in m.ids)
+            names = ", ".join(examples)
             raise NotFinite(
                 f"Step {self.step + 1}: loss {metrics['loss']}, gradient norm "
                 f"{metrics['gradient_norm']}, on {names}. The checkpoints in {self._run.workdir} "

@@ -110,9 +110,24 @@ def _put(row: np.ndarray, length: np.ndarray, ids: Sequence[int]) -> None:
 def student_hidden(
     module, params, adapter: Adapter, primer: KVCache | None, example: Batch, learning: int
 ) -> jax.Array:
-    """The student's states float32 `[A, D]` for one example (`example` without its axis E).
+    """The student's states float32 `[A, D]` for one example, the arguments as `student_context`'s.
 
     packet_caches, place and prefill_rows are what requests run through.
+    """
+    context, start = student_context(module, params, adapter, primer, example, learning)
+    x, _ = prefill_rows(module, params, (context,), example.rows, example.row_lengths, start)
+    return x.reshape(-1, x.shape[-1])[example.picks]
+
+
+def student_context(
+    module,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    example: Batch,
+    learning: int = 1_000_000,
+) -> tuple[KVCache, jax.Array]:
+    """The composed packets of one example (`example` without its axis E), and where they end.
 
     Args:
       primer: `primer_cache` of the adapter's.
@@ -137,8 +152,7 @@ def student_hidden(
         context = place(config, context, kv_cache.row(caches, p), offset, offset)
         wrapped = example.document_lengths[p] + adapter.num_tokens
         offset = offset + jnp.where(present[p], wrapped, 0)
-    x, _ = prefill_rows(module, params, (context,), example.rows, example.row_lengths, offset)
-    return x.reshape(-1, x.shape[-1])[example.picks]
+    return context, offset
 
 
 def _document_caches(module, params, adapter, primer, example: Batch, learning: int) -> KVCache:

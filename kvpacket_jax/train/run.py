@@ -38,7 +38,6 @@ class Run(NamedTuple):
     primer: KVCache | None
     description: dict  # JSON-able; saved with every checkpoint
     saved: dict | None  # the description of the run that it goes on with
-    compile_ahead: bool  # all programs at once, before the first step
 
 
 def prepare(
@@ -99,7 +98,6 @@ def prepare(
         primer,
         description,
         saved,
-        compile_ahead=jax.default_backend() != "cpu" and jax.process_count() == 1,
     )
 
 

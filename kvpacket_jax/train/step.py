@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kvpacket_jax import teacher
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.packet import primer_cache
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train.loss import Batch
+from models import sharding
 from models.kv_cache import KVCache
 
 METRICS = ("kl", "cross_entropy", "agree", "tokens", "questions")
@@ -98,6 +100,35 @@ def score_microbatch(
     """loss.question_scores of a microbatch, the arguments as in `add_microbatch`."""
     cache = own_primer(module, params, adapter, primer)
     return loss_lib.question_scores(module, params, adapter, cache, batch, teacher_hidden)
+
+
+def answer_microbatch(
+    module,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    batch: Batch,
+    questions: jax.Array,
+    question_lengths: jax.Array,
+    stop_ids: jax.Array,
+    new_tokens: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The student's own greedy answers: tokens int32 `[E, Q, N]` and lengths int32 `[E, Q]`.
+
+    Args:
+      questions: int32 `[E, Q, R]`, without answers; the others as in `add_microbatch`.
+    """
+    cache = own_primer(module, params, adapter, primer)
+
+    def one(example, rows, lengths):
+        context, start = loss_lib.student_context(module, params, adapter, cache, example)
+        answers = teacher.decode_rows(
+            module, params, (context,), start, rows, lengths, stop_ids, new_tokens
+        )
+        return answers.tokens, answers.lengths
+
+    axis = sharding.DATA if module.config.mesh else None
+    return jax.vmap(one, spmd_axis_name=axis)(batch, questions, question_lengths)
 
 
 def update(

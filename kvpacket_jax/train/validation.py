@@ -68,9 +68,7 @@ class Validation:
     def teach(self, kind: str, first: int) -> Microbatch:
         """A kind's microbatch that begins with example `first`; the teacher answers it once."""
         if (kind, first) not in self._microbatches:
-            self._microbatches[kind, first] = self.teaching.collect(
-                self.teaching.ask(self.teaching.read(kind, first))
-            )
+            self._microbatches[kind, first] = self.teaching.teach(kind, first)
         return self._microbatches[kind, first]
 
 

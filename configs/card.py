@@ -1,0 +1,40 @@
+"""What an adapter's card covers: kinds, numbers and lengths of documents, from test splits.
+
+Sizes of an entry are as in configs/train.py; `sets` are sets of documents, each with `questions`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments
+from configs.train import FIVE, LETTERS, LIVES, NOTES, PAGES, kind
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    arguments.check("configs/card.py", arg, ["small"])
+    config = ConfigDict()
+    config.model = "qwen2.5-coder-0.5b"
+    config.dtype = "auto"
+    config.template = "chat"
+    config.batch_size = 1  # sets of documents at once; 8 fill a GPU
+    few = arg == "small"  # enough to see that it runs
+    life, prose = dict(num_questions=16), dict(num_questions=30, num_documents=5)
+    needles = dict(num_tokens=2000, num_chunks=8, num_needles=8, kinds=("multi_key",))
+
+    def test(name: str, sets: int, sizes: dict, **options) -> ConfigDict:
+        return kind(name, 2 if few else sets, sizes, "test", **options)
+
+    config.validation = ConfigDict(
+        {
+            "five lives": test("biography", 63, FIVE, num_documents=5, **life),
+            "five short lives": test(
+                "biography", 20, FIVE, num_documents=5, document_words=40, **life
+            ),
+            "ten lives": test("biography", 20, LIVES, num_documents=10, **life),
+            "twenty lives": test("biography", 20, LIVES, num_documents=20, **life),
+            "needles": test("niah", 40, PAGES, num_questions=8, **needles),
+            "wikipedia": test("wikipedia", 35, NOTES, document_words=(50, 90), **prose),
+            "wikipedia, long": test("wikipedia", 35, PAGES, document_words=(95, 190), **prose),
+            "own_docs": test("own_docs", 12, LETTERS),
+        }
+    )
+    return config

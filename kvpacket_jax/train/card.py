@@ -1,0 +1,218 @@
+"""An adapter's card: how near packets come to the full context, by kind of document.
+
+Everything is answered in microbatches of fixed shapes, as in training: on a GPU a thousand
+questions take seconds.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from kvpacket_jax import data
+from kvpacket_jax.evaluate import metrics
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter, split_trainable
+from kvpacket_jax.packets.generate import stop_array
+from kvpacket_jax.packets.packet import read_primer
+from kvpacket_jax.runtime import programs
+from kvpacket_jax.train import setup
+from kvpacket_jax.train import step as step_lib
+from kvpacket_jax.train.batches import Teaching, token_lists
+from kvpacket_jax.train.shapes import Shape
+from kvpacket_jax.train.validation import Validation
+from models import LanguageModel, sharding
+from models.files import write_whole
+from models.kv_cache import KVCache
+
+FILE = "card.json"
+ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with
+
+
+class Score(NamedTuple):
+    """Of the questions of one kind, with one way to build packets."""
+
+    f1: float
+    share: float  # of the full context's F1
+    same: float  # share of answers that are the full context's, token by token
+    same_right: float  # of those where that has a gold answer
+    kl: float  # of an answer, in nats
+
+
+class Row(NamedTuple):
+    """One kind of documents."""
+
+    kind: str
+    documents: int  # in an example, at most
+    tokens: int  # of a document, at most
+    questions: int
+    full_f1: float
+    scores: dict[str, Score]  # ADAPTER, PRIMER, BARE
+
+
+class Variant(NamedTuple):
+    """A way to build packets, as the programs of training take it."""
+
+    trainable: Adapter
+    primer: KVCache | None
+
+
+def variants(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
+    """The adapter, its primer alone, and bare packets.
+
+    All share one program where the adapter is a writer over a primer: a writer of zeros changes
+    nothing, and of a primer without a valid slot nothing is seen.
+    """
+    trainable, ids = split_trainable(adapter)
+    primer = read_primer(model, adapter_lib.empty(model.config.dim)._replace(primer=ids))
+    zeros = None if adapter.writer is None else jax.tree.map(jnp.zeros_like, adapter.writer)
+    bare, unseen = adapter_lib.empty(model.config.dim)._replace(writer=zeros), None
+    if primer is not None:
+        unseen = primer._replace(valid=jnp.zeros_like(primer.valid))
+    return {
+        ADAPTER: Variant(trainable, primer),
+        PRIMER: Variant(bare._replace(primer=trainable.primer), primer),
+        BARE: Variant(bare, unseen),
+    }
+
+
+def measure(
+    model: LanguageModel, adapter: Adapter, config: ConfigDict, say: Callable[[str], None]
+) -> list[Row]:
+    """The rows of a card; `config` is as configs/card.py has it. `say` tells of each kind."""
+    template = data.TEMPLATES[config.template]
+    sources, kinds = setup.validation_sources(config), setup.kinds(config)
+    preamble = max(
+        len(data.encode_example(model.tokenizer, template, s[0]).preamble) for s in sources.values()
+    )
+    shapes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
+    teaching = Teaching(
+        model, template, sources, shapes, config.batch_size, adapter.num_tokens, 1.0, 0
+    )
+    sets = {name: entry.sets for name, entry in kinds}
+    validation, ways = Validation(teaching, sets), variants(model, adapter)
+    programs.side_by_side(
+        functools.partial(_compare, validation, kind, 0, ways)
+        for kind in {shape: kind for kind, shape in shapes.items()}.values()
+    )
+    rows = []
+    for kind, number in sets.items():
+        say(f"{kind}: {number} sets of documents")
+        questions: list[_Asked] = []
+        for first in range(0, number, config.batch_size):
+            for asked in _compare(validation, kind, first, ways)[: number - first]:
+                questions += asked
+        rows.append(_row(kind, shapes[kind], questions))
+    return rows
+
+
+class _Asked(NamedTuple):
+    """One question: the full context's answer, and what each variant made of it."""
+
+    full_f1: float
+    right: bool
+    f1: dict[str, float]
+    kl: dict[str, float]
+    same: dict[str, bool]
+
+
+def _compare(
+    validation: Validation, kind: str, first: int, ways: dict[str, Variant]
+) -> list[list[_Asked]]:
+    """The questions of each example of one microbatch."""
+    teaching, microbatch = validation.teaching, validation.teach(kind, first)
+    scores, said = {}, {}
+    for name, (adapter, primer) in ways.items():
+        scores[name] = validation.score(kind, first, adapter, primer)
+        said[name] = _answer(
+            teaching.model.module,
+            teaching.model.params,
+            adapter,
+            primer,
+            microbatch.batch,
+            microbatch.questions,
+            microbatch.question_lengths,
+            stop_array(teaching.model, None),
+            new_tokens=teaching.shapes[kind].new_tokens,
+        )
+    scores, said = sharding.fetch((scores, said))
+    examples = microbatch.examples
+    texts = {
+        name: teaching.texts(examples, token_lists(examples, *answers))
+        for name, answers in said.items()
+    }
+    compared = []
+    for e, example in enumerate(examples):
+        asked = []
+        for q, question in enumerate(example.questions):
+            if not scores[ADAPTER]["tokens"][e, q]:
+                continue  # its answer did not fit the microbatch
+            f1 = functools.partial(metrics.f1, golds=question.answers)
+            asked.append(
+                _Asked(
+                    f1(microbatch.answers[e][q]),
+                    bool(microbatch.right[e, q]),
+                    {name: f1(texts[name][e][q]) for name in ways},
+                    {name: float(scores[name]["kl"][e, q]) for name in ways},
+                    {name: bool(scores[name]["same"][e, q]) for name in ways},
+                )
+            )
+        compared.append(asked)
+    return compared
+
+
+_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(
+    step_lib.answer_microbatch
+)
+
+
+def _row(kind: str, shape: Shape, questions: list[_Asked]) -> Row:
+    full = float(np.mean([q.full_f1 for q in questions]))
+    right = [q for q in questions if q.right]
+
+    def score(name: str) -> Score:
+        f1 = float(np.mean([q.f1[name] for q in questions]))
+        return Score(
+            f1,
+            f1 / max(full, 1e-9),
+            float(np.mean([q.same[name] for q in questions])),
+            float(np.mean([q.same[name] for q in right])) if right else 0.0,
+            float(np.mean([q.kl[name] for q in questions])),
+        )
+
+    scores = {name: score(name) for name in (ADAPTER, PRIMER, BARE)}
+    return Row(kind, shape.documents, shape.tokens, len(questions), full, scores)
+
+
+def write(path: pathlib.Path, model: LanguageModel, adapter: Adapter, rows: list[Row]) -> None:
+    """Writes a card; it names the adapter and the model that it is of."""
+    described = [
+        row._asdict() | {"scores": {name: s._asdict() for name, s in row.scores.items()}}
+        for row in rows
+    ]
+    card = {
+        "model": model.name,
+        "adapter": adapter_lib.fingerprint(adapter),
+        "dtype": str(jnp.dtype(model.dtype)),
+        "rows": described,
+    }
+    write_whole(path, json.dumps(card, indent=1) + "\n")
+
+
+def read(path: pathlib.Path, adapter: Adapter) -> list[Row] | None:
+    """The rows of an adapter's card; None where there is none, or it is another adapter's."""
+    if not path.exists():
+        return None
+    card = json.loads(path.read_text())
+    if card["adapter"] != adapter_lib.fingerprint(adapter):
+        return None
+    return [
+        Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
+        for row in card["rows"]
+    ]

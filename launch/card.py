@@ -1,0 +1,51 @@
+"""Measures an adapter's card: how near its packets come to the full context, by kind of document.
+
+python -m launch.card --adapter=runs/mine/adapter
+python -m launch.card --adapter=runs/mine/adapter --config.batch_size=8  # on a GPU
+
+The card is written beside the adapter, where `answer` finds it. It has the adapter, its primer
+alone and bare packets, on test questions.
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from launch import caches, configs, devices, errors
+
+flags.adopt_module_key_flags(caches)  # so that --help shows them
+flags.adopt_module_key_flags(devices)
+flags.adopt_module_key_flags(errors)
+
+with configs.in_one_line():
+    CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        configs.find("configs/card.py"),
+        "Which kinds of documents; any field as --config.field=value.",
+    )
+ADAPTER = flags.DEFINE_string("adapter", None, "A trained adapter's folder, or a shipped name.")
+OUTPUT = flags.DEFINE_string("output", None, "Where the card goes; default: beside the adapter.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs no jax.
+    from kvpacket_jax import adapters
+    from kvpacket_jax.report import cards
+    from kvpacket_jax.runtime import progress
+    from kvpacket_jax.train import card, run
+
+    config, cache_dir = CONFIG.value, caches.use()
+    with errors.in_one_line():
+        model = run.load_model(config, cache_dir, devices.MESH.value)
+        adapter = adapters.choose(model, ADAPTER.value, config.template)
+        path = OUTPUT.value or adapters.folder(ADAPTER.value) / card.FILE
+        rows = card.measure(model, adapter, config, progress.SHOWN.say)
+        card.write(path, model, adapter, rows)
+    progress.console.print(cards.table(rows))
+    progress.paragraph(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("adapter")
+    configs.run(main)
