@@ -1,0 +1,101 @@
+"""A card: its answers are those that served packets give, with the adapter, its primer and bare."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import models
+from kvpacket_jax import data
+from kvpacket_jax.evaluate import metrics
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.compose import compose
+from kvpacket_jax.packets.generate import generate
+from kvpacket_jax.packets.packet import build_packets
+from kvpacket_jax.packets.prefill import prefill
+from kvpacket_jax.teacher import teach
+from kvpacket_jax.train import card
+from models import low_rank
+from tests.support import byte_train
+from tests.support.training import texts
+
+NEW_TOKENS = byte_train.SIZES["new_tokens"]
+SETS = 3
+
+
+@pytest.fixture(scope="module")
+def model(byte_model):
+    return models.load(str(byte_model), "float32")
+
+
+@pytest.fixture(scope="module")
+def adapter(model):
+    factors = low_rank.init(model.config, jax.random.key(0), 2, ("q", "v"))
+    factors = jax.tree.map(lambda x: x + 0.3, factors)
+    primer = jnp.array(model.tokenizer.encode("Read before."), jnp.int32)
+    empty = adapter_lib.empty(model.config.dim)
+    return empty._replace(primer=primer, writer=factors)
+
+
+@pytest.fixture(scope="module")
+def config(byte_model) -> ConfigDict:
+    whole = byte_train.get_config(str(texts(byte_model)))
+    kinds = {"it": whole.validation.it.to_dict() | {"sets": SETS}}
+    return ConfigDict({"template": "completion", "batch_size": 2, "validation": kinds})
+
+
+def served(model, adapter, example) -> list[str]:
+    """The answers of packets as requests read them."""
+    encoded = data.encode_example(model.tokenizer, data.TEMPLATES["completion"], example)
+    packets = [
+        *build_packets(model, None, [encoded.preamble]),
+        *build_packets(model, adapter, encoded.documents),
+    ]
+    context, start = compose(model, packets)
+    ready = prefill(model, (context,), encoded.questions, start, NEW_TOKENS)
+    return [
+        data.TEMPLATES["completion"].answer(q, model.tokenizer.decode(ids))
+        for q, ids in zip(
+            example.questions, generate(model, (context,), ready, NEW_TOKENS), strict=True
+        )
+    ]
+
+
+def with_answers(example: data.Example, answers: list[str]) -> data.Example:
+    questions = zip(example.questions, answers, strict=True)
+    changed = tuple(dataclasses.replace(q, answers=(answer,)) for q, answer in questions)
+    return dataclasses.replace(example, questions=changed)
+
+
+def test_a_card_has_the_answers_that_served_packets_give(model, adapter, config, monkeypatch):
+    """They become the gold answers, or a random model would never be right."""
+    variants = {card.ADAPTER: adapter, card.PRIMER: adapter._replace(writer=None), card.BARE: None}
+    source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
+    for name, parts in variants.items():
+        examples = [with_answers(x, served(model, parts, x)) for x in source]
+        monkeypatch.setattr(data, "load", lambda *_, examples=examples, **__: examples)
+        (row,) = card.measure(model, adapter, config, lambda _: None)
+        assert row.questions == SETS and row.scores[name].f1 == 1.0, name
+
+
+def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):
+    rows = card.measure(model, adapter, config, lambda _: None)
+    card.write(tmp_path / card.FILE, model, adapter, rows)
+    assert card.read(tmp_path / card.FILE, adapter) == rows
+    assert card.read(tmp_path / card.FILE, adapter._replace(writer=None)) is None
+    assert card.read(tmp_path / "none.json", adapter) is None
+
+
+def test_full_context_f1_is_the_teachers(model, adapter, config):
+    (row,) = card.measure(model, adapter, config, lambda _: None)
+    source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
+    template, scores = data.TEMPLATES["completion"], []
+    for example in source:
+        encoded = data.encode_example(model.tokenizer, template, example)
+        (ids,) = teach(model, encoded, NEW_TOKENS).answers
+        said = template.answer(example.questions[0], model.tokenizer.decode(ids))
+        scores.append(metrics.f1(said, example.questions[0].answers))
+    np.testing.assert_allclose(row.full_f1, np.mean(scores), atol=1e-6)
