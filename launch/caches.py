@@ -11,7 +11,8 @@ CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where models are kept; defau
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache_dir",
     None,
-    "Keeps compiled programs; default: beside the models, nowhere with --distributed.",
+    "Keeps compiled programs; default: JAX_COMPILATION_CACHE_DIR, else beside the models, but "
+    "nowhere with --distributed.",
 )
 
 
@@ -27,7 +28,8 @@ def use(distributed: bool = False) -> pathlib.Path:
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    elif not distributed:  # folders of its own might find a program on one host and not on others
+    elif not (distributed or jax.config.jax_compilation_cache_dir):
+        # With folders of their own, one host might find a program that others compile.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir / "compiled"))
     return cache_dir
 

@@ -38,13 +38,16 @@ def main(argv):
 
     cache_dir = caches.use()
     with errors.in_one_line():
-        rows, request, model, machine = point.run(
+        rows, request, model, machine, decoding = point.run(
             CONFIG.value, cache_dir, devices.MESH.value, PROFILE_DIR.value, progress.SHOWN
         )
         if JSON.value:
-            tables.write_json(JSON.value, list(map(dataclasses.asdict, rows)), machine)
+            dicts = list(map(dataclasses.asdict, rows))
+            dicts[0]["decoding"] = decoding._asdict()
+            tables.write_json(JSON.value, dicts, machine)
     progress.console.print(*costs.tables(rows))
     progress.paragraph(costs.request_line(rows, request, model))
+    progress.paragraph(costs.decoding_line(rows, decoding))
     progress.paragraph(costs.legend(rows))
     progress.paragraph(costs.machine_line(machine))
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from models.low_rank import Changed
 
-# oneDNN's bfloat16 kernels need several rows: a product of one row took 4 times longer than one of
-# eight on a CPU with AVX512_BF16, and a decoding step has a single row.
-CPU_BF16_ROWS = 8
+# Kernels for bfloat16 need several rows, and a decoding step has a single one. On a CPU with
+# AVX512_BF16 a product of one row took 4 times longer than one of eight; XLA for GPUs takes one of
+# a single row in float32, for which cuBLAS needs the whole matrix widened, at every call.
+BF16_ROWS = 8
 
 
 def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -66,10 +67,9 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
         change = project(f"BTR,R{new}->{out}", low, w.b.astype(dtype))
         return project(spec, x_BxTxX, w.weight) + change
     B, T = x_BxTxX.shape[:2]
-    short = w.dtype == jnp.bfloat16 and B * T < CPU_BF16_ROWS
-    if not (short and jax.default_backend() == "cpu"):
+    if w.dtype != jnp.bfloat16 or B * T >= BF16_ROWS:
         return product(spec, x_BxTxX, w)
-    rows = -(-CPU_BF16_ROWS // B)
+    rows = -(-BF16_ROWS // B)
     padding = [(0, 0), (0, rows - T)] + [(0, 0)] * (x_BxTxX.ndim - 2)
     return product(spec, jnp.pad(x_BxTxX, padding), w)[:, :T]
 

@@ -83,11 +83,32 @@ def peak_bytes(fn: Callable, *args: Any) -> int | None:
     return tree_bytes(args) + peak
 
 
-def _compiled_memory(eqn: JaxprEqn) -> Memory | None:
-    def program(*arrays):
-        return jaxpr_as_fun(eqn.params["jaxpr"])(*arrays)
+@jax.tree_util.register_pytree_with_keys_class
+class _Results:
+    """Arrays under the paths "result…" that they had in the tree of another program's results."""
 
-    program.__name__ = eqn.params["name"]  # as it runs, so that a cache of programs knows it
+    def __init__(self, arrays: Sequence[Any], paths: tuple[str, ...]):
+        self._arrays, self._paths = tuple(arrays), paths
+
+    def tree_flatten_with_keys(self):
+        keys = [path.removeprefix("result") for path in self._paths]
+        keys = keys if len(keys) == len(self._arrays) else range(len(self._arrays))
+        return tuple(zip(keys, self._arrays, strict=True)), self._paths
+
+    @classmethod
+    def tree_unflatten(cls, paths, arrays):
+        return cls(arrays, paths)
+
+
+def _compiled_memory(eqn: JaxprEqn) -> Memory | None:
+    inner = eqn.params["jaxpr"]
+    paths = tuple(inner.jaxpr.debug_info.result_paths or ())
+
+    # Its name and its results' are as in a run, so that a cache of programs knows it.
+    def program(*arrays):
+        return _Results(jaxpr_as_fun(inner)(*arrays), paths)
+
+    program.__name__ = eqn.params["name"]
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
     donated = [i for i, d in enumerate(eqn.params["donated_invars"]) if d]
     return memory_analysis(program, *shapes, donate=donated)

@@ -10,7 +10,7 @@ import numpy as np
 
 import models
 from kvpacket_jax import adapters
-from kvpacket_jax.measure import cost
+from kvpacket_jax.measure import cost, decoding
 from kvpacket_jax.measure.cost import ALONE, Cost
 from kvpacket_jax.measure.machine import Machine, measure_machine
 from kvpacket_jax.measure.request import Entry, check_in_memory, on_tier, query_alone
@@ -29,6 +29,7 @@ class PointCosts(NamedTuple):
     request: Request
     model: LanguageModel
     machine: Machine
+    decoding: decoding.Decoding  # after the query alone
 
 
 def run(
@@ -58,10 +59,9 @@ def run(
     request = random_request(model, point["preamble"], lengths, point["query"], seed)
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
-    rows = measure_methods(
+    return measure_methods(
         model, methods, request, machine, point["runs"], point["tier"], profile_dir, progress
     )
-    return PointCosts(rows, request, model, machine)
 
 
 def document_lengths(text: str) -> list[int]:
@@ -113,7 +113,7 @@ def measure_methods(
     tier: str = "device",
     profile_dir: str | None = None,
     progress: Progress = SILENT,
-) -> list[Cost]:
+) -> PointCosts:
     """Costs of one request: of the query alone over a ready cache, then of each method.
 
     Args:
@@ -136,4 +136,6 @@ def measure_methods(
     if profile_dir:
         with progress.step(f"Tracing one more run of each into {profile_dir}"):
             cost.trace(model, entries, request, profile_dir)
-    return rows
+    with progress.step("Timing the tokens after the first"):
+        decoded = decoding.measure(model, alone, request, machine, runs)
+    return PointCosts(rows, request, model, machine, decoded)

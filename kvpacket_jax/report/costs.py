@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import rich.table
 
 from kvpacket_jax.measure.cost import ALONE, FULL, Cost
+from kvpacket_jax.measure.decoding import Decoding
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.methods import Request
 from kvpacket_jax.runtime.format import milliseconds, si
@@ -135,6 +136,15 @@ def request_line(rows: Sequence[Cost], request: Request, model: LanguageModel) -
         f"documents of {documents:,} tokens in all, a query of {len(request.query)}; "
         f"{len(alone.runs_s)} runs, caches in memory of the {rows[-1].tier}. {ALONE} is its own "
         f"pass over a ready cache of {alone.context_slots:,} slots."
+    )
+
+
+def decoding_line(rows: Sequence[Cost], decoding: Decoding) -> str:
+    """What a token after the first takes, `rows` being a point's."""
+    return (
+        f"A token after the first takes {1e3 * decoding.token_s:.2f} ms over the cache of "
+        f"{rows[0].method}, median of {len(decoding.runs_s)} runs; reading parameters and cache at "
+        f"this machine's bandwidth takes {1e3 * decoding.floor_s:.2f} ms."
     )
 
 

@@ -40,9 +40,13 @@ def test_every_method_is_held_against_the_query_alone_and_the_floor(model, reque
         "packets": METHODS["kv_packet"](adapter=adapter),
         "none": METHODS["no_cache"](),
     }
-    rows = point.measure_methods(
+    measured = point.measure_methods(
         model, methods, request_, MACHINE, runs=3, profile_dir=str(tmp_path)
     )
+    rows, decoding = measured.rows, measured.decoding
+    assert len(decoding.runs_s) == 3 and decoding.token_s == statistics.median(decoding.runs_s) > 0
+    assert 0 < decoding.floor_s < rows[0].least_bytes / 1e9
+    assert "A token after the first" in costs.decoding_line(rows, decoding)
     assert [row.method for row in rows] == [ALONE, *methods]
     alone, packets, none = rows
     assert alone.to_alone == 1 and alone.context_slots == packets.context_slots

@@ -61,3 +61,19 @@ def test_peak_memory_follows_what_is_alive():
     for put, keep, arrays in ((donated, False, 1), (copied, False, 2), (copied, True, 3)):
         peak = memory.peak_bytes(chain(put, keep), x)
         assert small + arrays * size <= peak < 2 * small + arrays * size, (arrays, peak)
+
+
+def test_a_program_compiled_for_its_peak_is_the_one_that_runs(monkeypatch):
+    """Otherwise a cache of programs holds each twice, and compiling takes twice as long."""
+    lowered = []
+
+    def analysis(fn, *args, donate=()):
+        lowered.append(jax.jit(fn, donate_argnums=tuple(donate)).lower(*args).as_text())
+
+    @jax.jit
+    def program(x):
+        return {"rows": (x + 1, x * 2), "sum": x.sum()}
+
+    monkeypatch.setattr(memory, "memory_analysis", analysis)
+    memory.peak_bytes(program, f32(8, 8))
+    assert lowered == [program.lower(f32(8, 8)).as_text()]
