@@ -1,0 +1,197 @@
+"""Questions that a model writes about a document and answers itself, for training.
+
+Two passes over each document: the model goes on from several beginnings of a question, then it
+answers the questions as an evaluation asks them, with the document alone in its context. Stored are
+those whose answer is short and stands in the document, word for word.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from kvpacket_jax import teacher
+from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example
+from kvpacket_jax.data.examples import INSTRUCTION
+from kvpacket_jax.packets.generate import stop_array
+from models import LanguageModel
+
+WRITER = "You write questions about texts."
+REQUEST = (
+    "Write one short question that this text answers with a name, a number or a short phrase. "
+    "The question names what it is about, so that it is clear without the text."
+)
+# Chosen for what they yield: of "Where" and "What happens if" not one question in seven is kept.
+STARTS = (
+    "What",
+    "What is the name of",
+    "What is the default",
+    "Which",
+    "How many",
+    "Who",
+    "When",
+    "In which",
+)
+VAGUE = ("the text", "this text", "the document", "this document", "the passage", "the following",
+         "the author", "mentioned", "the given", "provided", "according to", "this question")
+QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
+LENGTHS = (192, 320, 512)  # context tokens of the programs; longer documents are left out
+WRITING_ROW, ROW = 16, 40  # tokens of the beginning of a question, and of a whole one as asked
+NEW_TOKENS, ANSWER_TOKENS = 28, 20
+
+
+class Written(NamedTuple):
+    """A document's questions with their answers, and how many the model wrote."""
+
+    id: str
+    text: str
+    questions: list[Question]
+    tried: int
+
+    def record(self) -> dict:
+        questions = [{"text": q.text, "answers": list(q.answers)} for q in self.questions]
+        return {"id": self.id, "text": self.text, "questions": questions}
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """Writes questions with a chat model; `size` documents at once."""
+
+    model: LanguageModel
+    size: int = 4
+
+    def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
+        """The questions about each (id, text), documents of similar length together.
+
+        Documents that no program is long enough for have none.
+        """
+        waiting = {length: [] for length in LENGTHS}
+        for name, text in documents:
+            length = self._length(text)
+            if length is None:
+                yield Written(name, text, [], 0)
+                continue
+            waiting[length].append((name, text))
+            if len(waiting[length]) == self.size:
+                yield from self._write_batch(waiting[length], length)
+                waiting[length] = []
+        for length, rest in waiting.items():
+            if rest:
+                yield from self._write_batch(rest, length)
+
+    def _length(self, text: str) -> int | None:
+        needed = max(len(self._request(text)[0]), len(_context(self._asked(text, []))))
+        return min((length for length in LENGTHS if length >= needed), default=None)
+
+    def _request(self, text: str) -> tuple[list[int], list[list[int]]]:
+        """Context and rows of the writing pass; the request is read once, with the document."""
+        tokenizer, chat = self.model.tokenizer, TEMPLATES["chat"]
+        before, closing = chat.frame(tokenizer, WRITER)
+        context = tokenizer.encode(before, special=True)
+        context += tokenizer.encode(chat.document_text(text) + REQUEST)
+        context += tokenizer.encode(closing, special=True)
+        return context, [tokenizer.encode(f"Question: {s}") for s in STARTS]
+
+    def _asked(self, text: str, questions: Sequence[str]):
+        example = Example("", (text,), tuple(Question(q, ()) for q in questions), INSTRUCTION)
+        return encode_example(self.model.tokenizer, TEMPLATES["chat"], example)
+
+    def _write_batch(self, batch: list[tuple[str, str]], length: int) -> Iterator[Written]:
+        requests = [self._request(text) for _, text in batch]
+        endings = self._run(requests, length, NEW_TOKENS, "?\n")
+        asked = [
+            sensible([s + ending for s, ending in zip(STARTS, texts, strict=True)])
+            for texts in endings
+        ]
+        encoded = [self._asked(text, q) for (_, text), q in zip(batch, asked, strict=True)]
+        rows = [(_context(e), e.questions) for e in encoded]
+        answers = self._run(rows, length, ANSWER_TOKENS, "\n")
+        for (name, text), questions, said in zip(batch, asked, answers, strict=True):
+            yield Written(name, text, confirmed(text, questions, said), len(STARTS))
+
+    def _run(self, inputs, length: int, new_tokens: int, ends: str) -> list[list[str]]:
+        """What the model says after each row of each (context, rows), to the first of `ends`.
+
+        Empty if it does not end, or for a row that is too long.
+        """
+        E, Q, R = self.size, len(STARTS), WRITING_ROW if "?" in ends else ROW
+        contexts, context_lengths = np.zeros((E, length), np.int32), np.ones(E, np.int32)
+        rows, row_lengths = np.zeros((E, Q, R), np.int32), np.ones((E, Q), np.int32)
+        spare = next((r for _, given in inputs for r in given if len(r) <= R), [0])
+        for e in range(E):
+            context, given = inputs[e] if e < len(inputs) else inputs[0]
+            contexts[e, : len(context)], context_lengths[e] = context, len(context)
+            # Rows that are not asked repeat one that is: they end when it does.
+            for q in range(Q):
+                row = given[q] if q < len(given) and len(given[q]) <= R else spare
+                rows[e, q, : len(row)], row_lengths[e, q] = row, len(row)
+        stops = _ids_with(self.model, ends)
+        arrays = (contexts, context_lengths, rows, row_lengths, stops)
+        answers = _answer(self.model.module, self.model.params, *arrays, new_tokens=new_tokens)
+        tokens, lengths = np.asarray(answers.tokens), np.asarray(answers.lengths)
+        texts = []
+        for e, (_, given) in enumerate(inputs):
+            ids = [tokens[e, q, : lengths[e, q]].tolist() for q in range(len(given))]
+            ended = [x[-1] in stops and len(row) <= R for x, row in zip(ids, given, strict=True)]
+            decode = self.model.tokenizer.decode
+            texts.append([decode(x) if end else "" for x, end in zip(ids, ended, strict=True)])
+        return texts
+
+
+@functools.lru_cache(maxsize=4)
+def _ids_with(model: LanguageModel, marks: str) -> np.ndarray:
+    """int32: the tokens that have one of the marks in them, or end an answer."""
+    decode, stops = model.tokenizer.decode, set(stop_array(model, None).tolist())
+    with_mark = (i for i in range(model.config.vocab_size) if set(marks) & set(decode([i])))
+    return np.array(sorted(stops.union(with_mark)), np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "new_tokens"))
+def _answer(module, params, *arrays, new_tokens: int):
+    # The hidden states are not read: without them in the output they cost nothing.
+    return teacher.answer_batch(module, params, *arrays, new_tokens=new_tokens)
+
+
+def _context(encoded) -> list[int]:
+    return [*encoded.preamble, *encoded.documents[0]]
+
+
+def sensible(questions: Sequence[str]) -> list[str]:
+    """The questions that are whole, of QUESTION_WORDS, clear among several documents, once each."""
+    chosen = []
+    for question in questions:
+        head, mark, _ = question.partition("?")
+        text = " ".join(head.split()) + mark
+        words = len(text.split())
+        vague = any(phrase in text.lower() for phrase in VAGUE)
+        fits = QUESTION_WORDS[0] <= words <= QUESTION_WORDS[1]
+        if mark and "\n" not in head.strip() and fits and not vague and text not in chosen:
+            chosen.append(text)
+    return chosen
+
+
+def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> list[Question]:
+    """The questions whose answer is of ANSWER_WORDS and stands in the text, not in the question.
+
+    One question for each answer.
+    """
+    chosen = []
+    for question, said in zip(questions, answers, strict=True):
+        answer = TEMPLATES["chat"].answer(Question(question, ()), said).removesuffix(".")
+        least, most = ANSWER_WORDS
+        if not least <= len(answer.split()) <= most or stands_in(answer, question):
+            continue
+        known = {q.answers[0].lower() for q in chosen}
+        if stands_in(answer, text) and answer.lower() not in known:
+            chosen.append(Question(question, (answer,)))
+    return chosen
+
+
+def stands_in(answer: str, text: str) -> bool:
+    """Whether a text has the answer word for word, in whichever case."""
+    return bool(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.I))
