@@ -7,7 +7,6 @@ those whose answer is short and stands in the document, word for word.
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from kvpacket_jax import teacher
 from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example
 from kvpacket_jax.data.examples import INSTRUCTION
+from kvpacket_jax.data.passages import stands_in
 from kvpacket_jax.packets.generate import stop_array
 from models import LanguageModel
 
@@ -28,7 +28,6 @@ REQUEST = (
 )
 # Chosen for what they yield: of "Where" and "What happens if" not one question in seven is kept.
 STARTS = (
-    "What",
     "What is the name of",
     "What is the default",
     "Which",
@@ -36,9 +35,17 @@ STARTS = (
     "Who",
     "When",
     "In which",
+    "What type of",
 )
-VAGUE = ("the text", "this text", "the document", "this document", "the passage", "the following",
-         "the author", "mentioned", "the given", "provided", "according to", "this question")
+VAGUE = re.compile(  # words of questions that could be about any of several documents
+    r"\b(the|this|given|provided) (text|document|passage|question|code snippet)\b"
+    r"|\bthe author\b(?! of)|\bthe (following|given|provided)\b|\bmentioned\b|\baccording to\b",
+    re.I,
+)
+NUMBER = re.compile(
+    r"(?!(19|20)\d\d\b)\d[\d,]*(\.\d+)?(?![.\w])|(one|two|three|four|five|six|seven|eight|nine|ten)\b",
+    re.I,
+)
 QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
 LENGTHS = (192, 320, 512)  # context tokens of the programs; longer documents are left out
 WRITING_ROW, ROW = 16, 40  # tokens of the beginning of a question, and of a whole one as asked
@@ -168,9 +175,14 @@ def sensible(questions: Sequence[str]) -> list[str]:
         head, mark, _ = question.partition("?")
         text = " ".join(head.split()) + mark
         words = len(text.split())
-        vague = any(phrase in text.lower() for phrase in VAGUE)
         fits = QUESTION_WORDS[0] <= words <= QUESTION_WORDS[1]
-        if mark and "\n" not in head.strip() and fits and not vague and text not in chosen:
+        if (
+            mark
+            and "\n" not in head.strip()
+            and fits
+            and not VAGUE.search(text)
+            and text not in chosen
+        ):
             chosen.append(text)
     return chosen
 
@@ -186,12 +198,9 @@ def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> li
         least, most = ANSWER_WORDS
         if not least <= len(answer.split()) <= most or stands_in(answer, question):
             continue
+        if question.startswith("How many") and not NUMBER.match(answer):
+            continue
         known = {q.answers[0].lower() for q in chosen}
         if stands_in(answer, text) and answer.lower() not in known:
             chosen.append(Question(question, (answer,)))
     return chosen
-
-
-def stands_in(answer: str, text: str) -> bool:
-    """Whether a text has the answer word for word, in whichever case."""
-    return bool(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.I))

@@ -24,10 +24,14 @@ LONG_PARAGRAPH = 120  # words
 PER_FILE, PER_PACKAGE = 4, 25
 SAME_START = 60  # characters: pieces that share so many are the same one
 FILE_BYTES = 2_000_000  # of those that are read
-LEFT_OUT = frozenset("test tests testing __pycache__ site-packages idlelib lib2to3 node_modules".split())
+LEFT_OUT = frozenset(
+    "test tests testing __pycache__ site-packages idlelib lib2to3 node_modules".split()
+)
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(*-])|\n(?=\s*[*-] )")
-COMMON = frozenset("the a an of and to is in for with that this be are or on by it as if not".split())
+COMMON = frozenset(
+    "the a an of and to is in for with that this be are or on by it as if not".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +186,12 @@ MARKUP = [
         (r"^\s*\.\. [\w-]+::", "", re.M),
         (r":[\w:]+:`~?([^`<]*?)(\s*<[^`]*>)?`", r"\1", 0),
         (r"`([^`<]+?)\s*<[^`]*>`_+", r"\1", 0),
-        (r"</?(a|b|br|code|div|em|h\d|hr|i|img|li|ol|p|picture|pre|source|span|strong|su[bp]|"
-         r"summary|details|t[dhr]|table|tbody|thead|u|ul|kbd|center|sup)\b[^>\n]*>", "", re.I),
+        (
+            r"</?(a|b|br|code|div|em|h\d|hr|i|img|li|ol|p|picture|pre|source|span|strong|su[bp]|"
+            r"summary|details|t[dhr]|table|tbody|thead|u|ul|kbd|center|sup)\b[^>\n]*>",
+            "",
+            re.I,
+        ),
         (r"^[ \t]*[=\-~^*#+_\"'.|:]+[ \t]*$", "", re.M),  # rules
         (r"^#+ +", "", re.M),
         (r"(?<!`)``(?!`)", "`", 0),
@@ -194,29 +202,37 @@ MARKUP = [
 
 
 def roff(text: str) -> str:
-    """The text of a manual page in man's macros; nothing of one in mdoc's."""
-    lines = []
+    """The text of a manual page in man's macros, its lines filled; nothing of one in mdoc's."""
     if re.search(r"^\.Dd ", text, re.M):
         return ""
+    lines, filled = [""], True
     for line in text.splitlines():
-        line = re.sub(r'\\".*', "", line)
-        line = re.sub(r"\\f(\[\w*\]|\(..|.)|\\[&/,|^:%]|\\s[+-]?\d|\\[mM]\[\w*\]", "", line)
-        line = re.sub(r"\\\((..)|\\\[(\w+)\]", lambda m: ROFF.get(m[1] or m[2], ""), line)
-        line = re.sub(r"\\\*\(..|\\\*.", "", line).replace("\\-", "-").replace("\\e", "\\")
-        line = line.replace("\\ ", " ").replace("\\'", "'").replace("\\.", ".").replace("\\~", " ")
+        line = _without_escapes(line)
         macro, _, rest = line.partition(" ")
-        if not macro.startswith((".", "'")):
-            lines.append(line)
+        words = "".join(a or b for a, b in re.findall(r'"([^"]*)"|(\S+)', rest))
+        if not macro.startswith((".", "'")) or re.fullmatch(r"\.(B|I|[BIR]{2})", macro):
+            if macro.startswith("."):
+                line = rest.replace('"', "") if len(macro) == 2 else words
+            if filled and lines[-1] and line[:1] not in ("", " "):
+                lines[-1] += f" {line}"
+            else:
+                lines.append(line)
+        elif macro in (".nf", ".EX", ".fi", ".EE"):
+            filled = macro in (".fi", ".EE")
+            lines.append("")
         elif macro in (".SH", ".SS"):
-            lines += ["", "", rest.strip().strip('"').upper()]
+            lines += ["", rest.strip().strip('"').upper(), ""]
         elif macro in (".PP", ".P", ".LP", ".TP", ".IP", ".sp", ".HP"):
             lines += ["", *([rest.split('"')[1]] if rest.count('"') > 1 else [])]
-        elif re.fullmatch(r"\.[BI]", macro):
-            lines.append(rest.replace('"', ""))
-        elif re.fullmatch(r"\.[BIR]{2}", macro):
-            words = re.findall(r'"([^"]*)"|(\S+)', rest)
-            lines.append("".join(a or b for a, b in words))
     return re.sub(r"\n\s*\n+", "\n\n", "\n".join(lines)).strip()
+
+
+def _without_escapes(line: str) -> str:
+    line = re.sub(r'\\".*', "", line)
+    line = re.sub(r"\\f(\[\w*\]|\(..|.)|\\[&/,|^:%{}]|\\s[+-]?\d|\\[mM]\[\w*\]", "", line)
+    line = re.sub(r"\\\((..)|\\\[(\w+)\]", lambda m: ROFF.get(m[1] or m[2], ""), line)
+    line = re.sub(r"\\\*(\(..|\[\w*\]|.)|\\$", "", line)
+    return re.sub(r"\\([-e ~'.])", lambda m: {"e": "\\", "~": " "}.get(m[1], m[1]), line)
 
 
 ROFF = {"aq": "'", "cq": "'", "oq": "'", "lq": '"', "rq": '"', "dq": '"', "em": "-", "en": "-"}
