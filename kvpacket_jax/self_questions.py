@@ -7,6 +7,8 @@ those whose answer is short and stands in the document, word for word.
 
 import dataclasses
 import functools
+import json
+import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -38,7 +40,7 @@ STARTS = (
     "What type of",
 )
 VAGUE = re.compile(  # words of questions that could be about any of several documents
-    r"\b(the|this|given|provided) (text|document|passage|question|code snippet)\b"
+    r"\b(the|this|given|provided)( \S+)? (text|document|passage|question|snippet)\b(?! f)"
     r"|\bthe author\b(?! of)|\bthe (following|given|provided)\b|\bmentioned\b|\baccording to\b",
     re.I,
 )
@@ -47,9 +49,7 @@ NUMBER = re.compile(
     re.I,
 )
 QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
-LENGTHS = (192, 320, 512)  # context tokens of the programs; longer documents are left out
-WRITING_ROW, ROW = 16, 40  # tokens of the beginning of a question, and of a whole one as asked
-NEW_TOKENS, ANSWER_TOKENS = 28, 20
+QUESTION_TOKENS, ANSWER_TOKENS = 28, 20  # that are generated, at most
 
 
 class Written(NamedTuple):
@@ -67,17 +67,27 @@ class Written(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """Writes questions with a chat model; `size` documents at once."""
+    """Writes questions with a chat model, by two programs for each of `lengths`.
+
+    Args:
+      size: E, documents computed at once.
+      lengths: C, tokens of a document with what stands before it and the request after it.
+      starts: R, tokens of the start of a question.
+      row: R, tokens of a whole question as it is asked; longer ones are left out.
+    """
 
     model: LanguageModel
     size: int = 4
+    lengths: tuple[int, ...] = (192, 320, 512)
+    starts: int = 16
+    row: int = 40
 
     def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
         """The questions about each (id, text), documents of similar length together.
 
-        Documents that no program is long enough for have none.
+        Documents that are longer than all `lengths` have none.
         """
-        waiting = {length: [] for length in LENGTHS}
+        waiting = {length: [] for length in self.lengths}
         for name, text in documents:
             length = self._length(text)
             if length is None:
@@ -93,7 +103,7 @@ class Writer:
 
     def _length(self, text: str) -> int | None:
         needed = max(len(self._request(text)[0]), len(_context(self._asked(text, []))))
-        return min((length for length in LENGTHS if length >= needed), default=None)
+        return min((length for length in self.lengths if length >= needed), default=None)
 
     def _request(self, text: str) -> tuple[list[int], list[list[int]]]:
         """Context and rows of the writing pass; the request is read once, with the document."""
@@ -110,44 +120,54 @@ class Writer:
 
     def _write_batch(self, batch: list[tuple[str, str]], length: int) -> Iterator[Written]:
         requests = [self._request(text) for _, text in batch]
-        endings = self._run(requests, length, NEW_TOKENS, "?\n")
+        endings = self._run(requests, length, self.starts, QUESTION_TOKENS, "?\n")
         asked = [
             sensible([s + ending for s, ending in zip(STARTS, texts, strict=True)])
             for texts in endings
         ]
         encoded = [self._asked(text, q) for (_, text), q in zip(batch, asked, strict=True)]
         rows = [(_context(e), e.questions) for e in encoded]
-        answers = self._run(rows, length, ANSWER_TOKENS, "\n")
+        answers = self._run(rows, length, self.row, ANSWER_TOKENS, "\n")
         for (name, text), questions, said in zip(batch, asked, answers, strict=True):
             yield Written(name, text, confirmed(text, questions, said), len(STARTS))
 
-    def _run(self, inputs, length: int, new_tokens: int, ends: str) -> list[list[str]]:
+    def _run(self, inputs, C: int, R: int, new_tokens: int, ends: str) -> list[list[str]]:
         """What the model says after each row of each (context, rows), to the first of `ends`.
 
-        Empty if it does not end, or for a row that is too long.
+        Empty if it does not end, or for a row of more than R tokens.
         """
-        E, Q, R = self.size, len(STARTS), WRITING_ROW if "?" in ends else ROW
-        contexts, context_lengths = np.zeros((E, length), np.int32), np.ones(E, np.int32)
-        rows, row_lengths = np.zeros((E, Q, R), np.int32), np.ones((E, Q), np.int32)
-        spare = next((r for _, given in inputs for r in given if len(r) <= R), [0])
-        for e in range(E):
-            context, given = inputs[e] if e < len(inputs) else inputs[0]
-            contexts[e, : len(context)], context_lengths[e] = context, len(context)
-            # Rows that are not asked repeat one that is: they end when it does.
-            for q in range(Q):
-                row = given[q] if q < len(given) and len(given[q]) <= R else spare
-                rows[e, q, : len(row)], row_lengths[e, q] = row, len(row)
-        stops = _ids_with(self.model, ends)
-        arrays = (contexts, context_lengths, rows, row_lengths, stops)
-        answers = _answer(self.model.module, self.model.params, *arrays, new_tokens=new_tokens)
+        decode, stops = self.model.tokenizer.decode, _ids_with(self.model, ends)
+        arrays = _padded(inputs, self.size, C, R)
+        answers = _answer(
+            self.model.module, self.model.params, *arrays, stops, new_tokens=new_tokens
+        )
         tokens, lengths = np.asarray(answers.tokens), np.asarray(answers.lengths)
-        texts = []
-        for e, (_, given) in enumerate(inputs):
-            ids = [tokens[e, q, : lengths[e, q]].tolist() for q in range(len(given))]
-            ended = [x[-1] in stops and len(row) <= R for x, row in zip(ids, given, strict=True)]
-            decode = self.model.tokenizer.decode
-            texts.append([decode(x) if end else "" for x, end in zip(ids, ended, strict=True)])
-        return texts
+
+        def said(e: int, q: int, row: list[int]) -> str:
+            ids = tokens[e, q, : lengths[e, q]].tolist()
+            return decode(ids) if len(row) <= R and ids[-1] in stops else ""
+
+        return [
+            [said(e, q, row) for q, row in enumerate(rows)] for e, (_, rows) in enumerate(inputs)
+        ]
+
+
+def _padded(inputs, E: int, C: int, R: int) -> tuple[np.ndarray, ...]:
+    """int32 contexts `[E, C]` and rows `[E, Q, R]`, each with lengths.
+
+    Where there is no row, or one that is too long, stands another: it ends when that does.
+    """
+    Q = len(STARTS)
+    contexts, context_lengths = np.zeros((E, C), np.int32), np.ones(E, np.int32)
+    rows, row_lengths = np.zeros((E, Q, R), np.int32), np.ones((E, Q), np.int32)
+    spare = next((row for _, given in inputs for row in given if len(row) <= R), [0])
+    for e in range(E):
+        context, given = inputs[e] if e < len(inputs) else inputs[0]
+        contexts[e, : len(context)], context_lengths[e] = context, len(context)
+        for q in range(Q):
+            row = given[q] if q < len(given) and len(given[q]) <= R else spare
+            rows[e, q, : len(row)], row_lengths[e, q] = row, len(row)
+    return contexts, context_lengths, rows, row_lengths
 
 
 @functools.lru_cache(maxsize=4)
@@ -204,3 +224,18 @@ def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> li
         if stands_in(answer, text) and answer.lower() not in known:
             chosen.append(Question(question, (answer,)))
     return chosen
+
+
+def finished(path: pathlib.Path) -> set[str]:
+    """The ids of the documents that a file of records has; a line that was cut off is removed.
+
+    Makes the folder if there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return set()
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return {json.loads(line)["id"] for line in whole.splitlines()}

@@ -40,7 +40,7 @@ def main(argv):
     source, output = (pathlib.Path(f.value).expanduser() for f in (INPUT, OUTPUT))
     with errors.in_one_line():
         documents = [(d.id, d.text) for d in corpus.read_file(source, _refuse)]
-        done = _ids(output)
+        done = self_questions.finished(output)
         left = [d for d in documents if d[0] not in done]
         with progress.step(f"Loading {MODEL.value}"):
             scan = jax.default_backend() != "cpu"
@@ -64,20 +64,6 @@ def main(argv):
 
 def _refuse(message: str) -> None:
     raise ValueError(f"{message}\nNothing was written.")
-
-
-def _ids(output: pathlib.Path) -> set[str]:
-    """Of the documents that are done; a line that was cut off when the program stopped goes."""
-    import json
-
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return set()
-    content = output.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        output.write_bytes(whole)
-    return {json.loads(line)["id"] for line in whole.splitlines()}
 
 
 if __name__ == "__main__":

@@ -112,11 +112,16 @@ def _questions(rng: random.Random, chosen: list[dict], number: int) -> tuple[Que
     further = [
         question
         for i, record in enumerate(chosen)
-        for paragraph in record["text"].split("\n\n")
+        for paragraph in _body(record["text"]).split("\n\n")
         for question in passages.cuts(rng, i, paragraph)
     ]
     rng.shuffle(further)
     return tuple([*written, *further][:number])
+
+
+def _body(text: str) -> str:
+    """A text without its first line, which is a title, if it has more than one."""
+    return text.partition("\n")[2] or text
 
 
 def _elsewhere(answers: list[str], chosen: list[dict], document: int) -> bool:
