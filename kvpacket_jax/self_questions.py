@@ -49,7 +49,7 @@ NUMBER = re.compile(
     re.I,
 )
 QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
-QUESTION_TOKENS, ANSWER_TOKENS = 28, 20  # that are generated, at most
+QUESTION_TOKENS, ANSWER_TOKENS = 20, 14  # that are generated, at most: a batch waits for the last
 
 
 class Written(NamedTuple):
@@ -80,7 +80,7 @@ class Writer:
     size: int = 4
     lengths: tuple[int, ...] = (192, 320, 512)
     starts: int = 16
-    row: int = 40
+    row: int = 36
 
     def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
         """The questions about each (id, text), documents of similar length together.

@@ -20,6 +20,11 @@ DTYPE = flags.DEFINE_enum(
 )
 INPUT = flags.DEFINE_string("input", None, "JSON lines of documents.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "The file to write or to go on with.", required=True)
+LENGTHS = flags.DEFINE_list(
+    "lengths",
+    ["192", "320", "512"],
+    "Tokens that documents are padded to, two programs each; longer ones get no questions.",
+)
 BATCH = flags.DEFINE_integer("batch", 4, "Documents computed at once.", lower_bound=1)
 
 
@@ -45,7 +50,7 @@ def main(argv):
         with progress.step(f"Loading {MODEL.value}"):
             scan = jax.default_backend() != "cpu"
             model = models.load_text_model(MODEL.value, DTYPE.value, cache_dir, scan_layers=scan)
-        writer = self_questions.Writer(model, BATCH.value)
+        writer = self_questions.Writer(model, BATCH.value, tuple(map(int, LENGTHS.value)))
         start = len(documents) - len(left)
         questions = tried = 0
         with (
