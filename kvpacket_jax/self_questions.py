@@ -49,6 +49,7 @@ NUMBER = re.compile(
     re.I,
 )
 QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
+ANSWER_CHARACTERS = 2  # at least: one digit stands in most texts, whatever was asked
 QUESTION_TOKENS, ANSWER_TOKENS = 20, 14  # that are generated, at most: a batch waits for the last
 
 
@@ -216,12 +217,13 @@ def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> li
     for question, said in zip(questions, answers, strict=True):
         answer = TEMPLATES["chat"].answer(Question(question, ()), said).removesuffix(".")
         least, most = ANSWER_WORDS
-        if not least <= len(answer.split()) <= most or stands_in(answer, question):
+        if not least <= len(answer.split()) <= most or len(answer) < ANSWER_CHARACTERS:
             continue
         if question.startswith("How many") and not NUMBER.match(answer):
             continue
         known = {q.answers[0].lower() for q in chosen}
-        if stands_in(answer, text) and answer.lower() not in known:
+        right = stands_in(answer, text) and not stands_in(answer, question)
+        if right and answer.lower() not in known:
             chosen.append(Question(question, (answer,)))
     return chosen
 

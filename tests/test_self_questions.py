@@ -148,6 +148,7 @@ def test_no_question_is_stored_twice_nor_two_of_one_answer():
         ("Where does it leave from?", "", False),
         ("Where does it leave from?", f" {FERRY}", False),
         ("How many piers are there?", " pier 4", False),
+        ("How many decks does it have?", " 4", False),
         ("How many cars does it carry?", " 12 cars", True),
         ("How many hours does it take?", " 9.15 from pier 4", True),
     ],
