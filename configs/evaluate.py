@@ -6,7 +6,8 @@ biography_10, biography_20, biography_64
 niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
 own_docs         five documents such as people have: price lists, manuals, minutes
-jsonl            your own file: --config.dataset.options.path=FILE
+corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE
+jsonl            your own file, with the same option
 
 A new data set is a line in SETS, beside its line in kvpacket_jax/data/__init__.py. What a request
 costs, without answers, is configs/cost.py's.
@@ -53,6 +54,7 @@ SETS = {
     "niah": ("niah", NEEDLES, 50),
     "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
     "own_docs": ("own_docs", {}, 120),
+    "corpus": ("corpus", {"path": "", "num_documents": 5, "num_questions": 10}, 100),
     "jsonl": ("jsonl", {"path": ""}, 0),
 }
 

@@ -3,7 +3,7 @@
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
 
 What there is: biography, biography_10, biography_20, biography_64, niah, wikipedia, own_docs; and
-jsonl, with --config.dataset.options.path=FILE of lines
+with --config.dataset.options.path=FILE corpus, what launch.write_questions wrote, and jsonl, lines
 {"documents": ["…"], "question": "…", "answers": ["…"]}.
 Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')", .num_samples
 (questions), .adapter, .num_timed (examples to time), .new_tokens; all are in the file.

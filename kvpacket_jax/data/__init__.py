@@ -31,6 +31,7 @@ DATASETS = {
     "niah": "niah",
     "wikipedia": "wikipedia",
     "own_docs": "own_docs",
+    "corpus": "corpus",
     "jsonl": "jsonl",
 }
 

@@ -1,5 +1,6 @@
 """Files of JSON lines that people write: each is an object, and what is wrong is said by line."""
 
+import gzip
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,12 +15,13 @@ def read(
     """The number of each line, from 1, and what `make(number, record)` returns, or what is wrong.
 
     Lines end with "\\n" alone, for texts may hold the other ends of line; blank ones are passed
-    over. `make` is called with records that have all `required` keys, and may raise ValueError.
+    over. `make` is called with records that have all `required` keys, and may raise ValueError. A
+    path that ends in .gz is of a compressed file.
 
     Raises FileNotFoundError.
     """
     check_exists(path)
-    with path.open("rb") as file:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

@@ -13,18 +13,15 @@ import gzip
 import json
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 
-from kvpacket_jax.data import generated
+from kvpacket_jax.data import generated, passages
 from kvpacket_jax.data.examples import Example, Question
 
 VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
 RECORDS = pathlib.Path(__file__).with_name("wikipedia.jsonl.gz")
 
 TRIED = 40  # records that an example may take questions from
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
-SENTENCE_WORDS = (9, 40)  # of those that are cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,9 @@ def generate(split: str, index: int, config: WikipediaConfig) -> Example:
             chosen.append(paragraph)
     rng.shuffle(chosen)
     questions = questions[: config.num_questions]
-    further = [q for i, p in enumerate(chosen) for q in (_about(i, p), *_cuts(rng, i, p["text"]))]
+    further = [
+        q for i, p in enumerate(chosen) for q in (_about(i, p), *passages.cuts(rng, i, p["text"]))
+    ]
     rng.shuffle(further)
     questions += further[: config.num_questions - len(questions)]
     documents = tuple(f"{p['title']}\n{p['text']}" for p in chosen)
@@ -87,21 +86,9 @@ def _asked(question: dict) -> Question:
 
 
 def _about(document: int, paragraph: dict) -> Question:
-    first = SENTENCE_END.split(paragraph["text"])[0]
+    first = passages.SENTENCE_END.split(paragraph["text"])[0]
     info = {"kind": "about", "documents": [document]}
     return Question(f"Who or what is {paragraph['title']}?", (first,), "question", info)
-
-
-def _cuts(rng, document: int, text: str) -> list[Question]:
-    questions = []
-    for sentence in SENTENCE_END.split(text):
-        words = sentence.split()
-        if SENTENCE_WORDS[0] <= len(words) <= SENTENCE_WORDS[1]:
-            at = rng.randint(max(5, len(words) // 3), max(5, 2 * len(words) // 3))
-            info = {"kind": "cut", "documents": [document]}
-            start, rest = " ".join(words[:at]), " ".join(words[at:])
-            questions.append(Question(start, (rest,), "completion", info))
-    return questions
 
 
 class Source(Sequence):

@@ -1,0 +1,159 @@
+"""Documents of a file with questions about each, drawn in sets: what launch.write_questions wrote.
+
+A line is `{"id": "…", "text": "…", "questions": [{"text": "…", "answers": ["…"]}]}`. A question
+whose answer stands in two documents of its set is not asked; where there are few, sentences that
+are cut in their middle are to be continued. Which split a document is in follows from all documents
+of the file: train, validate and test on the same file.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import random
+from collections.abc import Sequence
+
+from kvpacket_jax.data import generated, json_lines, passages
+from kvpacket_jax.data.examples import Example, Question
+
+VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
+DRAWS = 100  # of sets of documents, until one can be asked about
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusConfig(generated.GeneratorConfig):
+    """Ranges are a number or (least, most); documents of other lengths are left out."""
+
+    path: str  # .jsonl or .jsonl.gz
+    num_documents: int | tuple[int, int] = 5
+    document_words: tuple[int, int] = (20, 400)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, limits in {"num_documents": (1, 24), "document_words": (1, 10_000)}.items():
+            pair = generated.as_range(name, getattr(self, name), *limits)
+            object.__setattr__(self, name, pair)
+
+
+@functools.lru_cache(maxsize=4)
+def records(path: str) -> tuple[dict, ...]:
+    """The records of a file.
+
+    Raises FileNotFoundError, and ValueError where no path is given, or that names the bad lines.
+    """
+    if not path:
+        raise ValueError("Give the file of documents: --config.dataset.options.path=FILE.")
+    file = pathlib.Path(path).expanduser()
+    lines = list(json_lines.read(file, ("id", "text", "questions"), _check))
+    bad = [f"line {number}: {r}" for number, r in lines if isinstance(r, ValueError)]
+    if bad:
+        shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
+        raise ValueError(f"{file} has lines that cannot be used:\n{shown}")
+    by_id = {record["id"]: record for _, record in lines}
+    if len(by_id) < len(lines):
+        raise ValueError(f"{file} has {len(lines) - len(by_id)} lines with the id of another.")
+    return tuple(by_id.values())
+
+
+def _check(number: int, record: dict) -> dict:
+    for key in ("id", "text"):
+        if not isinstance(record[key], str) or not record[key].strip():
+            raise ValueError(f"{key} must be a text that is not empty")
+    if not isinstance(record["questions"], list):
+        raise ValueError("questions must be a list")
+    for question in record["questions"]:
+        match question:
+            case {"text": str(), "answers": [str(), *_]}:
+                pass
+            case _:
+                raise ValueError('a question must be {"text": "…", "answers": ["…"]}')
+    return record
+
+
+def pool(split: str, config: CorpusConfig) -> tuple[dict, ...]:
+    """The records of `split` whose documents are of `config.document_words`."""
+    return _pool(split, config.path, config.document_words)
+
+
+@functools.lru_cache(maxsize=16)
+def _pool(split: str, path: str, document_words: tuple[int, int]) -> tuple[dict, ...]:
+    by_id = {record["id"]: record for record in records(path)}
+    chosen = (by_id[name] for name in generated.pool_of(list(by_id), split))
+    least, most = document_words
+    return tuple(r for r in chosen if least <= len(r["text"].split()) <= most)
+
+
+def generate(split: str, index: int, config: CorpusConfig) -> Example:
+    """Returns example `index` of `split`.
+
+    Raises ValueError for an unknown split, or where no set of documents can be asked about.
+    """
+    # Where the file lies does not change what is drawn.
+    drawn = dataclasses.replace(config, path="")
+    rng = generated.example_rng("corpus", VERSION, drawn, split, index)
+    for _ in range(DRAWS):
+        chosen = rng.sample(pool(split, config), rng.randint(*config.num_documents))
+        if questions := _questions(rng, chosen, config.num_questions):
+            documents = tuple(record["text"] for record in chosen)
+            return Example(f"corpus-{split}-{index}", documents, questions, config.preamble)
+    raise ValueError(
+        f"{config.path} has too few questions: none about {DRAWS} sets of {len(chosen)} documents."
+    )
+
+
+def _questions(rng: random.Random, chosen: list[dict], number: int) -> tuple[Question, ...]:
+    written = [
+        Question(q["text"], tuple(q["answers"]), "question", {"kind": "written", "documents": [i]})
+        for i, record in enumerate(chosen)
+        for q in record["questions"]
+        if not _elsewhere(q["answers"], chosen, i)
+    ]
+    rng.shuffle(written)
+    further = [
+        question
+        for i, record in enumerate(chosen)
+        for paragraph in _body(record["text"]).split("\n\n")
+        for question in passages.cuts(rng, i, paragraph)
+    ]
+    rng.shuffle(further)
+    return tuple([*written, *further][:number])
+
+
+def _body(text: str) -> str:
+    """A text without its first line, which is a title, if it has more than one."""
+    return text.partition("\n")[2] or text
+
+
+def _elsewhere(answers: list[str], chosen: list[dict], document: int) -> bool:
+    others = (record["text"] for i, record in enumerate(chosen) if i != document)
+    return any(passages.stands_in(answer, text) for text in others for answer in answers)
+
+
+class Source(Sequence):
+    """The examples of a split, generated when they are read."""
+
+    def __init__(self, split: str, config: CorpusConfig):
+        generated.check_whole(split, "corpus")
+        fitting, needed = len(pool(split, config)), config.num_documents[1]
+        if fitting < needed:
+            raise ValueError(
+                f"{config.path}: {split} has {fitting} documents of {config.document_words} words, "
+                f"fewer than the {needed} of an example: give a wider document_words, or more "
+                "documents."
+            )
+        self._split, self._config = split, config
+
+    def __len__(self) -> int:
+        return getattr(self._config, f"num_{self._split}")
+
+    def __getitem__(self, index: int) -> Example:
+        return generate(self._split, range(len(self))[index], self._config)
+
+
+def source(split: str, data_dir: str | os.PathLike, **options) -> Source:
+    """Returns the examples of `split`; `options` are CorpusConfig's. Nothing is written."""
+    known = [f.name for f in dataclasses.fields(CorpusConfig)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(f"corpus has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return Source(split, CorpusConfig(**{"path": "", **options}))

@@ -1,0 +1,27 @@
+"""Passages of a text that can be asked for: sentences to be completed, answers that stand in it."""
+
+import random
+import re
+
+from kvpacket_jax.data.examples import Question
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+SENTENCE_WORDS = (9, 40)  # of those that are cut
+
+
+def cuts(rng: random.Random, document: int, text: str) -> list[Question]:
+    """Each sentence of SENTENCE_WORDS, cut in its middle, to be continued."""
+    questions = []
+    for sentence in SENTENCE_END.split(text):
+        words = sentence.split()
+        if SENTENCE_WORDS[0] <= len(words) <= SENTENCE_WORDS[1]:
+            at = rng.randint(max(5, len(words) // 3), max(5, 2 * len(words) // 3))
+            info = {"kind": "cut", "documents": [document]}
+            start, rest = " ".join(words[:at]), " ".join(words[at:])
+            questions.append(Question(start, (rest,), "completion", info))
+    return questions
+
+
+def stands_in(answer: str, text: str) -> bool:
+    """Whether a text has the answer word for word, in whichever case."""
+    return bool(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.I))

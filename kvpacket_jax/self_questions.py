@@ -1,0 +1,243 @@
+"""Questions that a model writes about a document and answers itself, for training.
+
+Two passes over each document: the model goes on from several beginnings of a question, then it
+answers the questions as an evaluation asks them, with the document alone in its context. Stored are
+those whose answer is short and stands in the document, word for word.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from kvpacket_jax import teacher
+from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example
+from kvpacket_jax.data.examples import INSTRUCTION
+from kvpacket_jax.data.passages import stands_in
+from kvpacket_jax.packets.generate import stop_array
+from models import LanguageModel
+
+WRITER = "You write questions about texts."
+REQUEST = (
+    "Write one short question that this text answers with a name, a number or a short phrase. "
+    "The question names what it is about, so that it is clear without the text."
+)
+# Chosen for what they yield: of "Where" and "What happens if" not one question in seven is kept.
+STARTS = (
+    "What is the name of",
+    "What is the default",
+    "Which",
+    "How many",
+    "Who",
+    "When",
+    "In which",
+    "What type of",
+)
+VAGUE = re.compile(  # words of questions that could be about any of several documents
+    r"\b(the|this|given|provided)( \S+)? (text|document|passage|question|snippet)\b(?! f)"
+    r"|\bthe author\b(?! of)|\bthe (following|given|provided)\b|\bmentioned\b|\baccording to\b",
+    re.I,
+)
+NUMBER = re.compile(
+    r"(?!(19|20)\d\d\b)\d[\d,]*(\.\d+)?(?![.\w])|(one|two|three|four|five|six|seven|eight|nine|ten)\b",
+    re.I,
+)
+QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
+ANSWER_CHARACTERS = 2  # at least: one digit stands in most texts, whatever was asked
+QUESTION_TOKENS, ANSWER_TOKENS = 20, 14  # that are generated, at most: a batch waits for the last
+
+
+class Written(NamedTuple):
+    """A document's questions with their answers, and how many the model wrote."""
+
+    id: str
+    text: str
+    questions: list[Question]
+    tried: int
+
+    def record(self) -> dict:
+        questions = [{"text": q.text, "answers": list(q.answers)} for q in self.questions]
+        return {"id": self.id, "text": self.text, "questions": questions}
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """Writes questions with a chat model, by two programs for each of `lengths`.
+
+    Args:
+      size: E, documents computed at once.
+      lengths: C, tokens of a document with what stands before it and the request after it.
+      starts: R, tokens of the start of a question.
+      row: R, tokens of a whole question as it is asked; longer ones are left out.
+    """
+
+    model: LanguageModel
+    size: int = 4
+    lengths: tuple[int, ...] = (192, 320, 512)
+    starts: int = 16
+    row: int = 36
+
+    def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
+        """The questions about each (id, text), documents of similar length together.
+
+        Documents that are longer than all `lengths` have none.
+        """
+        waiting = {length: [] for length in self.lengths}
+        for name, text in documents:
+            length = self._length(text)
+            if length is None:
+                yield Written(name, text, [], 0)
+                continue
+            waiting[length].append((name, text))
+            if len(waiting[length]) == self.size:
+                yield from self._write_batch(waiting[length], length)
+                waiting[length] = []
+        for length, rest in waiting.items():
+            if rest:
+                yield from self._write_batch(rest, length)
+
+    def _length(self, text: str) -> int | None:
+        needed = max(len(self._request(text)[0]), len(_context(self._asked(text, []))))
+        return min((length for length in self.lengths if length >= needed), default=None)
+
+    def _request(self, text: str) -> tuple[list[int], list[list[int]]]:
+        """Context and rows of the writing pass; the request is read once, with the document."""
+        tokenizer, chat = self.model.tokenizer, TEMPLATES["chat"]
+        before, closing = chat.frame(tokenizer, WRITER)
+        context = tokenizer.encode(before, special=True)
+        context += tokenizer.encode(chat.document_text(text) + REQUEST)
+        context += tokenizer.encode(closing, special=True)
+        return context, [tokenizer.encode(f"Question: {s}") for s in STARTS]
+
+    def _asked(self, text: str, questions: Sequence[str]):
+        example = Example("", (text,), tuple(Question(q, ()) for q in questions), INSTRUCTION)
+        return encode_example(self.model.tokenizer, TEMPLATES["chat"], example)
+
+    def _write_batch(self, batch: list[tuple[str, str]], length: int) -> Iterator[Written]:
+        requests = [self._request(text) for _, text in batch]
+        endings = self._run(requests, length, self.starts, QUESTION_TOKENS, "?\n")
+        asked = [
+            sensible([s + ending for s, ending in zip(STARTS, texts, strict=True)])
+            for texts in endings
+        ]
+        encoded = [self._asked(text, q) for (_, text), q in zip(batch, asked, strict=True)]
+        rows = [(_context(e), e.questions) for e in encoded]
+        answers = self._run(rows, length, self.row, ANSWER_TOKENS, "\n")
+        for (name, text), questions, said in zip(batch, asked, answers, strict=True):
+            yield Written(name, text, confirmed(text, questions, said), len(STARTS))
+
+    def _run(self, inputs, C: int, R: int, new_tokens: int, ends: str) -> list[list[str]]:
+        """What the model says after each row of each (context, rows), to the first of `ends`.
+
+        Empty if it does not end, or for a row of more than R tokens.
+        """
+        decode, stops = self.model.tokenizer.decode, _ids_with(self.model, ends)
+        arrays = _padded(inputs, self.size, C, R)
+        answers = _answer(
+            self.model.module, self.model.params, *arrays, stops, new_tokens=new_tokens
+        )
+        tokens, lengths = np.asarray(answers.tokens), np.asarray(answers.lengths)
+
+        def said(e: int, q: int, row: list[int]) -> str:
+            ids = tokens[e, q, : lengths[e, q]].tolist()
+            return decode(ids) if len(row) <= R and ids[-1] in stops else ""
+
+        return [
+            [said(e, q, row) for q, row in enumerate(rows)] for e, (_, rows) in enumerate(inputs)
+        ]
+
+
+def _padded(inputs, E: int, C: int, R: int) -> tuple[np.ndarray, ...]:
+    """int32 contexts `[E, C]` and rows `[E, Q, R]`, each with lengths.
+
+    Where there is no row, or one that is too long, stands another: it ends when that does.
+    """
+    Q = len(STARTS)
+    contexts, context_lengths = np.zeros((E, C), np.int32), np.ones(E, np.int32)
+    rows, row_lengths = np.zeros((E, Q, R), np.int32), np.ones((E, Q), np.int32)
+    spare = next((row for _, given in inputs for row in given if len(row) <= R), [0])
+    for e in range(E):
+        context, given = inputs[e] if e < len(inputs) else inputs[0]
+        contexts[e, : len(context)], context_lengths[e] = context, len(context)
+        for q in range(Q):
+            row = given[q] if q < len(given) and len(given[q]) <= R else spare
+            rows[e, q, : len(row)], row_lengths[e, q] = row, len(row)
+    return contexts, context_lengths, rows, row_lengths
+
+
+@functools.lru_cache(maxsize=4)
+def _ids_with(model: LanguageModel, marks: str) -> np.ndarray:
+    """int32: the tokens that have one of the marks in them, or end an answer."""
+    decode, stops = model.tokenizer.decode, set(stop_array(model, None).tolist())
+    with_mark = (i for i in range(model.config.vocab_size) if set(marks) & set(decode([i])))
+    return np.array(sorted(stops.union(with_mark)), np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "new_tokens"))
+def _answer(module, params, *arrays, new_tokens: int):
+    # The hidden states are not read: without them in the output they cost nothing.
+    return teacher.answer_batch(module, params, *arrays, new_tokens=new_tokens)
+
+
+def _context(encoded) -> list[int]:
+    return [*encoded.preamble, *encoded.documents[0]]
+
+
+def sensible(questions: Sequence[str]) -> list[str]:
+    """The questions that are whole, of QUESTION_WORDS, clear among several documents, once each."""
+    chosen = []
+    for question in questions:
+        head, mark, _ = question.partition("?")
+        text = " ".join(head.split()) + mark
+        words = len(text.split())
+        fits = QUESTION_WORDS[0] <= words <= QUESTION_WORDS[1]
+        if (
+            mark
+            and "\n" not in head.strip()
+            and fits
+            and not VAGUE.search(text)
+            and text not in chosen
+        ):
+            chosen.append(text)
+    return chosen
+
+
+def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> list[Question]:
+    """The questions whose answer is of ANSWER_WORDS and stands in the text, not in the question.
+
+    One question for each answer.
+    """
+    chosen = []
+    for question, said in zip(questions, answers, strict=True):
+        answer = TEMPLATES["chat"].answer(Question(question, ()), said).removesuffix(".")
+        least, most = ANSWER_WORDS
+        if not least <= len(answer.split()) <= most or len(answer) < ANSWER_CHARACTERS:
+            continue
+        if question.startswith("How many") and not NUMBER.match(answer):
+            continue
+        known = {q.answers[0].lower() for q in chosen}
+        right = stands_in(answer, text) and not stands_in(answer, question)
+        if right and answer.lower() not in known:
+            chosen.append(Question(question, (answer,)))
+    return chosen
+
+
+def finished(path: pathlib.Path) -> set[str]:
+    """The ids of the documents that a file of records has; a line that was cut off is removed.
+
+    Makes the folder if there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return set()
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return {json.loads(line)["id"] for line in whole.splitlines()}

@@ -1,0 +1,60 @@
+"""Collects pieces of this machine's documentation, for training: JSON lines of documents.
+
+python -m launch.collect_docs --output=documents.jsonl
+
+Their licences are those of what is installed: a use of one's own is fine, handing them on may not
+be. `launch.write_questions` asks about them.
+"""
+
+import pathlib
+import sysconfig
+
+from absl import app, flags
+
+from launch import errors
+
+flags.adopt_module_key_flags(errors)  # so that --help shows it
+
+OUTPUT = flags.DEFINE_string("output", None, "The file to write, {id, text} a line.", required=True)
+FOLDERS = flags.DEFINE_list(
+    "folders",
+    None,
+    "Folders to read; default: Python's packages and standard library, /usr/share/doc and man.",
+)
+LIMIT = flags.DEFINE_integer("limit", 2500, "Pieces, at most.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the choice and the order.")
+
+SHARED = ("/usr/share/doc", "/usr/share/man")  # where there are such folders
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    # Imported here: --help needs nothing of them.
+    import json
+    from collections import Counter
+
+    from kvpacket_jax.data import installed_docs
+    from kvpacket_jax.runtime import progress
+
+    output = pathlib.Path(OUTPUT.value).expanduser()
+    with errors.in_one_line():
+        with progress.step("Reading documentation"):
+            pieces = installed_docs.collect(_folders(), LIMIT.value, SEED.value)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("".join(f"{json.dumps(p)}\n" for p in pieces), "utf-8")
+    kinds = Counter(p["id"].split("/")[0] for p in pieces)
+    words = sum(len(p["text"].split()) for p in pieces)
+    print(f"{output}: {len(pieces):,} documents of {words:,} words")
+    print(", ".join(f"{number} {kind}" for kind, number in kinds.items()))
+
+
+def _folders() -> list[pathlib.Path]:
+    if FOLDERS.value:
+        return [pathlib.Path(f).expanduser() for f in FOLDERS.value]
+    python = [pathlib.Path(sysconfig.get_paths()[k]) for k in ("purelib", "stdlib")]
+    return python + [p for p in map(pathlib.Path, SHARED) if p.is_dir()]
+
+
+if __name__ == "__main__":
+    app.run(main)
