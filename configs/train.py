@@ -65,35 +65,35 @@ def _validation() -> dict[str, ConfigDict]:
 # The sizes of :large.
 LIVES = dict(FIVE, documents=20, learning=20)
 PAGES = dict(documents=8, tokens=280, questions=12, row=44, new_tokens=24, answers=160, learning=8)
-NOTES = dict(PAGES, documents=6, tokens=128, answers=144, learning=6)
+NOTES = dict(PAGES, documents=5, tokens=120, questions=10, answers=128, learning=5)
 LETTERS = dict(PAGES, documents=5, tokens=416, questions=10, answers=128, learning=5)
 
 
 def _large_mixture(corpus) -> dict[str, ConfigDict]:
     many = dict(num_train=8000, num_questions=30)
     life = many | dict(num_questions=16)
-    needles = dict(num_train=4000, num_needles=12, num_questions=12)
+    kinds = ("multi_key", "multi_value")
+    needles = dict(num_train=4000, num_needles=12, num_questions=12, kinds=kinds)
     docs = many | dict(path=corpus)
 
-    def lives(weight, sizes, *documents):
-        return _entry("biography", weight, sizes, num_documents=documents, **life)
+    def lives(weight, sizes, documents, words):
+        options = life | dict(num_documents=documents, document_words=words)
+        return _entry("biography", weight, sizes, **options)
 
     def prose(weight, sizes, documents, words, name="wikipedia", options=many):
         return _entry(name, weight, sizes, num_documents=documents, document_words=words, **options)
 
     return {
-        "lives_5": lives(0.08, FIVE, 2, 5),
-        "lives_20": lives(0.15, LIVES, 8, 20),
-        "short_lives": _entry(
-            "biography", 0.08, FIVE, num_documents=(2, 5), document_words=(36, 60), **life
-        ),
-        "needles": _entry("niah", 0.04, NOTES, num_tokens=(300, 610), num_chunks=5, **needles),
-        "needles_8": _entry("niah", 0.1, PAGES, num_tokens=(1000, 2000), num_chunks=8, **needles),
-        "notes": prose(0.13, NOTES, (2, 6), (30, 94)),
-        "pages": prose(0.1, PAGES, (3, 8), (70, 200)),
-        "docs": prose(0.12, NOTES, (2, 6), (40, 90), "corpus", docs),
-        "manuals": prose(0.1, PAGES, (3, 8), (80, 190), "corpus", docs),
-        "letters": prose(0.1, LETTERS, (2, 5), (130, 300), "corpus", docs),
+        "lives_5": lives(0.1, FIVE, (4, 5), (50, 80)),
+        "lives_20": lives(0.15, LIVES, (14, 20), (50, 80)),
+        "short_lives": lives(0.06, FIVE, 5, (36, 60)),
+        "needles": _entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
+        "needles_8": _entry("niah", 0.1, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
+        "notes": prose(0.12, NOTES, (4, 5), (60, 90)),
+        "pages": prose(0.11, PAGES, (6, 8), (120, 200)),
+        "docs": prose(0.12, NOTES, (4, 5), (45, 80), "corpus", docs),
+        "manuals": prose(0.1, PAGES, (6, 8), (110, 180), "corpus", docs),
+        "letters": prose(0.1, LETTERS, (2, 5), (180, 300), "corpus", docs),
     }
 
 

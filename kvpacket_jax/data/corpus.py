@@ -8,6 +8,7 @@ of the file: train, validate and test on the same file.
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 import random
@@ -142,6 +143,9 @@ class Source(Sequence):
                 "documents."
             )
         self._split, self._config = split, config
+        content = hashlib.sha256(pathlib.Path(config.path).expanduser().read_bytes()).hexdigest()
+        drawn = dataclasses.replace(config, path=content)
+        self.fingerprint = generated.fingerprint("corpus", VERSION, drawn, split)
 
     def __len__(self) -> int:
         return getattr(self._config, f"num_{self._split}")
