@@ -182,7 +182,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
     adapter = jax.eval_shape(functools.partial(_adapter, config, model.config))
     optimizer = setup.make_optimizer(config)
     state = jax.eval_shape(lambda: step_lib.init_state(_zeros(adapter), optimizer))
-    sums = jax.eval_shape(lambda: step_lib.zero_sums(adapter))
+    sums = jax.eval_shape(step_lib.zero_sums, adapter)
     state, sums = _everywhere(mesh, PartitionSpec(), (state, sums))
     primer = _primer(model) if config.primer and not config.learn_primer else None
     shape = Shape(
