@@ -15,6 +15,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
     config.template = "chat"
+    config.scan_layers = "auto"  # as in configs/train.py
+    config.remat = "auto"
     config.batch_size = 1  # sets of documents at once; 8 fill a GPU
     few = arg == "small"  # enough to see that it runs
     life, prose = dict(num_questions=16), dict(num_questions=30, num_documents=5)
