@@ -41,7 +41,8 @@ STARTS = (
 )
 VAGUE = re.compile(  # words of questions that could be about any of several documents
     r"\b(the|this|given|provided)( \S+)? (text|document|passage|question|snippet)\b(?! f)"
-    r"|\bthe author\b(?! of)|\bthe (following|given|provided)\b|\bmentioned\b|\baccording to\b",
+    r"|\bthis\?|\bis this\b|\bthe author\b(?! of)|\bthe (following|given|provided)\b"
+    r"|\bmentioned\b|\baccording to\b",
     re.I,
 )
 NUMBER = re.compile(

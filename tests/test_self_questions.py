@@ -123,6 +123,7 @@ def test_a_random_model_writes_nothing_and_loses_no_document(writer):
         ("When does the\nferry leave?", False),
         ("When does the ferry in the text leave?", False),
         ("When does the following ferry leave?", False),
+        ("What type of ferry is this?", False),
         ("Who is the author of the timetable?", True),
         ("Who does the author say is late?", False),
         (" ".join(["When"] * 31) + "?", False),
