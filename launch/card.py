@@ -3,8 +3,8 @@
 python -m launch.card --adapter=runs/mine/adapter
 python -m launch.card --adapter=runs/mine/adapter --config.batch_size=8  # on a GPU
 
-The card is written beside the adapter, where `answer` finds it. It has the adapter, its primer
-alone and bare packets, on test questions.
+The card is written beside the adapter. It has the adapter, its primer alone and bare packets, on
+test questions.
 """
 
 from absl import app, flags

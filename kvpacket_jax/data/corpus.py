@@ -12,7 +12,6 @@ import hashlib
 import os
 import pathlib
 import random
-from collections.abc import Sequence
 
 from kvpacket_jax.data import generated, json_lines, passages
 from kvpacket_jax.data.examples import Example, Question
@@ -43,13 +42,14 @@ def records(path: str) -> tuple[dict, ...]:
     Raises FileNotFoundError, and ValueError where no path is given, or that names the bad lines.
     """
     if not path:
-        raise ValueError("Give the file of documents: --config.dataset.options.path=FILE.")
+        raise ValueError(
+            "Give the file of documents: --config.dataset.options.path=FILE, in training "
+            "--config.corpus=FILE."
+        )
     file = pathlib.Path(path).expanduser()
     lines = list(json_lines.read(file, ("id", "text", "questions"), _check))
     bad = [f"line {number}: {r}" for number, r in lines if isinstance(r, ValueError)]
-    if bad:
-        shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
-        raise ValueError(f"{file} has lines that cannot be used:\n{shown}")
+    json_lines.refuse(file, bad)
     by_id = {record["id"]: record for _, record in lines}
     if len(by_id) < len(lines):
         raise ValueError(f"{file} has {len(lines) - len(by_id)} lines with the id of another.")
@@ -130,7 +130,7 @@ def _elsewhere(answers: list[str], chosen: list[dict], document: int) -> bool:
     return any(passages.stands_in(answer, text) for text in others for answer in answers)
 
 
-class Source(Sequence):
+class Source(generated.DrawnSource):
     """The examples of a split, generated when they are read."""
 
     def __init__(self, split: str, config: CorpusConfig):
@@ -142,22 +142,13 @@ class Source(Sequence):
                 f"fewer than the {needed} of an example: give a wider document_words, or more "
                 "documents."
             )
-        self._split, self._config = split, config
         content = hashlib.sha256(pathlib.Path(config.path).expanduser().read_bytes()).hexdigest()
         drawn = dataclasses.replace(config, path=content)
-        self.fingerprint = generated.fingerprint("corpus", VERSION, drawn, split)
-
-    def __len__(self) -> int:
-        return getattr(self._config, f"num_{self._split}")
-
-    def __getitem__(self, index: int) -> Example:
-        return generate(self._split, range(len(self))[index], self._config)
+        fingerprint = generated.fingerprint("corpus", VERSION, drawn, split)
+        super().__init__(generate, split, config, fingerprint)
 
 
 def source(split: str, data_dir: str | os.PathLike, **options) -> Source:
     """Returns the examples of `split`; `options` are CorpusConfig's. Nothing is written."""
-    known = [f.name for f in dataclasses.fields(CorpusConfig)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise TypeError(f"corpus has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    generated.check_options("corpus", CorpusConfig, options)
     return Source(split, CorpusConfig(**{"path": "", **options}))

@@ -83,6 +83,13 @@ def check_whole(split: str, name: str) -> None:
         raise ValueError(f"{name} has no slices, {split!r}: give {', '.join(SPLITS)}")
 
 
+def check_options(name: str, config_class: type, options: dict) -> None:
+    """Raises TypeError for options that the configuration of a data set does not have."""
+    known = [f.name for f in dataclasses.fields(config_class)]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+
+
 def as_range(name: str, value, low: int, high: int) -> tuple[int, int]:
     """Returns `value`, a number or a (least, most) pair, as a pair.
 
@@ -159,6 +166,23 @@ class ExampleSource(Sequence):
         return from_record(self._records[range(len(self))[index]])
 
 
+class DrawnSource(Sequence):
+    """The examples `generate(split, index, config)` of a split, made when they are read.
+
+    `fingerprint` names all that they are a function of.
+    """
+
+    def __init__(self, generate: Callable, split: str, config: GeneratorConfig, fingerprint: str):
+        self._generate, self._split, self._config = generate, split, config
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return getattr(self._config, f"num_{self._split}")
+
+    def __getitem__(self, index: int) -> Example:
+        return self._generate(self._split, range(len(self))[index], self._config)
+
+
 def open_generated(
     builder_class: type[GeneratedBuilder],
     config_class: type,
@@ -171,12 +195,7 @@ def open_generated(
     Raises TypeError for an unknown option, ValueError for a bad value or split.
     """
     check_split(split)
-    known = [f.name for f in dataclasses.fields(config_class)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise TypeError(
-            f"{builder_class.name} has no option {', '.join(unknown)}; it has {', '.join(known)}"
-        )
+    check_options(builder_class.name, config_class, options)
     config = GeneratedConfig(config_class(**options))
 
     with _quiet():

@@ -31,6 +31,13 @@ def read(
                 yield number, error
 
 
+def refuse(path: pathlib.Path, bad: list[str]) -> None:
+    """Raises ValueError with what is wrong with a file's lines; the first twenty are shown."""
+    if bad:
+        shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
+        raise ValueError(f"{path} has lines that cannot be used:\n{shown}")
+
+
 def check_exists(path: pathlib.Path) -> None:
     """Raises FileNotFoundError where there is no such file."""
     if not path.is_file():

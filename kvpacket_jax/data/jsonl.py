@@ -32,9 +32,7 @@ def source(
         else:
             lines[parsed.id] = number
             examples.append(parsed)
-    if bad:
-        shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
-        raise ValueError(f"{file} has lines that cannot be used:\n{shown}")
+    json_lines.refuse(file, bad)
     if not examples:
         raise ValueError(f"{file} is empty: there is nothing to ask.")
     return examples

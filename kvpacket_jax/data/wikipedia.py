@@ -13,7 +13,6 @@ import gzip
 import json
 import os
 import pathlib
-from collections.abc import Sequence
 
 from kvpacket_jax.data import generated, passages
 from kvpacket_jax.data.examples import Example, Question
@@ -91,7 +90,7 @@ def _about(document: int, paragraph: dict) -> Question:
     return Question(f"Who or what is {paragraph['title']}?", (first,), "question", info)
 
 
-class Source(Sequence):
+class Source(generated.DrawnSource):
     """The examples of a split, generated when they are read."""
 
     def __init__(self, split: str, config: WikipediaConfig):
@@ -103,20 +102,11 @@ class Source(Sequence):
                 f"wikipedia's {split} has {fitting} paragraphs of {config.document_words} words, "
                 f"fewer than the {needed} documents of an example: give a wider document_words."
             )
-        self._split, self._config = split, config
-        self.fingerprint = generated.fingerprint("wikipedia", VERSION, config, split)
-
-    def __len__(self) -> int:
-        return getattr(self._config, f"num_{self._split}")
-
-    def __getitem__(self, index: int) -> Example:
-        return generate(self._split, range(len(self))[index], self._config)
+        fingerprint = generated.fingerprint("wikipedia", VERSION, config, split)
+        super().__init__(generate, split, config, fingerprint)
 
 
 def source(split: str, data_dir: str | os.PathLike, **options) -> Source:
     """Returns the examples of `split`; `options` are WikipediaConfig's. Nothing is written."""
-    known = [f.name for f in dataclasses.fields(WikipediaConfig)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise TypeError(f"wikipedia has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    generated.check_options("wikipedia", WikipediaConfig, options)
     return Source(split, WikipediaConfig(**options))

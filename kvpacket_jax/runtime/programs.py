@@ -33,13 +33,13 @@ def side_by_side(tasks: Iterable[Callable[[], object]]) -> list:
     """Calls functions that each run a new program, so that a GPU's programs compile in parallel.
 
     Such a machine has many cores, and compiling takes one of them for each program. A CPU has no
-    core to spare while it runs, and hosts that train together must run everything in one order:
-    there, nothing is called.
+    core to spare while it runs, and devices that compute together must be given everything in one
+    order, which threads do not keep: there, nothing is called.
 
     Returns:
       What each function returned, computed; an empty list where nothing was called.
     """
-    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+    if jax.default_backend() == "cpu" or jax.device_count() > 1:
         return []
     with concurrent.futures.ThreadPoolExecutor() as pool:
         futures = [pool.submit(task) for task in tasks]

@@ -88,9 +88,7 @@ def measure(
     """The rows of a card; `config` is as configs/card.py has it. `say` tells of each kind."""
     template = data.TEMPLATES[config.template]
     sources, kinds = setup.validation_sources(config), setup.kinds(config)
-    preamble = max(
-        len(data.encode_example(model.tokenizer, template, s[0]).preamble) for s in sources.values()
-    )
+    preamble = setup.preamble_length(model, template, *sources.values())
     shapes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
     teaching = Teaching(
         model, template, sources, shapes, config.batch_size, adapter.num_tokens, 1.0, 0

@@ -75,7 +75,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, described: dict, measures: dict) -> None:
         """Saves in the background; `measures` (as Best has them) make it a candidate for it."""
         self._checkpointer.wait()
-        # The state's buffers are donated to the next step: what is written must be a copy.
+        # Copied to the host at once: writing takes a while, and steps go on meanwhile.
         host = _storable(jax.device_get(state))
         self._checkpointer.save_async(
             step,

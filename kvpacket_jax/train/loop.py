@@ -42,8 +42,8 @@ def train(
     """Trains an adapter and writes it to `workdir`/adapter; goes on where a stopped run ended.
 
     The examples of a step are a function of the seed and the step alone, so a run that was killed
-    ends with the same adapter bit for bit (on a CPU). The adapter is the running mean at the
-    validated step whose worst kind is best.
+    ends with the same adapter bit for bit (on a CPU, without finish_minutes). The adapter is the
+    running mean at the validated step whose worst kind is best.
 
     Args:
       workdir: a folder that all hosts see, or gs://bucket/path.
@@ -167,7 +167,7 @@ class Trainer:
         return 0
 
     def _compile(self) -> None:
-        """Compiles all programs on a GPU, by running each of them; nothing of it is kept."""
+        """Compiles all programs on a single GPU, by running each of them; nothing of it is kept."""
         teaching, validate = self._run.teaching, self._run.validate
         learning = {name: entry.learning for name, entry in setup.entries(self._run.config)}
         entries = {(s, learning[name]): name for name, s in teaching.shapes.items()}.values()

@@ -59,9 +59,7 @@ def prepare(
     if saved and saved["primer"] is not None:
         primer_ids = jnp.array(saved["primer"], jnp.int32)
     kinds = setup.validation_sources(config)
-    preamble = max(
-        _preamble_length(model, template, s[0]) for s in (*train_sets.values(), *kinds.values())
-    )
+    preamble = setup.preamble_length(model, template, *train_sets.values(), *kinds.values())
 
     def teaching_of(sources, entries, wrong_weight: float) -> Teaching:
         shapes = {name: setup.shape_of(entry, preamble) for name, entry in entries}
@@ -114,10 +112,6 @@ def load_model(config: ConfigDict, cache_dir, mesh: str | None) -> LanguageModel
     model.check_tokenizer()
     sharding.examples_per_replica(model.config.mesh, config.batch_size)  # refuses what is uneven
     return model
-
-
-def _preamble_length(model: LanguageModel, template, example) -> int:
-    return len(data.encode_example(model.tokenizer, template, example).preamble)
 
 
 def _check_length(model: LanguageModel, name: str, shape: Shape, soft_tokens: int) -> None:

@@ -108,6 +108,13 @@ def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
     return [(k, config.mixture[k]) for k in sorted(config.mixture) if config.mixture[k].weight > 0]
 
 
+def preamble_length(
+    model: LanguageModel, template: data.Template, *sources: Sequence[Example]
+) -> int:
+    """Tokens of the longest preamble, judged by the first example of each source."""
+    return max(len(data.encode_example(model.tokenizer, template, s[0]).preamble) for s in sources)
+
+
 def shape_of(entry: ConfigDict, preamble: int) -> Shape:
     """The shape of a mixture entry's examples; `preamble` is the length of the template's."""
     sizes = {name: entry[name] for name in SIZES if name != "learning"}
