@@ -1,8 +1,10 @@
 """Training of an adapter.
 
 configs/train.py         a writer of rank 16 over the primer, on many kinds of documents
+configs/train.py:texts   the same with documents of a file of launch.write_questions in it,
+                         --config.corpus=FILE: closer to what people have
 configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200 tokens, rank 32;
-                         it needs a file of launch.write_questions, --config.corpus=FILE
+                         it needs --config.corpus=FILE too
 configs/train.py:tokens  soft tokens alone, as the paper has it
 configs/train.py:smoke   ten steps on the smallest model
 
@@ -62,6 +64,42 @@ def _validation() -> dict[str, ConfigDict]:
     }
 
 
+# The sizes of :texts, where they are not :large's.
+CHAPTERS = dict(PROSE, documents=3, tokens=280, questions=10, answers=128, learning=3)
+
+
+def _texts_mixture(corpus) -> dict[str, ConfigDict]:
+    many = dict(num_train=8000, num_questions=30)
+    docs = many | dict(path=corpus)
+    life = dict(num_questions=16, document_words=(50, 80))
+    needles = dict(num_tokens=600, num_chunks=5, num_needles=10, num_questions=10)
+    return {
+        "lives_5": _entry("biography", 0.15, FIVE, num_documents=5, **life),
+        "lives_10": _entry("biography", 0.15, TEN, num_documents=(8, 10), **life),
+        "needles": _entry("niah", 0.1, NOTES, kinds=("multi_key", "multi_value"), **needles),
+        "notes": _entry("wikipedia", 0.2, NOTES, document_words=(60, 90), **many),
+        "docs": _entry("corpus", 0.2, NOTES, document_words=(45, 80), **docs),
+        "chapters": _entry(
+            "wikipedia", 0.1, CHAPTERS, num_documents=3, document_words=(120, 200), **many
+        ),
+        "manuals": _entry(
+            "corpus", 0.1, CHAPTERS, num_documents=3, document_words=(110, 180), **docs
+        ),
+    }
+
+
+def _texts_validation(corpus) -> dict[str, ConfigDict]:
+    docs = dict(document_words=(45, 80), num_questions=30, path=corpus)
+    return {
+        "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
+        "biography_10": kind("biography", 3, TEN, num_documents=10, num_questions=16),
+        "needles": kind("niah", 4, NOTES, num_tokens=600, num_chunks=5, num_questions=8),
+        "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
+        "docs": kind("corpus", 6, NOTES, **docs),
+        "own_docs": kind("own_docs", 12, LETTERS),
+    }
+
+
 # The sizes of :large.
 LIVES = dict(FIVE, documents=20, learning=20)
 PAGES = dict(documents=8, tokens=280, questions=12, row=44, new_tokens=24, answers=160, learning=8)
@@ -111,7 +149,7 @@ def _large_validation(corpus) -> dict[str, ConfigDict]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    arguments.check("configs/train.py", arg, ["large", "tokens", "smoke"])
+    arguments.check("configs/train.py", arg, ["texts", "large", "tokens", "smoke"])
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
@@ -160,7 +198,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.checkpoint_every = 5
     config.validate_every = 25
 
-    if arg == "large":
+    if arg == "texts":
+        corpus = config.get_ref("corpus")
+        config.mixture = ConfigDict(_texts_mixture(corpus))
+        config.validation = ConfigDict(_texts_validation(corpus))
+        config.optimizer.writer_learning_rate = 4e-4
+    elif arg == "large":
         corpus = config.get_ref("corpus")
         config.mixture = ConfigDict(_large_mixture(corpus))
         config.validation = ConfigDict(_large_validation(corpus))
