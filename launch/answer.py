@@ -36,6 +36,14 @@ OTHER_MODEL = flags.DEFINE_bool("other_model", False, "As in launch.build_packet
 TEMPLATE = flags.DEFINE_string("template", "chat", "As in launch.build_packets.")
 PREAMBLE = flags.DEFINE_string("preamble", None, "As in launch.build_packets.")
 NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "The longest answer.", lower_bound=1)
+MIN_AGREEMENT = flags.DEFINE_float(
+    "min_agreement",
+    0.9,
+    "Says so where, by the adapter's card, fewer of the full context's right answers come out the "
+    "same from such documents' packets. 0: says nothing of it.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 SHOW_COST = flags.DEFINE_bool("show_cost", False, "Measures TTFT, its parts and FLOPs.")
 
 
@@ -72,6 +80,10 @@ def main(argv):
             opened = session.open_session(
                 model, folder, DOCUMENTS.value, wording, METHOD.value, *adapter
             )
+        if MIN_AGREEMENT.value:
+            said = session.remark(opened, adapter[-1], MIN_AGREEMENT.value)
+            if said:
+                print(said, file=sys.stderr)
 
     def reply(question: str) -> None:
         for piece in session.answer(opened, question, NEW_TOKENS.value):

@@ -31,16 +31,18 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax import adapters
+    from kvpacket_jax.adapters import card
     from kvpacket_jax.report import cards
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.train import card, run
+    from kvpacket_jax.train import card as measuring
+    from kvpacket_jax.train import run
 
     config, cache_dir = CONFIG.value, caches.use()
     with errors.in_one_line():
         model = run.load_model(config, cache_dir, devices.MESH.value)
         adapter = adapters.choose(model, ADAPTER.value, config.template)
-        path = OUTPUT.value or adapters.folder(ADAPTER.value) / card.FILE
-        rows = card.measure(model, adapter, config, progress.SHOWN.say)
+        path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
+        rows = measuring.measure(model, adapter, config, progress.SHOWN.say)
         card.write(path, model, adapter, rows)
     progress.console.print(cards.table(rows))
     progress.paragraph(f"Written to {path}")

@@ -5,6 +5,7 @@ import pathlib
 
 import jax.numpy as jnp
 
+from kvpacket_jax.adapters import card
 from kvpacket_jax.data import TEMPLATES, Example, encode_example
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -30,6 +31,13 @@ def name_for(model: LanguageModel, name: str | None) -> str:
 def folder(name: str) -> pathlib.Path:
     """Where an adapter lies: a shipped name's folder, else `name` itself."""
     return shipped().get(name) or pathlib.Path(name).expanduser()
+
+
+def card_path(model: LanguageModel, name: str) -> pathlib.Path:
+    """Where an adapter's card lies: beside it; the primer's, which lies nowhere, by its model."""
+    if name == PRIMER:
+        return FOLDER / "primer_cards" / f"{model.name}.json"
+    return folder(name) / card.FILE
 
 
 def choose(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import rich.table
 
+from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row
 from kvpacket_jax.runtime.format import table as empty_table
-from kvpacket_jax.train.card import ADAPTER, BARE, PRIMER, Row
 
 NAMES = {ADAPTER: "adapter", PRIMER: "its primer alone", BARE: "bare"}
 

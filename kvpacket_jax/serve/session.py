@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 
+from kvpacket_jax import adapters
+from kvpacket_jax.adapters import card
 from kvpacket_jax.data import Question, Template
 from kvpacket_jax.measure import cost, timing
 from kvpacket_jax.measure.cost import Cost
@@ -127,6 +129,24 @@ def open_session(
     packets = packet_file.load(folder, wanted, model)
     context = reader.shared_context(model, packets, Request([], documents, []))
     return Session(model, wording, reader, folder, wanted, packets, *context)
+
+
+def remark(session: Session, adapter_name: str, least: float) -> str:
+    """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
+
+    Nothing is said of bare packets, nor of answers that read none.
+    """
+    adapter, model = session.method.adapter, session.model
+    if adapter is None:
+        return ""
+    documents_by = session.wanted[-1][1]
+    lengths = [
+        len(packet.manifest.tokens)
+        for packet, (_, provenance) in zip(session.packets, session.wanted, strict=True)
+        if provenance == documents_by
+    ]
+    known = card.read(adapters.card_path(model, adapter_name), adapter)
+    return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
 
 
 def _preamble(

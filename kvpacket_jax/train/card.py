@@ -1,12 +1,10 @@
-"""An adapter's card: how near packets come to the full context, by kind of document.
+"""Measures an adapter's card: how near packets come to the full context, by kind of document.
 
 Everything is answered in microbatches of fixed shapes, as in training: on a GPU a thousand
 questions take seconds.
 """
 
 import functools
-import json
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kvpacket_jax import data
+from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter, split_trainable
@@ -25,35 +24,9 @@ from kvpacket_jax.runtime import programs
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.batches import Teaching, token_lists
-from kvpacket_jax.train.shapes import Shape
 from kvpacket_jax.train.validation import Validation
 from models import LanguageModel, sharding
-from models.files import write_whole
 from models.kv_cache import KVCache
-
-FILE = "card.json"
-ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with
-
-
-class Score(NamedTuple):
-    """Of the questions of one kind, with one way to build packets."""
-
-    f1: float
-    share: float  # of the full context's F1
-    same: float  # share of answers that are the full context's, token by token
-    same_right: float  # of those where that has a gold answer
-    kl: float  # of an answer, in nats
-
-
-class Row(NamedTuple):
-    """One kind of documents."""
-
-    kind: str
-    documents: int  # in an example, at most
-    tokens: int  # of a document, at most
-    questions: int
-    full_f1: float
-    scores: dict[str, Score]  # ADAPTER, PRIMER, BARE
 
 
 class Variant(NamedTuple):
@@ -106,7 +79,7 @@ def measure(
         for first in range(0, number, config.batch_size):
             for asked in _compare(validation, kind, first, ways)[: number - first]:
                 questions += asked
-        rows.append(_row(kind, shapes[kind], questions))
+        rows.append(_row(kind, questions))
     return rows
 
 
@@ -115,6 +88,8 @@ class _Asked(NamedTuple):
 
     full_f1: float
     right: bool
+    documents: int
+    tokens: int  # of the longest document
     f1: dict[str, float]
     kl: dict[str, float]
     same: dict[str, bool]
@@ -145,7 +120,7 @@ def _compare(
         name: teaching.texts(examples, token_lists(examples, *answers))
         for name, answers in said.items()
     }
-    compared = []
+    compared, lengths = [], microbatch.batch.document_lengths
     for e, example in enumerate(examples):
         asked = []
         for q, question in enumerate(example.questions):
@@ -156,6 +131,8 @@ def _compare(
                 _Asked(
                     f1(microbatch.answers[e][q]),
                     bool(microbatch.right[e, q]),
+                    int((lengths[e] > 0).sum()),
+                    int(lengths[e].max()),
                     {name: f1(texts[name][e][q]) for name in ways},
                     {name: float(scores[name]["kl"][e, q]) for name in ways},
                     {name: bool(scores[name]["same"][e, q]) for name in ways},
@@ -170,7 +147,7 @@ _answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(
 )
 
 
-def _row(kind: str, shape: Shape, questions: list[_Asked]) -> Row:
+def _row(kind: str, questions: list[_Asked]) -> Row:
     full = float(np.mean([q.full_f1 for q in questions]))
     right = [q for q in questions if q.right]
 
@@ -185,32 +162,5 @@ def _row(kind: str, shape: Shape, questions: list[_Asked]) -> Row:
         )
 
     scores = {name: score(name) for name in (ADAPTER, PRIMER, BARE)}
-    return Row(kind, shape.documents, shape.tokens, len(questions), full, scores)
-
-
-def write(path: pathlib.Path, model: LanguageModel, adapter: Adapter, rows: list[Row]) -> None:
-    """Writes a card; it names the adapter and the model that it is of."""
-    described = [
-        row._asdict() | {"scores": {name: s._asdict() for name, s in row.scores.items()}}
-        for row in rows
-    ]
-    card = {
-        "model": model.name,
-        "adapter": adapter_lib.fingerprint(adapter),
-        "dtype": str(jnp.dtype(model.dtype)),
-        "rows": described,
-    }
-    write_whole(path, json.dumps(card, indent=1) + "\n")
-
-
-def read(path: pathlib.Path, adapter: Adapter) -> list[Row] | None:
-    """The rows of an adapter's card; None where there is none, or it is another adapter's."""
-    if not path.exists():
-        return None
-    card = json.loads(path.read_text())
-    if card["adapter"] != adapter_lib.fingerprint(adapter):
-        return None
-    return [
-        Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
-        for row in card["rows"]
-    ]
+    documents, tokens = (max(getattr(q, n) for q in questions) for n in ("documents", "tokens"))
+    return Row(kind, documents, tokens, len(questions), full, scores)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 import models
 from kvpacket_jax import data
+from kvpacket_jax.adapters import card
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.compose import compose
@@ -17,7 +18,7 @@ from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.teacher import teach
-from kvpacket_jax.train import card
+from kvpacket_jax.train.card import measure
 from models import low_rank
 from tests.support import byte_train
 from tests.support.training import texts
@@ -77,20 +78,20 @@ def test_a_card_has_the_answers_that_served_packets_give(model, adapter, config,
     for name, parts in variants.items():
         examples = [with_answers(x, served(model, parts, x)) for x in source]
         monkeypatch.setattr(data, "load", lambda *_, examples=examples, **__: examples)
-        (row,) = card.measure(model, adapter, config, lambda _: None)
+        (row,) = measure(model, adapter, config, lambda _: None)
         assert row.questions == SETS and row.scores[name].f1 == 1.0, name
 
 
 def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):
-    rows = card.measure(model, adapter, config, lambda _: None)
+    rows = measure(model, adapter, config, lambda _: None)
     card.write(tmp_path / card.FILE, model, adapter, rows)
-    assert card.read(tmp_path / card.FILE, adapter) == rows
+    assert card.read(tmp_path / card.FILE, adapter) == card.Card(model.name, rows)
     assert card.read(tmp_path / card.FILE, adapter._replace(writer=None)) is None
     assert card.read(tmp_path / "none.json", adapter) is None
 
 
 def test_full_context_f1_is_the_teachers(model, adapter, config):
-    (row,) = card.measure(model, adapter, config, lambda _: None)
+    (row,) = measure(model, adapter, config, lambda _: None)
     source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
     template, scores = data.TEMPLATES["completion"], []
     for example in source:

@@ -1,0 +1,116 @@
+"""An adapter's card on disk: how near its packets come to the full context, by kind of document.
+
+launch.card measures one (train/card.py); launch.answer reads it.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
+from models import LanguageModel
+from models.files import write_whole
+
+FILE = "card.json"
+ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with
+
+
+class Score(NamedTuple):
+    """Of the questions of one kind, with one way to build packets."""
+
+    f1: float
+    share: float  # of the full context's F1
+    same: float  # share of answers that are the full context's, token by token
+    same_right: float  # of those where that has a gold answer
+    kl: float  # of an answer, in nats
+
+
+class Row(NamedTuple):
+    """One kind of documents."""
+
+    kind: str
+    documents: int  # in an example, at most
+    tokens: int  # of a document, at most
+    questions: int
+    full_f1: float
+    scores: dict[str, Score]  # ADAPTER, PRIMER, BARE
+
+
+class Card(NamedTuple):
+    """What was measured of an adapter."""
+
+    model: str  # its name
+    rows: list[Row]
+
+
+def write(path: pathlib.Path, model: LanguageModel, adapter: Adapter, rows: Sequence[Row]) -> None:
+    """Writes a card; it names the adapter and the model that it is of."""
+    described = [
+        row._asdict() | {"scores": {name: s._asdict() for name, s in row.scores.items()}}
+        for row in rows
+    ]
+    card = {
+        "model": model.name,
+        "adapter": adapter_lib.fingerprint(adapter),
+        "dtype": str(jnp.dtype(model.dtype)),
+        "rows": described,
+    }
+    write_whole(path, json.dumps(card, indent=1) + "\n")
+
+
+def read(path: pathlib.Path, adapter: Adapter) -> Card | None:
+    """An adapter's card; None where there is none, or it is another adapter's."""
+    if not path.exists():
+        return None
+    card = json.loads(path.read_text())
+    if card["adapter"] != adapter_lib.fingerprint(adapter):
+        return None
+    rows = [
+        Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
+        for row in card["rows"]
+    ]
+    return Card(card["model"], rows)
+
+
+def remark(
+    card: Card | None, name: str, model: str, documents: int, tokens: int, least: float
+) -> str:
+    """What a reader of answers should know of a request, in one line; "" if that is nothing.
+
+    A request is judged by the rows with as many documents and as long ones: of those with the
+    fewest documents, the worst.
+
+    Args:
+      name: the adapter's.
+      model: the name of the model that answers.
+      documents: how many the request has.
+      tokens: of its longest document.
+      least: the share of answers that should be the full context's, where that is right.
+    """
+    unknown = "how often its answers are the full context's is not known"
+    if card is None or card.model != model:
+        return f"The adapter {name} has no card for {model}: {unknown}. launch.card measures it."
+    fitting = [row for row in card.rows if row.documents >= documents and row.tokens >= tokens]
+    if not fitting:
+        sizes = sorted({(row.documents, row.tokens) for row in card.rows})
+        return (
+            f"The card of {name} does not cover {documents} documents of up to {tokens} tokens, "
+            f"only up to {' or '.join(f'{n} of {t}' for n, t in sizes)}: {unknown}."
+        )
+    fewest = min(row.documents for row in fitting)
+    row = min(
+        (row for row in fitting if row.documents == fewest),
+        key=lambda row: row.scores[ADAPTER].same_right,
+    )
+    share = row.scores[ADAPTER].same_right
+    if share >= least:
+        return ""
+    return (
+        f"By the card of {name}, {share:.0%} of the answers that the full context gets right "
+        f"come out the same for documents like these (at worst: {row.kind}), below "
+        f"--min_agreement={least:g}."
+    )

@@ -1,0 +1,38 @@
+"""What an adapter's card says of a request."""
+
+import pytest
+
+from kvpacket_jax.adapters import card
+from kvpacket_jax.adapters.card import Card, Row, Score
+
+NEVER = Score(0.0, 0.0, 0.0, 0.0, 9.0)
+
+
+def row(kind: str, documents: int, tokens: int, same_right: float) -> Row:
+    score = Score(0.5, 1.0, same_right, same_right, 0.1)
+    return Row(kind, documents, tokens, 100, 0.5, {card.ADAPTER: score, card.BARE: NEVER})
+
+
+CARD = Card("m", [row("lives", 5, 100, 0.95), row("prose", 5, 300, 0.8), row("many", 20, 100, 0.6)])
+
+
+@pytest.mark.parametrize(
+    ("documents", "tokens", "least", "said"),
+    [
+        (5, 100, 0.75, ""),
+        (5, 100, 0.9, "80%"),  # the worst of the kinds with as many documents
+        (2, 300, 0.9, "prose"),
+        (6, 100, 0.5, ""),
+        (6, 100, 0.9, "60%"),
+        (6, 101, 0.1, "does not cover 6 documents of up to 101 tokens"),
+        (21, 10, 0.1, "5 of 100 or 5 of 300 or 20 of 100"),
+    ],
+)
+def test_a_request_is_judged_by_kinds_that_are_as_large(documents, tokens, least, said):
+    line = card.remark(CARD, "mine", "m", documents, tokens, least)
+    assert said in line and bool(line) == bool(said) and "\n" not in line
+
+
+@pytest.mark.parametrize(("known", "model"), [(None, "m"), (CARD, "another")])
+def test_without_a_card_for_the_model_nothing_is_known(known, model):
+    assert "launch.card measures it" in card.remark(known, "mine", model, 1, 10, 0.9)

@@ -1,0 +1,38 @@
+"""A session reads the card of its adapter."""
+
+import jax.numpy as jnp
+import pytest
+
+import models
+from kvpacket_jax.adapters import card
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.serve import build, corpus, session
+
+WORDING = build.wording("completion", "Answer.")
+
+
+@pytest.fixture(scope="module")
+def model(byte_model):
+    return models.load(str(byte_model), "float32")
+
+
+def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path):
+    primed = adapter_lib.empty(model.config.dim)._replace(primer=jnp.array([1, 2, 3], jnp.int32))
+    adapter_lib.save_adapter(tmp_path / "mine", primed, {})
+    documents = corpus.from_mapping({"a": "The ferry leaves at 7.", "b": "No."})
+    build.build(model, build.plan(model, primed, WORDING, documents), tmp_path / "store")
+    longest = len(model.tokenizer.encode(WORDING.template.document_text("The ferry leaves at 7.")))
+
+    def remark(ids, adapter=primed, method="kv_packet"):
+        opened = session.open_session(
+            model, tmp_path / "store", ids, WORDING, method, adapter, "mine"
+        )
+        return session.remark(opened, str(tmp_path / "mine"), 0.9)
+
+    assert "has no card" in remark(["a", "b"])
+    score = {card.ADAPTER: card.Score(1.0, 1.0, 1.0, 1.0, 0.0)}
+    rows = [card.Row("notes", 2, longest - 1, 9, 1.0, score)]
+    card.write(tmp_path / "mine" / card.FILE, model, primed, rows)
+    assert remark(["b", "b"]) == ""
+    assert f"2 documents of up to {longest} tokens" in remark(["a", "b"])
+    assert remark(["a", "b"], method="full_recompute") == ""
