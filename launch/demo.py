@@ -1,4 +1,4 @@
-"""Answers questions about eight short documents from their cached packets, and shows what it costs.
+"""Answers questions about ten short documents from their cached packets, and shows what it costs.
 
 python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
 """
@@ -18,12 +18,6 @@ MODEL = flags.DEFINE_string(
     "qwen2.5-coder-0.5b",
     "A demo model (qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m), a Hugging Face hub id, a "
     "folder, or a .gguf file.",
-)
-DOCUMENTS = flags.DEFINE_enum(
-    "documents",
-    "biography",
-    ["biography", "prose"],
-    "Lives of people, or prose on eight other subjects.",
 )
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
 ADAPTER = flags.DEFINE_string(
@@ -52,7 +46,7 @@ def main(argv):
     from models import sharding
 
     cache_dir, show = caches.use(), progress.SHOWN
-    example = demo.DOCUMENTS[DOCUMENTS.value]()
+    example = demo.example()
     show.say(story.opening(example))
     with errors.in_one_line():
         with show.step(f"Loading {MODEL.value}"):
