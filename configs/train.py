@@ -72,10 +72,11 @@ def _texts_mixture(corpus) -> dict[str, ConfigDict]:
     many = dict(num_train=8000, num_questions=30)
     docs = many | dict(path=corpus)
     life = dict(num_questions=16, document_words=(50, 80))
+    namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=600, num_chunks=5, num_needles=10, num_questions=10)
     return {
         "lives_5": _entry("biography", 0.15, FIVE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.15, TEN, num_documents=(8, 10), **life),
+        "lives_10": _entry("biography", 0.15, TEN, num_documents=(8, 10), **life, **namesakes),
         "needles": _entry("niah", 0.1, NOTES, kinds=("multi_key", "multi_value"), **needles),
         "notes": _entry("wikipedia", 0.2, NOTES, document_words=(60, 90), **many),
         "docs": _entry("corpus", 0.2, NOTES, document_words=(45, 80), **docs),
@@ -114,8 +115,8 @@ def _large_mixture(corpus) -> dict[str, ConfigDict]:
     needles = dict(num_train=4000, num_needles=12, num_questions=12, kinds=kinds)
     docs = many | dict(path=corpus)
 
-    def lives(weight, sizes, documents, words):
-        options = life | dict(num_documents=documents, document_words=words)
+    def lives(weight, sizes, documents, words, **more):
+        options = life | dict(num_documents=documents, document_words=words, **more)
         return _entry("biography", weight, sizes, **options)
 
     def prose(weight, sizes, documents, words, name="wikipedia", options=many):
@@ -123,7 +124,7 @@ def _large_mixture(corpus) -> dict[str, ConfigDict]:
 
     return {
         "lives_5": lives(0.1, FIVE, (4, 5), (50, 80)),
-        "lives_20": lives(0.15, LIVES, (14, 20), (50, 80)),
+        "lives_20": lives(0.15, LIVES, (14, 20), (50, 80), shared_names=True, two_hop=True),
         "short_lives": lives(0.06, FIVE, 5, (36, 60)),
         "needles": _entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
         "needles_8": _entry("niah", 0.1, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),

@@ -26,6 +26,8 @@ class BiographyConfig(generated.GeneratorConfig):
     num_documents: int | tuple[int, int] = (1, 10)
     document_words: int | tuple[int, int] = DOCUMENT
     forms: tuple[str, ...] = FORMS
+    shared_names: bool = False  # people of a set share first names and surnames, never both
+    two_hop: bool = False  # half of the questions name their person by another fact
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,7 +69,7 @@ def generate(split: str, index: int, config: BiographyConfig) -> Example:
     rng = generated.example_rng("biography", VERSION, config, split, index)
     number = rng.randint(*config.num_documents)
     for _ in range(1000):
-        people = _draw_people(rng, split, number)
+        people = _draw_people(rng, split, number, config.shared_names)
         documents = tuple(_write(rng, p, rng.randint(*config.document_words)) for p in people)
         if _unambiguous(people, documents):
             break
@@ -78,22 +80,31 @@ def generate(split: str, index: int, config: BiographyConfig) -> Example:
     pairs = list(itertools.product(range(number), words.VALUES))
     chosen = rng.sample(pairs, min(config.num_questions, len(pairs)))
     questions = tuple(
-        _ask(rng, people[i], i, attribute, rng.choice(config.forms)) for i, attribute in chosen
+        _ask(rng, people[i], i, attribute, rng.choice(config.forms), config.two_hop)
+        for i, attribute in chosen
     )
     return Example(f"biography-{split}-{index}", documents, questions, config.preamble)
 
 
-def _draw_people(rng, split, number) -> list[Person]:
+def _draw_people(rng, split, number, shared_names: bool) -> list[Person]:
     # Without repetition in a set: a distractor has another value for every attribute.
     drawn = {a: rng.sample(values(split, a), number) for a in words.VALUES}
-    firsts = rng.sample(words.FEMALE_NAMES + words.MALE_NAMES, number)
     people = []
-    for i, (first, last) in enumerate(
-        zip(firsts, rng.sample(surnames(split), number), strict=True)
-    ):
+    for i, (first, last) in enumerate(_draw_names(rng, split, number, shared_names)):
         female = first in words.FEMALE_NAMES
         people.append(Person(first, last, female, {a: drawn[a][i] for a in words.VALUES}))
     return people
+
+
+def _draw_names(rng, split, number, shared: bool) -> list[tuple[str, str]]:
+    """First names and surnames; shared ones are half as many, and no two people have both."""
+    firsts, lasts = words.FEMALE_NAMES + words.MALE_NAMES, surnames(split)
+    if shared:
+        few = number // 2 + 1
+        return rng.sample(
+            list(itertools.product(rng.sample(firsts, few), rng.sample(lasts, few))), number
+        )
+    return list(zip(rng.sample(firsts, number), rng.sample(lasts, number), strict=True))
 
 
 def _write(rng, person: Person, num_words: int) -> str:
@@ -148,14 +159,21 @@ def _unambiguous(people, documents) -> bool:
     )
 
 
-def _ask(rng, person: Person, document: int, attribute: str, form: str) -> Question:
-    answer = person.facts[attribute]
-    text = rng.choice(words.ASKED[form][attribute]).format(
-        n=person.name,
+def _ask(rng, person: Person, document: int, attribute: str, form: str, two_hop: bool) -> Question:
+    answer, info = person.facts[attribute], {"documents": [document], "kind": attribute}
+    text = rng.choice(words.ASKED[form][attribute])
+    called = person.name
+    if two_hop and rng.random() < 0.5:
+        other = rng.choice([a for a in words.VALUES if a != attribute])
+        value = person.facts[other]
+        called = words.DESCRIBED[other].format(v=value, a=_with_article(value))
+        info["hops"] = 2
+    text = text.format(
+        n=called,
         his="her" if person.female else "his",
         article=_with_article(answer).split()[0],
     )
-    return Question(text, (answer,), form, {"documents": [document], "kind": attribute})
+    return Question(text[0].upper() + text[1:], (answer,), form, info)
 
 
 class Biography(generated.GeneratedBuilder):

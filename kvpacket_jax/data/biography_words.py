@@ -224,3 +224,13 @@ ASKED = {
         "hobby": ("The hobby of {n} is", "In {his} free time, {n} enjoys"),
     },
 }
+
+# A person by one of the facts, where a question has two hops.
+DESCRIBED = {
+    "birth_place": "the person born in {v}",
+    "birth_date": "the person born on {v}",
+    "occupation": "the person who works as {a}",
+    "university": "the person who studied at {v}",
+    "employer": "the person employed by {v}",
+    "hobby": "the person who enjoys {v}",
+}

@@ -47,8 +47,8 @@ def example_rng(name: str, version: str, config, split: str, index: int) -> rand
     drawn = {
         k: v
         for k, v in dataclasses.asdict(config).items()
-        if k != "preamble" and k not in {f"num_{s}" for s in SPLITS}
-    }
+        if k != "preamble" and k not in {f"num_{s}" for s in SPLITS} and v is not False
+    }  # what is switched off is left out: a new switch changes no example of those without it
     return random.Random(_digest([name, version, drawn, split, index]))
 
 

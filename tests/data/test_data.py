@@ -106,6 +106,7 @@ def test_splits_share_no_key_word_and_no_number():
         ("biography", {}),
         ("biography", {"num_documents": 20}),
         ("biography", {"document_words": biography.SHORT_DOCUMENT}),
+        ("biography", {"shared_names": True, "two_hop": True}),
         ("niah", {}),
         ("niah", {"num_tokens": 4096, "num_chunks": (2, 16)}),
     ],
@@ -133,6 +134,30 @@ def test_questions_name_a_person_of_the_wanted_document_only():
                 if any(n in question.text for n in re.findall(r"[A-Z]\w+ [A-Z]\w+", d))
             ]
             assert names == question.info["documents"]
+
+
+def test_people_who_share_names_are_told_apart_by_both():
+    for example in sample("biography", "train", 20, shared_names=True, num_documents=(2, 20)):
+        names = [re.findall(r"[A-Z]\w+ [A-Z]\w+", d) for d in example.documents]
+        people = [collections.Counter(n).most_common(1)[0][0] for n in names]
+        assert len(set(people)) == len(people)
+        if len(people) > 3:
+            parts = collections.Counter(part for p in people for part in p.split())
+            assert parts.most_common(1)[0][1] > 1
+
+
+def test_a_question_of_two_hops_tells_of_its_person_by_another_fact():
+    questions = [
+        (e, q) for e in sample("biography", "train", 20, two_hop=True) for q in e.questions
+    ]
+    hops = [(e, q) for e, q in questions if q.info.get("hops") == 2]
+    assert 0.35 * len(questions) < len(hops) < 0.65 * len(questions)
+    for example, question in hops:
+        (i,) = question.info["documents"]
+        facts = [v for values in biography_words.VALUES.values() for v in values()]
+        told = max((v for v in facts if v in question.text), key=len)
+        holding = [j for j, d in enumerate(example.documents) if told in d]
+        assert holding == [i] and told not in question.answers
 
 
 def test_every_fact_names_its_person_in_full():
