@@ -140,6 +140,15 @@ def describe(adapter: Adapter) -> str:
     return ", ".join(parts) or "no parts"
 
 
+def rounded(adapter: Adapter) -> Adapter:
+    """Its writer in numbers that a bfloat16 holds, which is how it is stored: half the bytes."""
+    return adapter._replace(writer=jax.tree.map(_nearest_bfloat16, adapter.writer))
+
+
+def _nearest_bfloat16(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
 def fingerprint(adapter: Adapter | None) -> str:
     """SHA-256 over names, shapes and bytes of the parts; "none" without an adapter."""
     if adapter is None:
@@ -191,7 +200,16 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
         "dim": adapter.header.shape[1],
         "fingerprint": fingerprint(adapter),
     }
-    ocp.save(path, to_arrays(adapter), overwrite=True, custom_metadata=metadata)
+    arrays = {name: _smallest(x) for name, x in to_arrays(adapter).items()}
+    ocp.save(path, arrays, overwrite=True, custom_metadata=metadata)
+
+
+def _smallest(x: np.ndarray) -> np.ndarray:
+    """As bfloat16, where that loses nothing."""
+    if _is_ids(x):
+        return x
+    short = x.astype(jnp.bfloat16)
+    return short if np.array_equal(short.astype(x.dtype), x) else x
 
 
 def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = False) -> Adapter:

@@ -139,7 +139,8 @@ class Trainer:
         return self._whole(self._state)
 
     def _whole(self, state: TrainState) -> Adapter:
-        return join_trainable(jax.device_get(state.mean), self._run.primer_ids)
+        mean = jax.device_get(adapter_lib.rounded(state.mean))
+        return join_trainable(mean, self._run.primer_ids)
 
     def run(self, stop: Callable[[], int]) -> int:
         """Steps to the end, or until `stop` returns a signal; returns that signal, or 0."""
@@ -276,7 +277,8 @@ class Trainer:
 
     def validate(self, stop: Callable[[], int], shown) -> Scores:
         """Scores the running mean and saves it with its scores; empty if asked to stop."""
-        scores = self._run.validate(self._state.mean, self._run.primer, stop)
+        mean = adapter_lib.rounded(self._state.mean)  # as it is saved
+        scores = self._run.validate(mean, self._run.primer, stop)
         if scores:
             self._metrics.validation(self.step, scores)
             ratio, kind = worst(scores, self._description["baseline"])

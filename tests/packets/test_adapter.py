@@ -103,6 +103,18 @@ def test_every_part_is_saved_and_loaded(tiny, tmp_path):
         assert adapter_lib.fingerprint(loaded) == adapter_lib.fingerprint(parts)
 
 
+def test_a_rounded_writer_is_stored_in_half_the_bytes_and_loses_nothing(tiny, tmp_path):
+    adapter = adapter_lib.rounded(whole_adapter(tiny("tiny_qwen2").config))
+    adapter_lib.save_adapter(tmp_path / "adapter", adapter, {})
+    stored = ocp.load(tmp_path / "adapter", checkpointable_name="state")
+    dtypes = {name.split(".")[0]: x.dtype for name, x in stored.items()}
+    assert dtypes["writer"] == jnp.bfloat16 and dtypes["header"] == jnp.float32
+    loaded = adapter_lib.load_adapter(tmp_path / "adapter")
+    jax.tree.map(np.testing.assert_array_equal, loaded, adapter)
+    original = whole_adapter(tiny("tiny_qwen2").config).writer
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), loaded.writer, original)
+
+
 def test_a_damaged_adapter_is_refused(tiny, tmp_path):
     model = tiny("tiny_qwen2")
     adapter = whole_adapter(model.config)
