@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 K1, B = 1.2, 0.75  # how fast a repeated token stops counting, and how much length counts
-TERMS = 64  # a document asks with its rarest tokens: the others tell little and cost most
+# A document asks with its rarest tokens, until so many of their holders were looked at: the common
+# ones tell little and cost most.
+HOLDERS = 50_000
 SCALE = 1024  # weights are whole numbers: their sums do not depend on any order
 
 
@@ -37,9 +39,10 @@ class Index:
 
         Of equally similar ones the earlier comes first; `number` must be less than there are.
         """
-        holding = self._holding[self._terms[i]]
-        of_others = np.where(holding > 1, holding, self._number + 1)  # its own alone come last
-        rarest = self._terms[i][np.argsort(of_others, kind="stable")][:TERMS]
+        terms = self._terms[i]
+        terms = terms[np.argsort(self._holding[terms], kind="stable")]
+        affordable = np.cumsum(self._holding[terms]) <= HOLDERS
+        rarest = terms[: max(1, affordable.sum())]
         spans = [np.s_[self._ends[t] - self._holding[t] : self._ends[t]] for t in rarest]
         holders, weights = (
             np.concatenate([x[span] for span in spans]) for x in (self._holders, self._weights)
