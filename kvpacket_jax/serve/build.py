@@ -193,6 +193,7 @@ def plan(
         the documents that can be used, whatever the shard.
       shard: (i, n): the i-th of n parts, from 0. A packet belongs to one of them by its name, so
         that equal texts meet, wherever they stand in the file.
+      on_bad: called with what is wrong with a document; where it returns, it is left out.
 
     Raises:
       ValueError: before anything is computed.
@@ -274,8 +275,6 @@ def _by_primer(
             named.append(item._replace(name=name))
         if named:
             by_primer.append((primer, named))
-    if groups and not by_primer:
-        raise ValueError("There is no document that can be used: nothing was built.")
     return by_primer
 
 
