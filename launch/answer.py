@@ -5,22 +5,17 @@ python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,i
 Without --query it answers line after line of standard input, until it ends or has the line "quit".
 """
 
-import pathlib
 import sys
 
 from absl import app, flags
 
-from launch import caches, devices, errors
+from launch import caches, devices, errors, serving
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
+flags.adopt_module_key_flags(serving)
 
-MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
-DTYPE = flags.DEFINE_enum(
-    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: that of the store's packets."
-)
-STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
 DOCUMENTS = flags.DEFINE_list(
     "documents", None, "Ids, in the order to be read in; one with a comma in quotes.", required=True
 )
@@ -31,10 +26,6 @@ METHOD = flags.DEFINE_string(
     "kv_packet; no_recompute: packets built with --adapter=none; full_recompute or no_cache: what "
     "the model answers without packets, from the full documents or from none.",
 )
-ADAPTER = flags.DEFINE_string("adapter", None, "As it was given to launch.build_packets.")
-OTHER_MODEL = flags.DEFINE_bool("other_model", False, "As in launch.build_packets.")
-TEMPLATE = flags.DEFINE_string("template", "chat", "As in launch.build_packets.")
-PREAMBLE = flags.DEFINE_string("preamble", None, "As in launch.build_packets.")
 NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "The longest answer.", lower_bound=1)
 MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
@@ -52,33 +43,23 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.serve import build, session
+    from kvpacket_jax.serve import session
 
     cache_dir = caches.use()
-    folder = pathlib.Path(STORE.value).expanduser()
+    folder = serving.folder()
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
         session.check_method(METHOD.value)
         if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
             raise ValueError("--show_cost compares packets with full_recompute: omit --method.")
-        wording = build.wording(TEMPLATE.value, PREAMBLE.value)
+        wording = serving.wording()
         session.check_documents(folder, DOCUMENTS.value)
         if QUERY.value is not None:
             session.check_question(QUERY.value)
-        with progress.step(f"Loading {MODEL.value}", progress.stderr):
-            model, *adapter = build.load_for_store(
-                MODEL.value,
-                DTYPE.value,
-                folder,
-                cache_dir,
-                ADAPTER.value,
-                TEMPLATE.value,
-                OTHER_MODEL.value,
-                devices.MESH.value,
-            )
+        model, *maker = serving.load(cache_dir, progress.stderr)
         with progress.step("Reading the documents", progress.stderr):
             opened = session.open_session(
-                model, folder, DOCUMENTS.value, wording, METHOD.value, *adapter
+                model, folder, DOCUMENTS.value, wording, METHOD.value, *maker
             )
         if MIN_AGREEMENT.value:
             said = session.remark(opened, adapter[-1], MIN_AGREEMENT.value)

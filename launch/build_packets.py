@@ -10,30 +10,14 @@ import pathlib
 
 from absl import app, flags
 
-from launch import caches, devices, errors
+from launch import caches, devices, errors, serving
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
+flags.adopt_module_key_flags(serving)
 
-MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
-DTYPE = flags.DEFINE_enum(
-    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: that of the store, or the faster one."
-)
 INPUT = flags.DEFINE_string("input", None, "JSON lines of documents.", required=True)
-STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
-ADAPTER = flags.DEFINE_string(
-    "adapter",
-    None,
-    "A folder, a shipped name, primer or none; default: the model's, else primer.",
-)
-OTHER_MODEL = flags.DEFINE_bool(
-    "other_model", False, "Use the adapter though it was trained for another model of that width."
-)
-TEMPLATE = flags.DEFINE_string(
-    "template", "chat", "The wording around the texts: chat or completion."
-)
-PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, counted from 0.")
 ON_ERROR = flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "At a line that is no document.")
 BATCH_TOKENS = flags.DEFINE_integer(
@@ -54,23 +38,12 @@ def main(argv):
 
     on_bad = print if ON_ERROR.value == "skip" else refuse
     cache_dir = caches.use()
-    folder, path = (pathlib.Path(f.value).expanduser() for f in (STORE, INPUT))
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
-        wording = build.wording(TEMPLATE.value, PREAMBLE.value)
+        wording = serving.wording()
         shard = shards.parse(SHARD.value)
-        documents = corpus.read_file(path, on_bad)
-        with progress.step(f"Loading {MODEL.value}"):
-            loaded = build.load_for_store(
-                MODEL.value,
-                DTYPE.value,
-                folder,
-                cache_dir,
-                ADAPTER.value,
-                TEMPLATE.value,
-                OTHER_MODEL.value,
-                devices.MESH.value,
-            )
+        documents = corpus.read_file(pathlib.Path(INPUT.value).expanduser(), on_bad)
+        loaded = serving.load(cache_dir)
         with progress.step(f"Tokenising {len(documents):,} documents"):
             parts = build.plan(
                 loaded.model,
@@ -81,9 +54,10 @@ def main(argv):
                 batch_tokens=BATCH_TOKENS.value,
                 on_bad=on_bad,
                 adapter_name=loaded.adapter_name,
+                choice=loaded.choice,
             )
         with BuildProgress(parts) as bar:
-            build.build(loaded.model, parts, folder, on_batch=bar.add, on_damaged=bar.say)
+            build.build(loaded.model, parts, serving.folder(), on_batch=bar.add, on_damaged=bar.say)
     print(bar.summary())
 
 

@@ -29,6 +29,9 @@ class Provenance:
     adapter: str  # fingerprint, or "none"
     dtype: str
     rope: Rope
+    # Digest of the token ids a document was read after, where they were chosen for it; "" where
+    # the adapter says what they are.
+    primer: str = dataclasses.field(default="", kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +63,15 @@ class Packet:
     manifest: Manifest
 
 
-def primer_cache(module, params, primer: jax.Array | None) -> KVCache | None:
+def primer_cache(module, params, primer: jax.Array | None, length=None) -> KVCache | None:
     """What documents attend to while they are built: the frozen model's cache of the primer.
 
     Args:
       primer: an adapter's, token ids int32 `[p]` or embeddings float32 `[p, D]`.
+      length: int32 scalar, how many come before the padding; all of them if None.
 
     Returns:
-      A KVCache with batch 1 and p slots, all valid; None without a primer.
+      A KVCache with batch 1 and p slots, the first `length` valid; None without a primer.
     """
     if primer is None:
         return None
@@ -75,7 +79,7 @@ def primer_cache(module, params, primer: jax.Array | None) -> KVCache | None:
     x = primer if primer.ndim == 2 else bound.embed(primer)
     positions = jnp.arange(len(primer))[None]
     cache = kv_cache.init(module.config, 1, len(primer), params["embedding"].dtype)
-    valid = jnp.ones_like(positions, bool)
+    valid = positions < (len(primer) if length is None else length)
     return bound.run_layers(x[None], positions, valid, (), cache, 0)[1]
 
 
@@ -102,19 +106,39 @@ def packet_caches(
     cache = kv_cache.init(module.config, B, T, params["embedding"].dtype)
     if primer is None:
         return writer.run_layers(x, local, valid, (), cache, 0)[1]
-    start = primer.num_slots
+    start = jnp.sum(primer.valid[0], dtype=jnp.int32)
     cache = writer.run_layers(x, start + local, valid, (primer,), cache, 0)[1]
-    return kv_cache.move(module.config, cache, jnp.int32(-start))
+    return kv_cache.move(module.config, cache, -start)
 
 
 _primer_cache = functools.partial(jax.jit, static_argnames=("module",))(primer_cache)
 
 
-def read_primer(model: LanguageModel, adapter: Adapter | None) -> KVCache | None:
-    """`primer_cache` of an adapter: read once for all the packets of a build."""
+@functools.partial(jax.jit, static_argnames=("module", "slots"))
+def _padded_primer_cache(module, params, ids, length, slots: int) -> KVCache:
+    return kv_cache.resize(primer_cache(module, params, ids, length), slots)
+
+
+def read_primer(
+    model: LanguageModel, adapter: Adapter | None, buckets: Buckets | None = None
+) -> KVCache | None:
+    """`primer_cache` of an adapter: read once for all the packets that are built after it.
+
+    Args:
+      buckets: pads a primer of token ids, so that primers of many lengths share a few programs.
+        None: the one primer of a build has its own length.
+    """
     if adapter is None or adapter.primer is None:
         return None
-    return _primer_cache(model.module, model.params, adapter.primer)
+    if buckets is None:
+        return _primer_cache(model.module, model.params, adapter.primer)
+    rows = buckets.build(adapter.primer_length)
+    ids = np.zeros(rows, np.int32)
+    ids[: adapter.primer_length] = adapter.primer
+    # Its rows in fine steps, for they are computed; its slots in coarse ones, for each size of a
+    # document has a program for each of them.
+    length, slots = np.int32(adapter.primer_length), buckets.packet(rows)
+    return _padded_primer_cache(model.module, model.params, ids, length, slots)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots"))

@@ -7,10 +7,13 @@ bits depend on the batch it was computed in, and the same bytes come out after a
 import array
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
+
+import numpy as np
 
 import models
 from kvpacket_jax import adapters
@@ -38,9 +41,10 @@ from kvpacket_jax.packets.packet import (
     read_primer,
 )
 from kvpacket_jax.runtime import names as known_names
-from kvpacket_jax.serve import corpus, packet_file, store
+from kvpacket_jax.serve import corpus, packet_file, primers, store
 from kvpacket_jax.serve.corpus import Document
 from kvpacket_jax.serve.packet_file import Damaged, packet_name
+from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.serve.provenance import Names
 from models import LanguageModel, sharding
 from models.identity import digest
@@ -55,6 +59,9 @@ class Wording(NamedTuple):
     instruction: str  # of the preamble
 
 
+Primer = tuple[Sequence[int], ...]  # token ids of its parts: the preamble, then the documents
+
+
 class Item(NamedTuple):
     """A packet to be there, and the documents whose packet it is (several of the same text)."""
 
@@ -64,13 +71,14 @@ class Item(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is built with one adapter: the preamble bare, the documents wrapped."""
+    """What is built with one adapter after one primer: the preamble bare, documents wrapped."""
 
     adapter: Adapter | None
     provenance: Provenance
     names: Names
     items: list[Item]
     batches: list[Batch]
+    primer: Primer = ()  # chosen from the corpus, in place of the adapter's own
 
 
 class Progress(NamedTuple):
@@ -88,11 +96,12 @@ def wording(template: str, instruction: str | None = None) -> Wording:
 
 
 class Loaded(NamedTuple):
-    """A model, and the adapter that documents are wrapped in, with its name."""
+    """A model, and the fields of the Maker of its documents' packets."""
 
     model: LanguageModel
     adapter: Adapter | None
     adapter_name: str
+    choice: FromCorpus | None
 
 
 def load_for_store(
@@ -104,18 +113,19 @@ def load_for_store(
     template: str = "chat",
     other_model: bool = False,
     mesh: str | None = None,
+    primer: primers.Texts | FromCorpus | None = None,
 ) -> Loaded:
     """A model and an adapter to build or read the store `folder` with.
 
     Args:
       dtype: "auto" is the dtype of the store's packets, if they have but one.
-      adapter, template, other_model: as `adapters.choose` takes them.
+      adapter, template, other_model, primer: as `primers.maker` takes them.
       mesh: as models.load takes it.
     """
+    primers.check(adapter, primer)
     model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
     sharding.log_layout(model.config, model.params)
-    chosen = adapters.choose(model, adapter, template, other_model)
-    return Loaded(model, chosen, adapters.name_for(model, adapter))
+    return Loaded(model, *primers.maker(model, adapter, primer, template, other_model))
 
 
 def names_of(model: LanguageModel, adapter: Adapter | None, name: str | None = None) -> Names:
@@ -126,11 +136,22 @@ def names_of(model: LanguageModel, adapter: Adapter | None, name: str | None = N
 
 
 def document_provenance(
-    model: LanguageModel, adapter: Adapter | None, wording: Wording
+    model: LanguageModel,
+    adapter: Adapter | None,
+    wording: Wording,
+    choice: FromCorpus | None = None,
 ) -> Provenance:
-    """The provenance of a store's documents; the instruction is not part of it."""
+    """The provenance of a store's documents; the instruction is not part of it.
+
+    Documents whose primers are chosen from the corpus are found by the choice, which needs no
+    corpus; what was chosen is part of each packet's name.
+    """
     template = dataclasses.asdict(wording.template)
-    return provenance_of(model, adapter, digest({"template": template}))
+    provenance = provenance_of(model, adapter, digest({"template": template}))
+    if adapter is None or choice is None:
+        return provenance
+    chosen = digest({"adapter": provenance.adapter, "primer": choice.label})
+    return dataclasses.replace(provenance, adapter=chosen)
 
 
 def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, Item | None]:
@@ -163,28 +184,54 @@ def plan(
     batch_tokens: int = BATCH_TOKENS,
     on_bad: Callable[[str], None] = corpus.refuse,
     adapter_name: str | None = None,
+    choice: FromCorpus | None = None,
 ) -> list[Part]:
     """What documents need, in batches: a function of the arguments alone.
 
     Args:
+      adapter, adapter_name, choice: the Maker of the documents' packets. A choice is made from all
+        the documents that can be used, whatever the shard.
       shard: (i, n): the i-th of n parts, from 0. A packet belongs to one of them by its name, so
         that equal texts meet, wherever they stand in the file.
       on_bad: called with what is wrong with a document; where it returns, it is left out.
-      adapter_name: as in `names_of`.
 
     Raises:
       ValueError: before anything is computed.
     """
     check_adapter(model, adapter)
     provenance, item = preamble_item(model, wording)
-    documents_by = document_provenance(model, adapter, wording)
-    extra = adapter.num_tokens if adapter else 0
+    documents_by = document_provenance(model, adapter, wording, choice)
+
+    def own(item: Item) -> bool:
+        return int(item.name[:16], 16) % shard[1] == shard[0]
+
+    def part(adapter, provenance, adapter_name, items: list[Item], primer: Primer = ()) -> Part:
+        lengths = [_length(adapter, item.tokens) for item in items]
+        names = names_of(model, adapter, adapter_name)
+        batches = plan_batches(lengths, buckets, batch_tokens)
+        return Part(adapter, provenance, names, items, batches, primer)
+
+    # Other shards' documents may prime this one's.
+    keep = own if choice is None else lambda item: True
+    items = _items(model, adapter, wording, documents, documents_by, keep, on_bad)
+    groups: list[tuple[Primer, list[Item]]] = [((), items)]
+    if choice is not None:
+        preamble = encode(model, wording._replace(instruction=INSTRUCTION)).preamble
+        groups = _by_primer(model, adapter, preamble, choice, items, own, documents_by, on_bad)
+    bare = part(None, provenance, None, [item] if item and own(item) else [])
+    return [bare, *(part(adapter, documents_by, adapter_name, g, primer) for primer, g in groups)]
+
+
+def _length(adapter: Adapter | None, tokens: Sequence[int]) -> int:
+    return len(tokens) + (adapter.num_tokens if adapter else 0)
+
+
+def _items(
+    model, adapter, wording: Wording, documents, provenance, keep: Callable[[Item], bool], on_bad
+) -> list[Item]:
+    """An item for each text to be kept, named without regard to a primer chosen for it."""
     items: dict[str, Item] = {}
     usable = 0
-
-    def own(name: str) -> bool:
-        return int(name[:16], 16) % shard[1] == shard[0]
-
     for document in documents:
         tokens = model.tokenizer.encode(wording.template.document_text(document.text))
         try:
@@ -193,25 +240,56 @@ def plan(
             on_bad(f"{document.place}: {error}")
             continue
         usable += 1
-        name = packet_name(documents_by, tokens, len(tokens) + extra)
-        if own(name):
-            compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
-            items.setdefault(name, Item(name, compact, [])).ids.append(document.id)
+        compact = array.array("i", tokens)  # a list of Python's integers is ten times as large
+        item = Item(packet_name(provenance, tokens, _length(adapter, tokens)), compact, [])
+        if keep(item):
+            items.setdefault(item.name, item).ids.append(document.id)
     if not usable:
         raise ValueError("There is no document that can be used: nothing was built.")
-    preamble = [item] if item and own(item.name) else []
-    names, bare = names_of(model, adapter, adapter_name), names_of(model, None)
-    return [
-        _part(None, provenance, bare, preamble, 0, buckets, batch_tokens),
-        _part(adapter, documents_by, names, list(items.values()), extra, buckets, batch_tokens),
-    ]
+    return list(items.values())
 
 
-def _part(
-    adapter, provenance, names: Names, items: list[Item], extra: int, buckets, batch_tokens
-) -> Part:
-    lengths = [len(item.tokens) + extra for item in items]
-    return Part(adapter, provenance, names, items, plan_batches(lengths, buckets, batch_tokens))
+def _by_primer(
+    model, adapter: Adapter, preamble, choice, items, own, provenance, on_bad
+) -> list[tuple[Primer, list[Item]]]:
+    """A shard's items by the primers chosen for them, each with the name of its packet."""
+    choose = primers.chooser(choice, [item.tokens for item in items])
+    shortened = [primers.cut(item.tokens) for item in items]
+    groups: dict[tuple[int, ...], list[Item]] = {}
+    for i, item in enumerate(items):
+        if own(item):
+            groups.setdefault(choose(i), []).append(item)
+    by_primer = []
+    for chosen, members in groups.items():
+        primer = (preamble, *(shortened[i] for i in chosen))
+        packets_by = _packets_by(provenance, primer)
+        named = []
+        for item in members:
+            length = _length(adapter, item.tokens)
+            try:
+                model.check_length(sum(map(len, primer)) + length)
+            except ValueError as error:
+                on_bad(f"document {item.ids[0]!r} after its primer, {choice.label}: {error}")
+                continue
+            name = packet_name(packets_by, item.tokens, length)
+            named.append(item._replace(name=name))
+        if named:
+            by_primer.append((primer, named))
+    return by_primer
+
+
+def _packets_by(provenance: Provenance, primer: Primer) -> Provenance:
+    """The provenance of the packets of a part: that of its documents, and the primer chosen."""
+    if not primer:
+        return provenance
+    return dataclasses.replace(provenance, primer=digest([*itertools.chain(*primer)]))
+
+
+def _adapter_of(part: Part) -> Adapter | None:
+    """A part's adapter, with the primer chosen for it."""
+    if not part.primer:
+        return part.adapter
+    return part.adapter._replace(primer=np.fromiter(itertools.chain(*part.primer), np.int32))
 
 
 def _is_missing(folder: pathlib.Path, on_damaged: Callable[[str], None], item: Item) -> bool:
@@ -267,6 +345,8 @@ def build(
     with store.writing(folder) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
             writer.provenance(part.provenance, part.names)
+            packets_by = _packets_by(part.provenance, part.primer)
+            adapter = _adapter_of(part)
             primer = None  # read once for the part, when its first batch is computed
             for batch in part.batches:
                 items = [part.items[i] for i in batch.members]
@@ -275,10 +355,10 @@ def build(
                 packets: list = [None] * len(items)
                 if any(absent):
                     if primer is None:
-                        primer = read_primer(model, part.adapter)
+                        primer = read_primer(model, adapter, buckets if part.primer else None)
                     tokens = [item.tokens for item in items]
                     packets = build_batch(
-                        model, part.adapter, batch.rows, tokens, part.provenance, buckets, primer
+                        model, adapter, batch.rows, tokens, packets_by, buckets, primer
                     )
                 wait()
                 futures = [

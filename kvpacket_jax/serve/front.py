@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import models
-from kvpacket_jax import adapters
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.serve import build, corpus, session, store
+from kvpacket_jax.serve import build, corpus, primers, session, store
 from models import LanguageModel
 
 
@@ -71,6 +70,7 @@ class Store:
         template: str = "chat",
         preamble: str | None = None,
         other_model: bool = False,
+        primer: str | os.PathLike | None = None,
     ):
         """
         Args:
@@ -81,20 +81,22 @@ class Store:
             template.
           preamble: the instruction before the documents; the usual one if None.
           other_model: accepts an adapter that was trained for another model of the same width.
+          primer: what packets are built after in place of the adapter's own primer: a file of texts
+            (.jsonl: lines {"id": "…", "text": "…"}), "corpus:3" (three documents of the corpus) or
+            "similar:3" (for each document the three most similar to it). The corpus is what one
+            `add` is given. None: nothing of one document reaches another.
 
         Raises:
-          ValueError: an unknown template; an adapter for another model.
-          FileNotFoundError: no such adapter.
+          ValueError: an unknown template; an adapter for another model; a primer for bare
+            documents.
+          FileNotFoundError: no such adapter or primer.
         """
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
         self._wording = build.wording(template, preamble)
-        if isinstance(adapter, Adapter):
-            self.adapter, self._adapter_name = adapter, None
-        else:
-            name = None if adapter is None else str(adapter)
-            self.adapter = adapters.choose(model, name, template, other_model)
-            self._adapter_name = adapters.name_for(model, name)
+        asked = primers.parse(primer)
+        self._maker = primers.maker(model, adapter, asked, template, other_model)
+        self.adapter = self._maker.adapter
 
     def add(self, documents: Mapping[str, str]) -> Added:
         """Builds the packets of documents and writes them into the folder.
@@ -107,8 +109,8 @@ class Store:
           documents: texts by id.
 
         Raises:
-          ValueError: no document, an empty text, one that is longer than the model's context;
-            before anything is computed.
+          ValueError: no document, an empty text, one that is longer than the model's context, fewer
+            than a primer is chosen from; before anything is computed.
           OSError: the disk is full or may not be written; what was written stays.
         """
         parts = build.plan(
@@ -116,11 +118,12 @@ class Store:
             self.adapter,
             self._wording,
             corpus.from_mapping(documents),
-            adapter_name=self._adapter_name,
+            adapter_name=self._maker.adapter_name,
+            choice=self._maker.choice,
         )
         written = build.build(self.model, parts, self.folder)
         added = Added([], [])
-        for item in parts[-1].items:
+        for item in (item for part in parts[1:] for item in part.items):
             (added.built if item.name in written else added.present).extend(item.ids)
         return added
 
@@ -153,12 +156,13 @@ class Store:
             documents,
             self._wording,
             method,
-            self.adapter,
-            self._adapter_name,
+            *self._maker,
         )
         return Answer("".join(session.answer(opened, question, new_tokens)), tuple(documents))
 
     def documents(self) -> list[str]:
         """Ids of the documents that `ask` can read, in alphabetical order."""
-        provenance = build.document_provenance(self.model, self.adapter, self._wording)
+        provenance = build.document_provenance(
+            self.model, self.adapter, self._wording, self._maker.choice
+        )
         return store.ids(self.folder, provenance)

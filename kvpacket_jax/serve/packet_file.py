@@ -5,6 +5,7 @@ of each layer, and a seal: the digest of the header.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -129,7 +130,8 @@ def _read(
         k, v = (part(x) if c.scan_layers else tuple(part(x)) for x in "kv")
         place = np.arange(slots, dtype=np.int32)[None]
         cache = kv_cache.put(c, KVCache(k, v, place, place < length))
-    return Packet(cache, length, packet_manifest(provenance, manifest["tokens"]))
+    made_by = dataclasses.replace(provenance, primer=manifest.get("primer", ""))
+    return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]))
 
 
 @contextlib.contextmanager

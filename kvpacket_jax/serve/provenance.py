@@ -20,6 +20,8 @@ def to_fields(provenance: Provenance) -> dict:
     """A provenance as JSON-able fields, the format's number among them."""
     fields = {f.name: getattr(provenance, f.name) for f in dataclasses.fields(Provenance)}
     fields["format"] = FORMAT
+    if not fields["primer"]:  # as packets have it that were stored before there was a choice
+        del fields["primer"]
     return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}
 
 

@@ -24,6 +24,7 @@ from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.serve import build, packet_file, store
 from kvpacket_jax.serve.build import Wording
 from kvpacket_jax.serve.packet_file import packet_path
+from kvpacket_jax.serve.primers import FromCorpus
 from models import LanguageModel
 
 READ_PACKETS = ("kv_packet", "no_recompute")
@@ -99,13 +100,14 @@ def open_session(
     method: str = "kv_packet",
     adapter: Adapter | None = None,
     adapter_name: str | None = None,
+    choice: FromCorpus | None = None,
 ) -> Session:
     """Reads the packets of documents, in their order, and composes them.
 
     Args:
       method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
         packets built with `adapter`, and only the preamble's cache.
-      adapter_name: as in `build.names_of`, for messages.
+      adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
@@ -117,7 +119,7 @@ def open_session(
     without = method in WITHOUT_PACKETS
     reader = settings.make(method, adapter)[1]
     made_with = adapter if without else reader.adapter
-    provenance = build.document_provenance(model, made_with, wording)
+    provenance = build.document_provenance(model, made_with, wording, choice)
     names = build.names_of(model, made_with, adapter_name)
     stored = store.find(folder, provenance, ids, names)
     wanted = _preamble(model, folder, wording)

@@ -180,12 +180,15 @@ def _ids_in(folder: pathlib.Path) -> list[str]:
 
 
 def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: Names) -> str:
-    for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}")):
-        other = _provenance_at(entry.parent / "provenance.json")
+    others = [
+        differences(_provenance_at(entry.parent / "provenance.json"), provenance, names)
+        for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}"))
+    ]
+    if others:
         return (
-            f"{folder} has document {id!r}, but made with "
-            f"{differences(other, provenance, names)}. Give the model, adapter, template and dtype "
-            "it was built with, or build it with these (bare: adapter none)."
+            f"{folder} has document {id!r}, but made with {'; or with '.join(others)}. Give the "
+            "model, adapter, primer, template and dtype it was built with, or build it with these "
+            "(bare: adapter none)."
         )
     return _not_there(folder, [_documents(folder, provenance)], id)
 

@@ -247,6 +247,7 @@ def test_a_mistake_ends_the_program_with_a_message(answer):
         (["--query= "], b"The question is empty"),
         (["--query=\udcff"], b"The question is not UTF-8"),
         (["--store=absent"], b"There is no store absent"),
+        (["--primer=absent"], b"There is no primer 'absent'"),
         (["--template=chatt"], b"no template 'chatt' (did you mean chat?)"),
         (["--method=full_recompute", "--show_cost"], b"--show_cost"),
     ):

@@ -1,0 +1,75 @@
+"""The flags of the programs that build and read a store: its model, adapter, primer and wording."""
+
+import pathlib
+
+from absl import flags
+
+from launch import devices
+
+MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
+DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "auto: that of the store's packets, else the faster one.",
+)
+STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
+ADAPTER = flags.DEFINE_string(
+    "adapter",
+    None,
+    "A folder, a shipped name, primer or none; default: the model's, else primer.",
+)
+PRIMER = flags.DEFINE_string(
+    "primer",
+    None,
+    "What packets are built after: a file (of one text, or .jsonl as --input), corpus:3 (three "
+    "documents of the corpus) or similar:3 (for each document the three most similar ones); "
+    "default: the adapter's own.",
+)
+OTHER_MODEL = flags.DEFINE_bool(
+    "other_model", False, "Use the adapter though it was trained for another model of that width."
+)
+TEMPLATE = flags.DEFINE_string(
+    "template", "chat", "The wording around the texts: chat or completion."
+)
+PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
+
+
+def folder() -> pathlib.Path:
+    """The store's."""
+    return pathlib.Path(STORE.value).expanduser()
+
+
+def wording():
+    """The `build.Wording` of the store's texts; ValueError for an unknown template."""
+    # Imported here: --help needs no jax.
+    from kvpacket_jax.serve import build
+
+    return build.wording(TEMPLATE.value, PREAMBLE.value)
+
+
+def load(cache_dir: pathlib.Path, console=None):
+    """The `build.Loaded` of the flags: a model, and what its packets are made with.
+
+    Args:
+      console: as `progress.step` takes it.
+
+    Raises as `build.load_for_store` and `primers.parse`; that first, for it needs no model.
+    """
+    from kvpacket_jax.runtime import progress
+    from kvpacket_jax.serve import build, primers
+
+    primer = primers.parse(PRIMER.value)
+    primers.check(ADAPTER.value, primer)
+    with progress.step(f"Loading {MODEL.value}", console):
+        return build.load_for_store(
+            MODEL.value,
+            DTYPE.value,
+            folder(),
+            cache_dir,
+            ADAPTER.value,
+            TEMPLATE.value,
+            OTHER_MODEL.value,
+            devices.MESH.value,
+            primer,
+        )
