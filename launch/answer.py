@@ -62,7 +62,7 @@ def main(argv):
                 model, folder, DOCUMENTS.value, wording, METHOD.value, *maker
             )
         if MIN_AGREEMENT.value:
-            said = session.remark(opened, adapter[-1], MIN_AGREEMENT.value)
+            said = session.remark(opened, maker[1], MIN_AGREEMENT.value)
             if said:
                 print(said, file=sys.stderr)
 
