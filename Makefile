@@ -12,7 +12,8 @@ CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints-py311.txt,constraints-
 # Another interpreter has another stamp, so it is installed anew.
 STAMP := .venv/installed-py$(VERSION)
 RUN := .venv/bin/python -m
-PARALLEL := -n 2 --dist loadfile
+# A worker that is replaced gets no tests, and the run hangs: it ends at a worker's crash instead.
+PARALLEL := -n 2 --dist loadfile --max-worker-restart=0
 
 .PHONY: help demo adapter test test-fast test-all plan lint format
 .DEFAULT_GOAL := help

@@ -4,8 +4,17 @@ import json
 import os
 import pathlib
 
-# Most of the tests' time is LLVM's, on programs that run once; the commands' tests inherit it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+import jaxlib
+
+# Most of the tests' time is the compiler's, on programs that run once; the commands' tests inherit
+# this. The last flag, which jax 0.11 no longer knows, saves half of it: MLIR's, for each fusion.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * (jaxlib.version.__version_info__ < (0, 11)),
+)
 
 import jax
 import numpy as np
@@ -15,12 +24,20 @@ from jax.experimental.compilation_cache import compilation_cache
 from safetensors.numpy import save_file
 
 import models
+from kvpacket_jax.runtime.programs import make_room
 from models import hf_config, transformer, weights
 from tests.support import training
 from tests.support.golden import GOLDEN
 
 # For tests of meshes; all others run on the first.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """No module's programs stay where those of the next might not fit; test_loss adds the most."""
+    yield
+    make_room(share=0.3)
 
 
 @pytest.fixture(scope="session")

@@ -12,18 +12,21 @@ MAPS = pathlib.Path("/proc/self/maps")
 LIMIT = pathlib.Path("/proc/sys/vm/max_map_count")
 
 
-def make_room() -> bool:
+def make_room(share: float = 0.7) -> bool:
     """Forgets all compiled programs if the process has little room left for more; whether it did.
 
     XLA for CPUs maps memory some hundreds of times for each program, and Linux allows a process
     65,530 maps by default: one too many ends it. What is needed again comes from the compilation
     cache, or is compiled anew. For long runs to call now and then, where nothing runs.
+
+    Args:
+      share: of the maps that Linux allows; with more of them there is little room.
     """
     if jax.default_backend() != "cpu" or not (MAPS.exists() and LIMIT.exists()):
         return False
     with MAPS.open("rb") as file:
         maps = sum(1 for _ in file)
-    if maps < 0.7 * int(LIMIT.read_text()):
+    if maps < share * int(LIMIT.read_text()):
         return False
     jax.clear_caches()
     return True

@@ -21,7 +21,7 @@ from models import kv_cache
 from models.transformer import Transformer, init_params
 from tests.support.golden import load_case
 
-SHAPE = models.CONFIGS["qwen2.5-coder-0.5b"]
+SHAPE = dataclasses.replace(models.CONFIGS["qwen2.5-coder-0.5b"], num_layers=6)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def matmul_flops(config, rows: int, slots: int) -> int:
     return 2 * (c.num_layers * rows * (layer + attention) + c.dim * c.vocab_size)
 
 
-@pytest.mark.parametrize("family", ["llama31", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama31", "qwen3"])
 def test_full_recompute_costs_one_pass_over_documents_and_query(tiny, family):
     case = load_case(f"{family}_A", tiny(f"tiny_{family}"))
     request_ = Request(case.preamble, case.documents, case.query)
@@ -113,7 +113,7 @@ def test_costs_do_not_depend_on_how_layers_are_walked(tiny, case, request_, name
 
 @pytest.fixture(scope="module")
 def shape() -> models.LanguageModel:
-    """The 0.5B shape without arrays; in float32, where no row is padded to eight."""
+    """6 layers of the 0.5B shape without arrays; in float32, where no row is padded to eight."""
     params = jax.eval_shape(lambda: init_params(SHAPE, jax.random.key(0)))
     return models.LanguageModel("0.5B", SHAPE, Transformer(SHAPE), params, None, "f" * 64)
 
@@ -179,7 +179,7 @@ def test_an_embedding_table_that_is_looked_up_only_is_not_read(shape):
     found = least_bytes(shape, Entry(Ready(500), (context,)), Request([], [], [1] * 8))
     rest = memory.tree_bytes((shape.params, context))
     table = 4 * SHAPE.vocab_size * SHAPE.dim
-    row = 2 * 24 * 2 * 64 * 4 + 5
+    row = 2 * SHAPE.num_layers * 2 * 64 * 4 + 5
     assert found == rest - table + 2 * 8 * row
 
 

@@ -68,22 +68,27 @@ def test_an_answer_is_that_of_packets_built_now(model, folder, method):
     assert tree(folder) == before
 
 
+def answer_without_packets(model, method: str, question: str) -> str:
+    """What the model answers from the full documents, or from none."""
+    encoded = build.encode(model, WORDING, Question(question, ()))
+    texts = [WORDING.template.document_text(text(int(i[1:]))) for i in IDS]
+    documents = [model.tokenizer.encode(t) for t in texts]
+    plain = METHODS[method]()
+    stored = plain.store(model, encoded.preamble, documents)
+    request = Request(encoded.preamble, documents, encoded.questions[0])
+    ready = plain.prepare(model, stored, request, NEW_TOKENS)
+    prefilled = ready.prefilled or prefill(
+        model, ready.context, encoded.questions, ready.query_start, NEW_TOKENS
+    )
+    ids = generate(model, ready.context, prefilled, NEW_TOKENS)[0]
+    return WORDING.template.answer(Question(question, ()), model.tokenizer.decode(ids))
+
+
 @pytest.mark.parametrize("method", ["full_recompute", "no_cache"])
 def test_methods_without_packets_show_what_the_model_answers(model, folder, method):
     opened = open_session(model, folder, method=method)
     for question in ("When does the ferry leave?", "Where?"):
-        encoded = build.encode(model, WORDING, Question(question, ()))
-        texts = [WORDING.template.document_text(text(int(i[1:]))) for i in IDS]
-        documents = [model.tokenizer.encode(t) for t in texts]
-        plain = METHODS[method]()
-        stored = plain.store(model, encoded.preamble, documents)
-        request = Request(encoded.preamble, documents, encoded.questions[0])
-        ready = plain.prepare(model, stored, request, NEW_TOKENS)
-        prefilled = ready.prefilled or prefill(
-            model, ready.context, encoded.questions, ready.query_start, NEW_TOKENS
-        )
-        ids = generate(model, ready.context, prefilled, NEW_TOKENS)[0]
-        expected = WORDING.template.answer(Question(question, ()), model.tokenizer.decode(ids))
+        expected = answer_without_packets(model, method, question)
         assert "".join(session.answer(opened, question, NEW_TOKENS)) == expected != ""
 
 
@@ -229,29 +234,38 @@ def answer(byte_model, folder, tmp_path_factory):
 
 def test_another_process_answers(model, answer):
     questions = ["When does the ferry leave?", "Where?"]
-    one = answer(f"--query={questions[0]}")
-    expected = [expected_answer(model, q) for q in questions]
-    assert (one.returncode, one.stdout.decode()) == (0, f"{expected[0]}\n"), one.stderr
+    full = answer(f"--query={questions[0]}", "--method=full_recompute")
+    expected = answer_without_packets(model, "full_recompute", questions[0])
+    assert (full.returncode, full.stdout.decode()) == (0, f"{expected}\n"), full.stderr
     # Line after line; one that is too long does not end it.
-    lines = answer(input="\n".join([questions[0], "", "x" * 4000, questions[1]]))
+    expected = [expected_answer(model, q) for q in questions]
+    lines = answer(input="\n".join([questions[0], "", "x" * 4000, questions[1], "quit", "When?"]))
     assert (lines.returncode, lines.stdout.decode()) == (0, "\n".join([*expected, ""]))
     assert "positions; the context of" in lines.stderr.decode()
     assert "Loading " in lines.stderr.decode()
-    full = answer("--method=full_recompute", input="Where?\n\nquit\nWhen?\n")
-    assert full.returncode == 0 and full.stdout.decode().count("\n") == 1
 
 
 def test_a_mistake_ends_the_program_with_a_message(answer):
     for flags, message in (
         (["--documents=d1,nothing"], b"no document 'nothing'"),
-        (["--query= "], b"The question is empty"),
         (["--query=\udcff"], b"The question is not UTF-8"),
-        (["--store=absent"], b"There is no store absent"),
         (["--primer=absent"], b"There is no primer 'absent'"),
-        (["--template=chatt"], b"no template 'chatt' (did you mean chat?)"),
         (["--method=full_recompute", "--show_cost"], b"--show_cost"),
     ):
         done = answer("--query=?", *flags)
         assert done.returncode == 1 and done.stdout == b""
         assert message in done.stderr and b"Traceback" not in done.stderr
         assert b"Loading" not in done.stderr  # a mistake is named before the model is loaded
+
+
+def test_mistakes_are_named_without_a_model(tmp_path):
+    for check, message in (
+        (lambda: session.check_question(" "), "The question is empty"),
+        (
+            lambda: session.check_documents(tmp_path / "absent", ["d1"]),
+            "There is no store .*absent",
+        ),
+        (lambda: build.wording("chatt"), r"no template 'chatt' \(did you mean chat\?\)"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            check()
