@@ -48,11 +48,13 @@ def variants(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
     bare, unseen = adapter_lib.empty(model.config.dim)._replace(writer=zeros), None
     if primer is not None:
         unseen = primer._replace(valid=jnp.zeros_like(primer.valid))
-    return {
-        ADAPTER: Variant(trainable, primer),
-        PRIMER: Variant(bare._replace(primer=trainable.primer), primer),
-        BARE: Variant(bare, unseen),
-    }
+    whole, alone = (
+        Variant(trainable, primer),
+        Variant(bare._replace(primer=trainable.primer), primer),
+    )
+    if adapter.writer is None and not adapter.num_tokens:
+        alone = whole  # answered once
+    return {ADAPTER: whole, PRIMER: alone, BARE: Variant(bare, unseen)}
 
 
 def measure(
@@ -102,6 +104,9 @@ def _compare(
     teaching, microbatch = validation.teaching, validation.teach(kind, first)
     scores, said = {}, {}
     for name, (adapter, primer) in ways.items():
+        if name == PRIMER and ways[PRIMER] is ways[ADAPTER]:
+            scores[name], said[name] = scores[ADAPTER], said[ADAPTER]
+            continue
         scores[name] = validation.score(kind, first, adapter, primer)
         said[name] = _answer(
             teaching.model.module,
@@ -120,9 +125,9 @@ def _compare(
         name: teaching.texts(examples, token_lists(examples, *answers))
         for name, answers in said.items()
     }
-    compared, lengths = [], microbatch.batch.document_lengths
+    compared = []
     for e, example in enumerate(examples):
-        asked = []
+        asked, lengths = [], [len(ids) for ids in example.encoded.documents]
         for q, question in enumerate(example.questions):
             if not scores[ADAPTER]["tokens"][e, q]:
                 continue  # its answer did not fit the microbatch
@@ -131,8 +136,8 @@ def _compare(
                 _Asked(
                     f1(microbatch.answers[e][q]),
                     bool(microbatch.right[e, q]),
-                    int((lengths[e] > 0).sum()),
-                    int(lengths[e].max()),
+                    len(lengths),
+                    max(lengths),
                     {name: f1(texts[name][e][q]) for name in ways},
                     {name: float(scores[name]["kl"][e, q]) for name in ways},
                     {name: bool(scores[name]["same"][e, q]) for name in ways},

@@ -82,6 +82,12 @@ def test_a_card_has_the_answers_that_served_packets_give(model, adapter, config,
         assert row.questions == SETS and row.scores[name].f1 == 1.0, name
 
 
+def test_a_primer_is_its_own_primer_alone(model, adapter, config):
+    (row,) = measure(model, adapter._replace(writer=None), config, lambda _: None)
+    (trained,) = measure(model, adapter, config, lambda _: None)
+    assert row.scores[card.ADAPTER] == row.scores[card.PRIMER] == trained.scores[card.PRIMER]
+
+
 def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):
     rows = measure(model, adapter, config, lambda _: None)
     card.write(tmp_path / card.FILE, model, adapter, rows)
