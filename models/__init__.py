@@ -11,7 +11,15 @@ from models import hf_config, identity, sharding, weights
 from models.config import ModelConfig
 from models.families import CONFIGS
 from models.precision import fastest_dtype
-from models.sources import check_reads_text, default_cache_dir, find, random_models
+from models.sources import (
+    check_reads_text,
+    converted,
+    default_cache_dir,
+    find,
+    is_conversion,
+    random_models,
+    remove_changed,
+)
 from models.tokenizer import Tokenizer
 from models.tokenizer import load as load_tokenizer
 from models.transformer import Transformer
@@ -39,7 +47,7 @@ class LanguageModel:
     module: Transformer
     params: Any
     tokenizer: Tokenizer | None  # None if its source has none
-    fingerprint: str  # of config and source files; the same in every dtype
+    fingerprint: str  # of config and source files' bytes; the same in every dtype
 
     @property
     def dtype(self):
@@ -102,18 +110,42 @@ def load(
         return LanguageModel(source, config, Transformer(config), params, None, fingerprint)
     cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
     folder = find(source, str(dtype), cache_dir)
+    try:
+        return _load_folder(source, folder, dtype, mesh, run_choices)
+    except converted.ChangedError as error:
+        if not is_conversion(folder, source):
+            raise
+        remove_changed(folder, error)
+    folder = find(source, str(dtype), cache_dir)
+    return _load_folder(source, folder, dtype, mesh, run_choices)
+
+
+def _load_folder(source: str, folder: pathlib.Path, dtype, mesh, run_choices) -> LanguageModel:
+    """The model in a Hugging Face folder. ChangedError for a conversion that is not as written."""
+    conversion = converted.note(folder)
+    if conversion:
+        converted.check_small(folder, conversion)
     config_file = folder / "config.json"
     if not config_file.exists():
         raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder.")
     config = _with_choices(hf_config.read(config_file), mesh, run_choices)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
+    try:
+        params, sha256s = weights.load_params(folder, config, dtype)
+    except ValueError:
+        if conversion:
+            converted.check_weights(folder, conversion)
+        raise
+    if conversion:
+        converted.check_weights(folder, conversion, sha256s)
+    sources = [conversion["sha256"]] if conversion else [sha256s[p] for p in sorted(sha256s)]
     return LanguageModel(
         name=str(source),
         config=config,
         module=Transformer(config),
-        params=weights.load_params(folder, config, dtype),
+        params=params,
         tokenizer=tokenizer,
-        fingerprint=identity.model_fingerprint(config, folder, cache_dir),
+        fingerprint=identity.model_fingerprint(config, sources),
     )
 
 

@@ -2,12 +2,13 @@
 
 import pathlib
 import re
+import sys
 
 import platformdirs
 
-from models import identity
+from models.foreign import digests
 from models.names import did_you_mean
-from models.sources import demo_models, gguf, hub, random_models
+from models.sources import converted, demo_models, gguf, hub, random_models
 
 
 def default_cache_dir() -> pathlib.Path:
@@ -39,14 +40,19 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(source).expanduser()
     if source in demo_models.DEMO_MODELS:
-        gguf_path = demo_models.fetch(source, cache_dir)
-        name = f"{source}-{demo_models.DEMO_MODELS[source].sha256[:12]}"
-        return _converted(gguf_path, name, dtype, cache_dir)
+        sha256 = demo_models.DEMO_MODELS[source].sha256
+        folder = cache_dir / f"{source}-{sha256[:12]}-{dtype}"
+        if not _is_whole(folder):
+            gguf.convert(demo_models.fetch(source, cache_dir), folder, dtype)
+        return folder
     if path.suffix == ".gguf":
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
-        name = f"{path.stem}-{identity.file_digest(path, cache_dir)[:12]}"
-        return _converted(path, name, dtype, cache_dir)
+        # Once for each dtype: weights rounded to bfloat16 would fail a float32 user, silently.
+        folder = cache_dir / f"{path.stem}-{digests.of_file(path)[:12]}-{dtype}"
+        if not _is_whole(folder):
+            gguf.convert(path, folder, dtype)
+        return folder
     if path.is_dir():
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
@@ -59,9 +65,26 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _converted(path: pathlib.Path, name: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
-    # Once for each dtype: weights rounded to bfloat16 would fail a float32 user, silently.
-    folder = cache_dir / f"{name}-{dtype}"
+def is_conversion(folder: pathlib.Path, source: str) -> bool:
+    """Whether `find` made the folder of a source itself, so that it can make it again."""
+    return folder != pathlib.Path(source).expanduser() and (folder / converted.NOTE).exists()
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
     if not folder.is_dir():
-        gguf.convert(path, folder, dtype)
-    return folder
+        return False
+    try:
+        recorded = converted.note(folder)
+        if recorded is None:
+            raise converted.ChangedError(folder, f"{converted.NOTE} has gone")
+        converted.check_small(folder, recorded)
+    except converted.ChangedError as error:
+        remove_changed(folder, error)
+        return False
+    return True
+
+
+def remove_changed(folder: pathlib.Path, error: converted.ChangedError) -> None:
+    """Deletes a conversion that `find` is to make again, and says so."""
+    print(f"{error.what} since the conversion: {folder} is made again.", file=sys.stderr)
+    converted.remove(folder)

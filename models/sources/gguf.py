@@ -5,12 +5,9 @@ the result is read like any other checkpoint.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +20,8 @@ from safetensors.numpy import save_file
 
 from models import rope, tokenizer
 from models.families import FAMILIES, MODEL_TENSORS, Family, llama
+from models.foreign import digests
+from models.sources import converted, partial
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -53,14 +52,16 @@ def convert(
     """Writes the model in the GGUF file `path` to `folder`, as a Hugging Face checkpoint.
 
     The folder gets config.json, model-*-of-*.safetensors with their index, tokenizer.json,
-    tokenizer_config.json and source.json (what it was made from). Tensors have their Hugging Face
-    names and layout `[out, in]`, all in `dtype` ("float32" or "bfloat16"). It appears whole or not
-    at all; where another process was faster, its folder stays. `progress` shows a bar on stderr.
+    tokenizer_config.json and source.json (what it was made from, and the digest of each file).
+    Tensors have their Hugging Face names and layout `[out, in]`, all in `dtype` ("float32" or
+    "bfloat16"). It appears whole or not at all; where another process was faster, its folder stays.
+    What killed conversions left is removed. `progress` shows a bar on stderr.
 
     Raises:
       ValueError: the file is not GGUF, truncated, of an unknown architecture, or holds metadata,
         tensors or a tokenizer that cannot be converted faithfully.
       FileExistsError: `folder` exists and was made from something else.
+      converted.ChangedError: it exists, and its files are not those that were written.
     """
     path, folder = pathlib.Path(path), pathlib.Path(folder)
     if dtype not in DTYPES:
@@ -73,21 +74,18 @@ def convert(
     config = _hf_config(reader, dtype)
     tok, tok_config = tokenizer.from_gguf(reader)
 
-    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
-    try:
-        _write_json(partial / "config.json", config)
-        _write_json(partial / "source.json", source)
-        _write_json(partial / "tokenizer_config.json", tok_config)
-        tok.save(str(partial / "tokenizer.json"), pretty=False)
-        _write_weights(partial, reader, names, config, DTYPES[dtype], progress)
+    with partial.folder(folder) as unfinished:
+        _write_json(unfinished / "config.json", config)
+        _write_json(unfinished / "tokenizer_config.json", tok_config)
+        tok.save(str(unfinished / "tokenizer.json"), pretty=False)
+        _write_weights(unfinished, reader, names, config, DTYPES[dtype], progress)
+        source["files"] = converted.file_digests(unfinished)
+        _write_json(unfinished / converted.NOTE, source)
         try:
-            os.replace(partial, folder)
+            os.rename(unfinished, folder)
         except OSError:
             if not _is_converted(folder, source):
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def open_reader(path: str | os.PathLike) -> gguf.GGUFReader:
@@ -333,19 +331,18 @@ def _dequantise(t: gguf.ReaderTensor) -> np.ndarray:
 
 
 def _source(path: pathlib.Path, dtype: str) -> dict[str, Any]:
-    with path.open("rb") as f:
-        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
     size = path.stat().st_size
+    sha256 = digests.of_file(path)
     return {"kind": "gguf", "file": path.name, "sha256": sha256, "size": size, "dtype": dtype}
 
 
 def _is_converted(folder: pathlib.Path, source: dict[str, Any]) -> bool:
     if not folder.exists():
         return False
-    file = folder / "source.json"
-    recorded = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    recorded = converted.note(folder) or {}
     # The name may differ: the same file, copied.
     if all(recorded.get(key) == source[key] for key in ("sha256", "dtype")):
+        converted.check_small(folder, recorded)
         return True
     raise FileExistsError(
         f"{folder} exists and is not this model in {source['dtype']}: it was made from "

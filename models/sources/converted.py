@@ -1,0 +1,90 @@
+"""Folders that a GGUF file was converted to: what they were made from, and whether they still are.
+
+A conversion is known by the digest of its source, the same in every dtype. It stands for the
+folder's bytes only while those are the ones that the conversion wrote: source.json has the digest
+of every file, small ones are compared before they are read, weights while they are.
+"""
+
+import pathlib
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from models.foreign import digests, json_file
+
+NOTE = "source.json"
+WEIGHTS = ".safetensors"
+READ = (WEIGHTS, ".json", ".jinja")
+
+
+class ChangedError(ValueError):
+    """The files of a converted folder are not those that the conversion wrote."""
+
+    def __init__(self, folder: pathlib.Path, what: str):
+        self.what = what
+        super().__init__(
+            f"{folder}: {what} since the conversion. Give the .gguf file as the model, which is "
+            f"converted again, or delete {NOTE} if the change was meant."
+        )
+
+
+def note(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What a conversion recorded in its folder; None for a folder that is none.
+
+    Raises ChangedError for a record that cannot be read or has no digests.
+    """
+    path = folder / NOTE
+    if not path.exists():
+        return None
+    try:
+        recorded = json_file.read_object(path)
+    except ValueError as error:
+        raise ChangedError(folder, f"{NOTE} was damaged ({error})") from error
+    files = recorded.get("files")
+    whole = isinstance(recorded.get("sha256"), str) and isinstance(files, dict) and files
+    if not whole or not all(isinstance(v, str) for v in files.values()):
+        raise ChangedError(folder, f"{NOTE} lacks the digests of the files that were written")
+    return recorded
+
+
+def file_digests(folder: pathlib.Path) -> dict[str, str]:
+    """File name -> SHA-256 hex, of all files of a folder but the note."""
+    names = sorted(p.name for p in folder.iterdir() if p.name != NOTE)
+    return {name: digests.of_file(folder / name) for name in names}
+
+
+def check_small(folder: pathlib.Path, recorded: Mapping[str, Any]) -> None:
+    """Raises ChangedError unless every file is there and all but the weights are as written."""
+    for name, sha256 in recorded["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ChangedError(folder, f"{name} has gone")
+        if not name.endswith(WEIGHTS) and digests.of_file(path) != sha256:
+            raise ChangedError(folder, f"{name} has changed")
+    # A file that was added would be read too: it may say where an answer ends.
+    there = {p.name for p in folder.iterdir() if p.name.endswith(READ)}
+    added = there - set(recorded["files"]) - {NOTE}
+    if added:
+        raise ChangedError(folder, f"{', '.join(sorted(added)[:5])} was added")
+
+
+def check_weights(
+    folder: pathlib.Path,
+    recorded: Mapping[str, Any],
+    sha256s: Mapping[pathlib.Path, str] | None = None,
+) -> None:
+    """Raises ChangedError unless weights have their recorded digests; computed if not given."""
+    if sha256s is None:
+        names = [n for n in recorded["files"] if n.endswith(WEIGHTS)]
+        sha256s = {folder / name: digests.of_file(folder / name) for name in names}
+    for path, sha256 in sha256s.items():
+        if recorded["files"].get(path.name) != sha256:
+            raise ChangedError(folder, f"{path.name} has changed")
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Takes a folder from its place, then deletes it: nobody sees the half of it."""
+    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.removed")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)

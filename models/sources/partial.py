@@ -1,0 +1,70 @@
+"""Folders that are being written: locked by their owner, and removed where the owner is gone."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+
+SUFFIX = ".partial"
+# A folder that nobody has touched for so long is left over, whoever made it.
+ABANDONED_SECONDS = 24 * 3600
+
+
+@contextlib.contextmanager
+def folder(destination: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new folder beside `destination`, to be renamed to it; removed in the end if it is not.
+
+    What killed processes left of the same destination is removed first.
+    """
+    remove_abandoned(destination)
+    path = destination.with_name(f"{destination.name}.{_host()}.{uuid.uuid4().hex}{SUFFIX}")
+    path.mkdir(parents=True)
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: age tells
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_abandoned(destination: pathlib.Path) -> None:
+    """Removes the partial folders of `destination` that no process is writing any more."""
+    for path in destination.parent.glob(f"{destination.name}.*{SUFFIX}"):
+        # A lock is seen by the processes of this system; of others' only age tells.
+        if (path.name.split(".")[-3] == _host() and _is_free(path)) or _is_old(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host() -> str:
+    """This system since it was started, with no dot in it."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname().replace(".", "-")
+
+
+def _is_free(path: pathlib.Path) -> bool:
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:  # it has gone
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _is_old(path: pathlib.Path) -> bool:
+    with contextlib.suppress(OSError):
+        newest = max(p.stat().st_mtime for p in (path, *path.iterdir()))
+        return time.time() - newest > ABANDONED_SECONDS
+    return False
