@@ -18,7 +18,7 @@ from models import sharding, transformer
 from models.config import ModelConfig
 from models.families import FAMILIES, MODEL_TENSORS
 from models.foreign.digests import Digests
-from models.foreign.safetensors_file import check_dtype, check_held_once, open_file, tensor_files
+from models.foreign.safetensors_file import check_held_once, open_file, read_tensor, tensor_files
 
 KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
@@ -64,13 +64,10 @@ def _wanted_names(config: ModelConfig) -> set[str]:
 def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path]):
     shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
     flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-    all_finite = {}  # tensor name -> bool array, looked at when all are on their way
 
     def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
-        tensor = _tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
-        array = _place(config, path_name, tensor, shape, dtype, kernel)
-        all_finite[name] = _all_finite(array)
-        return array
+        tensor = read_tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
+        return _place(config, path_name, tensor, shape, dtype, kernel)
 
     leaves = []
     for path, leaf in flat:
@@ -84,31 +81,7 @@ def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path
             leaves.append(stacked)
         else:
             leaves.append(read(path_name, names[0], leaf.shape, kernel))
-    bad = [name for name, finite in all_finite.items() if not finite]
-    if bad:
-        raise ValueError(
-            f"{files[bad[0]]}: {bad[0]} holds numbers that are not finite in {dtype.name}"
-            f"{f', as do {len(bad) - 1} more tensors' if len(bad) > 1 else ''}. The model is "
-            "damaged or was badly merged: fetch it again, or use another."
-        )
     return jax.tree.unflatten(treedef, leaves)
-
-
-def _tensor(view, path: pathlib.Path, name: str, expected: tuple[int, ...]):
-    """A tensor as it is stored, its presence, dtype and shape checked."""
-    if name not in view.keys():  # noqa: SIM118 (a file, not a dict)
-        raise ValueError(
-            f"{path} lacks {name}, which the index says it holds. The files are of "
-            "different downloads: fetch them again."
-        )
-    part = view.get_slice(name)
-    check_dtype(path, name, part.get_dtype())
-    if tuple(part.get_shape()) != expected:
-        raise ValueError(
-            f"{path}: {name} has shape {list(part.get_shape())}, the config asks for "
-            f"{list(expected)}. Weights and config.json are of different models."
-        )
-    return view.get_tensor(name)
 
 
 def _stacked(config: ModelConfig, names: list[str]) -> bool:
@@ -166,4 +139,3 @@ def _place_whole(tensor, shape: tuple[int, ...], dtype, kernel: bool) -> jax.Arr
 
 
 _set_row = jax.jit(lambda stack, x, i: stack.at[i].set(x), donate_argnums=0)
-_all_finite = jax.jit(lambda x: jnp.isfinite(x).all())

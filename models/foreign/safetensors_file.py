@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
 import safetensors
 
 from models.foreign import json_file, regular
@@ -13,7 +14,13 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # Larger than any header in use, by far; its parsed form takes several times as much memory.
 HEADER_BYTES = 2**24
-FLOATS = ("F64", "F32", "F16", "BF16")
+# The dtypes of weights, with the bits of the largest number that is finite in bfloat16 too.
+LARGEST = {
+    "F64": int(np.float64(3.39e38).view(np.int64)),
+    "F32": int(np.float32(3.39e38).view(np.int32)),
+    "F16": 0x7BFF,
+    "BF16": 0x7F7F,
+}
 
 
 def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -84,14 +91,46 @@ def open_file(path: pathlib.Path) -> Iterator[safetensors.safe_open]:
         yield opened
 
 
-def check_dtype(path: pathlib.Path, name: str, stored: str) -> None:
-    """Raises ValueError for a tensor that is not of floating-point numbers as they are."""
-    if stored not in FLOATS:
+def read_tensor(view, path: pathlib.Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor as it is stored, with all that is asked of a model's weights.
+
+    Raises ValueError if it is missing, quantised, of another shape, or not finite in float32 and
+    bfloat16.
+    """
+    if name not in view.keys():  # noqa: SIM118 (a file, not a dict)
         raise ValueError(
-            f"{path}: {name} is stored as {stored}; weights are read as {', '.join(FLOATS)}. "
+            f"{path} lacks {name}, which the index says it holds. The files are of "
+            "different downloads: fetch them again."
+        )
+    part = view.get_slice(name)
+    if (stored := part.get_dtype()) not in LARGEST:
+        raise ValueError(
+            f"{path}: {name} is stored as {stored}; weights are read as {', '.join(LARGEST)}. "
             "Quantised weights mean nothing without their scales: use the model in full precision "
             "or as GGUF."
         )
+    if tuple(part.get_shape()) != shape:
+        raise ValueError(
+            f"{path}: {name} has shape {list(part.get_shape())}, the config asks for "
+            f"{list(shape)}. Weights and config.json are of different models."
+        )
+    tensor = view.get_tensor(name)
+    if not _is_finite(tensor, LARGEST[stored]):
+        raise ValueError(
+            f"{path}: {name} holds numbers that are not finite. The model is damaged or was badly "
+            "merged: fetch it again, or use another."
+        )
+    return tensor
+
+
+def _is_finite(tensor: np.ndarray, largest: int) -> bool:
+    """Whether no magnitude has larger bits than `largest`."""
+    # Bits of floats are ordered as their magnitudes are, and integers are compared many times
+    # faster than bfloat16.
+    signed = tensor.view(f"int{8 * tensor.dtype.itemsize}")
+    unsigned = signed.view(f"uint{8 * tensor.dtype.itemsize}")
+    sign = 1 << (8 * tensor.dtype.itemsize - 1)
+    return bool(signed.max() <= largest and unsigned.max() <= largest | sign)
 
 
 def check_held_once(opened: dict[pathlib.Path, safetensors.safe_open], files: dict) -> None:
