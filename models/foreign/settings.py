@@ -77,12 +77,12 @@ CONFIG = Table(
 )
 GENERATION = Table(
     read="eos_token_id",
-    harmless="forced_eos_token_id",  # of a length that is never reached
+    harmless="forced_eos_token_id eos_token add_eos_token",  # of a length that is never reached
     only={"stop_strings": ([],), "use_mrope": (False,), "stop_token_ids": ([],)},
     watched=r"(?i)eos|stop|end_of|quant",
 )
 TOKENIZER = Table(
-    read="eos_token",
+    read="eos_token eos_token_id",
     # How other programs add it to what they encode; here nothing is added.
     harmless="add_eos_token",
     only={"stop_strings": ([],), "stop_words": ([],), "stop_tokens": ([],)},
