@@ -59,5 +59,5 @@ def one_line(path: pathlib.Path, what: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit, OSError):
         raise
     except BaseException as error:
-        words = " ".join(str(error).split())[:300] or type(error).__name__
+        words = " ".join(str(error).split())[:600] or type(error).__name__
         raise ValueError(f"{path} {what} ({words}).") from error

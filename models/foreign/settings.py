@@ -20,24 +20,25 @@ class Table:
     only: Mapping[str, tuple[Any, ...]]  # keys with the values that change nothing
     watched: str  # a regular expression: other keys that it finds are refused
 
-    def check(self, source: Any, settings: Mapping[str, Any]) -> None:
-        """Raises ValueError, naming `source` and the key, for a setting that is not understood."""
+    def check(self, source: Any, settings: Mapping[str, Any], prefix: str = "") -> None:
+        """Raises ValueError, naming `source` and the key, for a setting that is not understood.
+
+        `prefix` is what the file writes before the keys of `settings`.
+        """
         known = {*self.read.split(), *self.harmless.split()}
         for key, value in settings.items():
             if value is None or key in known:
                 continue
+            found = f"{source}: {prefix + key!r} is {brief(value)}"
             if key in self.only:
                 # 1 == True, but a switch is no number.
-                same = [v for v in self.only[key] if v == value and type(v) is type(value)]
-                if not same:
+                if not [v for v in self.only[key] if v == value and type(v) is type(value)]:
                     fine = " or ".join(map(brief, (*self.only[key], None)))
-                    raise ValueError(
-                        f"{source}: {key!r} is {brief(value)}, which is not supported, only {fine}."
-                    )
+                    raise ValueError(f"{found}, which is not supported, only {fine}.")
             elif re.search(self.watched, key):
                 raise ValueError(
-                    f"{source}: the setting {key!r} ({brief(value)}) is not known here, and may "
-                    "change what the model computes. Remove it if the model runs without it."
+                    f"{found}. This setting is not known here and may change what the model "
+                    "computes. Remove it if the model runs without it."
                 )
 
 
@@ -104,6 +105,7 @@ GGUF_MODEL = Table(
         "use_parallel_residual": (False,),
         "attention.sliding_window": (0,),
         "rope.scale_linear": (1.0,),
+        "rope.scaling.attn_factor": (1.0,),
         "tensor_data_layout": ("reference", "Meta AI original pth"),
     },
     watched="",

@@ -3,10 +3,11 @@
 import pathlib
 import re
 import sys
+from typing import Any
 
 import platformdirs
 
-from models.foreign import digests
+from models.foreign import digests, gguf_file
 from models.names import did_you_mean
 from models.sources import converted, demo_models, gguf, hub, random_models
 
@@ -29,7 +30,8 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     """The Hugging Face folder of a source, fetched and converted where needed.
 
     Args:
-      source: a demo model's name, a folder, a `.gguf` file or a hub id ("owner/name").
+      source: a demo model's name, a folder, a GGUF file of any name (or a folder with one), or a
+        hub id ("owner/name").
       dtype: "float32" or "bfloat16", of a conversion.
       cache_dir: where demo models and conversions are stored.
 
@@ -45,16 +47,19 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
         if not _is_whole(folder):
             gguf.convert(demo_models.fetch(source, cache_dir), folder, dtype)
         return folder
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
-        # Once for each dtype: weights rounded to bfloat16 would fail a float32 user, silently.
-        folder = cache_dir / f"{path.stem}-{digests.of_file(path)[:12]}-{dtype}"
-        if not _is_whole(folder):
-            gguf.convert(path, folder, dtype)
-        return folder
     if path.is_dir():
-        return path
+        if (path / "config.json").exists() or not (inside := _gguf_files(path)):
+            return path
+        if len(inside) > 1:
+            raise ValueError(
+                f"{path} has several GGUF files: {', '.join(p.name for p in inside[:5])}. Give one "
+                "of them as the model."
+            )
+        path = inside[0]
+    if path.exists():
+        return _converted(path, dtype, cache_dir)
+    if path.suffix.lower() == ".gguf":
+        raise FileNotFoundError(f"There is no file {path}.")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return hub.fetch(source)
     close = did_you_mean(source, demo_models.DEMO_MODELS, count=3, cutoff=0.4)
@@ -65,26 +70,53 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     )
 
 
-def is_conversion(folder: pathlib.Path, source: str) -> bool:
-    """Whether `find` made the folder of a source itself, so that it can make it again."""
-    return folder != pathlib.Path(source).expanduser() and (folder / converted.NOTE).exists()
+def _gguf_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".gguf")
+    return [p for p in files if p.is_file()]
 
 
-def _is_whole(folder: pathlib.Path) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        recorded = converted.note(folder)
-        if recorded is None:
-            raise converted.ChangedError(folder, f"{converted.NOTE} has gone")
+def _converted(path: pathlib.Path, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
+    """The folder that a GGUF file of any name was converted to. ValueError for another file."""
+    if not gguf_file.is_gguf(path):
+        raise ValueError(
+            f"{path} is no model: a file must be GGUF, which it is not by its first bytes. Give a "
+            "folder with config.json and safetensors for another model."
+        )
+    # Once for each dtype: weights rounded to bfloat16 would fail a float32 user, silently.
+    name = path.stem if path.suffix.lower() == ".gguf" else path.name
+    folder = cache_dir / f"{name}-{digests.of_file(path)[:12]}-{dtype}"
+    if not _is_whole(folder):
+        gguf.convert(path, folder, dtype)
+    return folder
+
+
+def conversion(folder: pathlib.Path, cache_dir: pathlib.Path) -> dict[str, Any] | None:
+    """What a folder of `cache_dir` was converted from; None for any other folder.
+
+    Only what this program converted itself is known by its source: a folder from elsewhere may say
+    what it likes. Raises ChangedError if the files are not those that were written.
+    """
+    if folder.resolve().parent != cache_dir.resolve():
+        return None
+    recorded = converted.note(folder)
+    if recorded:
         converted.check_small(folder, recorded)
-    except converted.ChangedError as error:
-        remove_changed(folder, error)
-        return False
-    return True
+    return recorded
 
 
 def remove_changed(folder: pathlib.Path, error: converted.ChangedError) -> None:
     """Deletes a conversion that `find` is to make again, and says so."""
     print(f"{error.what} since the conversion: {folder} is made again.", file=sys.stderr)
     converted.remove(folder)
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        if conversion(folder, folder.parent) is None:
+            raise converted.ChangedError(folder, f"{converted.NOTE} has gone")
+    except converted.ChangedError as error:
+        remove_changed(folder, error)
+        return False
+    return True

@@ -22,7 +22,7 @@ class ChangedError(ValueError):
     """The files of a converted folder are not those that the conversion wrote."""
 
     def __init__(self, folder: pathlib.Path, what: str):
-        self.what = what
+        self.folder, self.what = folder, what
         super().__init__(
             f"{folder}: {what} since the conversion. Give the .gguf file as the model, which is "
             f"converted again, or delete {NOTE} if the change was meant."

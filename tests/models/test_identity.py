@@ -140,7 +140,11 @@ def test_the_note_of_another_conversion_is_not_believed(tmp_path):
         gguf.convert(path, tmp_path / name, "float32", progress=False)
     (tmp_path / "b" / "source.json").write_text((tmp_path / "a" / "source.json").read_text())
     with pytest.raises(ValueError, match=r"b: model-.* has changed since the conversion"):
-        fingerprint(tmp_path / "b")
+        fingerprint(tmp_path / "b", tmp_path)
+    # Outside of the cache a note is no more than a file.
+    assert fingerprint(tmp_path / "b", tmp_path / "c") != fingerprint(tmp_path / "a", tmp_path)
+    (tmp_path / "b" / "source.json").write_text("[]")
+    assert fingerprint(tmp_path / "b", tmp_path / "c")
 
 
 def test_what_killed_processes_left_is_removed(gguf_file, tmp_path):
