@@ -174,11 +174,12 @@ def _read_weights(folder: pathlib.Path, cache_dir: pathlib.Path, config: ModelCo
 
 
 def _check_vocabulary(folder: pathlib.Path, tokenizer: Tokenizer, config: ModelConfig) -> None:
-    largest = max(tokenizer.vocab_size - 1, *tokenizer.control_ids, 0)
+    """Raises ValueError for tokens, or ends of an answer, that the model cannot read or say."""
+    largest = max(tokenizer.vocab_size - 1, *tokenizer.control_ids, *tokenizer.stop_ids, 0)
     if largest >= config.vocab_size:
         raise ValueError(
-            f"{folder}: tokenizer.json has a token {largest:,}, the embeddings of the model have "
-            f"{config.vocab_size:,} rows. Tokenizer and weights are of different models."
+            f"{folder}: tokenizer.json, or an eos_token_id, has a token {largest:,}; the "
+            f"embeddings have {config.vocab_size:,} rows. Tokenizer and weights are of different models."
         )
 
 

@@ -315,14 +315,15 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def gguf_stop_ids(reader: Any) -> list[int]:
-    """The ids of the tokens that the metadata of a `gguf.GGUFReader` call ends, the main one first.
+    """The ids that the metadata of a GGUF file call ends, the main one first.
 
-    Ends of sequence, of turn and of message.
+    Ends of sequence, of turn and of message. ValueError for one that is no token.
     """
-    fields = [
-        reader.fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")
-    ]
-    return list(dict.fromkeys(int(field.contents()) for field in fields if field is not None))
+    last, ids = len(_metadata(reader, "tokens")) - 1, []
+    for key in (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")):
+        if (field := reader.fields.get(key)) is not None:
+            ids.append(json_file.integer("the GGUF metadata", key, field.contents(), 0, last))
+    return list(dict.fromkeys(ids))
 
 
 def _tokenizer_keys(reader: Any) -> dict[str, Any]:

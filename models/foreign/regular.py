@@ -23,12 +23,12 @@ def open_binary(path: pathlib.Path) -> BinaryIO:
     cannot be opened.
     """
     # Without O_NONBLOCK the opening of a pipe waits for somebody who writes.
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK, 0), "rb", buffering=0)
-    mode = os.fstat(file.fileno()).st_mode
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
-        file.close()
+        os.close(descriptor)
         raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file.")
-    return file
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def read_text(path: pathlib.Path, limit: int) -> str:
