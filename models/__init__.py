@@ -179,7 +179,8 @@ def _check_vocabulary(folder: pathlib.Path, tokenizer: Tokenizer, config: ModelC
     if largest >= config.vocab_size:
         raise ValueError(
             f"{folder}: tokenizer.json, or an eos_token_id, has a token {largest:,}; the "
-            f"embeddings have {config.vocab_size:,} rows. Tokenizer and weights are of different models."
+            f"embeddings have {config.vocab_size:,} rows. Tokenizer and weights are of different "
+            "models."
         )
 
 
