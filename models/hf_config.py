@@ -37,15 +37,16 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
     """
     name = hf.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
+        shown = repr(name) if isinstance(name, str) and len(name) < 60 else json_file.brief(name)
         raise ValueError(
-            f"{source}: model_type {name!r} is not supported. Supported: {', '.join(FAMILIES)}."
+            f"{source}: model_type {shown} is not supported. Supported: {', '.join(FAMILIES)}."
         )
     _check_settings(hf, source)
 
     def need(key: str) -> Any:
         if hf.get(key) is None:
             raise ValueError(
-                f"{source}: the key {key!r} is missing; it has {', '.join(sorted(hf))}."
+                f"{source}: the key {key!r} is missing; it has {json_file.names(sorted(hf), 40)}."
             )
         return hf[key]
 
@@ -66,7 +67,7 @@ def from_hf(hf: dict[str, Any], source: str = "config.json") -> ModelConfig:
         num_kv_heads=size("num_key_value_heads"),
         head_dim=head_dim,
         mlp_dim=size("intermediate_size"),
-        norm_eps=json_file.number(source, "rms_norm_eps", need("rms_norm_eps")),
+        norm_eps=json_file.number(source, "rms_norm_eps", need("rms_norm_eps"), 1),
         max_positions=rope.max_positions(parsed_rope, size("max_position_embeddings")),
         # transformers would read its absence as false, but every checkpoint of them states it.
         tie_embeddings=json_file.flag(source, "tie_word_embeddings", need("tie_word_embeddings")),

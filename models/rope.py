@@ -86,8 +86,9 @@ def from_hf(hf: dict[str, Any], source: str) -> Rope:
         )
     kind = params["rope_type"]
     if not isinstance(kind, str) or kind not in SCHEMES:
+        shown = repr(kind) if isinstance(kind, str) and len(kind) < 60 else json_file.brief(kind)
         raise ValueError(
-            f"{source}: RoPE type {kind!r} is not supported. Supported: {', '.join(SCHEMES)}. "
+            f"{source}: RoPE type {shown} is not supported. Supported: {', '.join(SCHEMES)}. "
             "(Dynamic NTK changes its frequencies with the length, so cached keys could not be "
             "moved.)"
         )
@@ -98,13 +99,17 @@ def from_hf(hf: dict[str, Any], source: str) -> Rope:
     def number(key: str, default: float | None = None) -> float:
         value = params.get(key) if params.get(key) is not None else default
         if value is None:
-            raise ValueError(f"{source}: RoPE of type {kind!r} needs {key!r}; found {params}.")
+            raise ValueError(
+                f"{source}: RoPE of type {kind!r} needs {key!r}; found {json_file.brief(params)}."
+            )
         return json_file.number(source, key, value)
 
     def original(default: int | None = None) -> int:
         value = params.get(key := "original_max_position_embeddings", default)
         if value is None:
-            raise ValueError(f"{source}: RoPE of type {kind!r} needs {key!r}; found {params}.")
+            raise ValueError(
+                f"{source}: RoPE of type {kind!r} needs {key!r}; found {json_file.brief(params)}."
+            )
         return json_file.integer(source, key, value, 1, MOST_POSITIONS)
 
     theta = number("rope_theta")

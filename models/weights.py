@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from models import sharding, transformer
 from models.config import ModelConfig
 from models.families import FAMILIES, MODEL_TENSORS
+from models.foreign import json_file
 from models.foreign.digests import Digests
 from models.foreign.safetensors_file import check_held_once, open_file, read_tensor, tensor_files
 
@@ -106,7 +107,7 @@ def _check_names(folder, stored: set[str], wanted: set[str], config: ModelConfig
     missing, unexpected = sorted(wanted - stored), sorted(stored - wanted - ignored)
     if missing or unexpected:
         parts = [
-            f"{kind} {len(names)} tensors, such as {', '.join(names[:3])}"
+            f"{kind} {len(names)} tensors, such as {json_file.names(names, 3)}"
             for kind, names in (("lacks", missing), ("has unexpected", unexpected))
             if names
         ]

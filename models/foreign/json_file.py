@@ -1,8 +1,9 @@
 """JSON that other programs wrote: one reader, and values of the expected kind."""
 
 import json
-import math
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from models.foreign import regular
@@ -10,6 +11,7 @@ from models.foreign import regular
 CONFIG_BYTES = 2**24
 INDEX_BYTES = 2**25
 TOKENIZER_BYTES = 2**28
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_object(path: pathlib.Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
@@ -20,6 +22,8 @@ def read_object(path: pathlib.Path, limit: int = CONFIG_BYTES) -> dict[str, Any]
     text = regular.read_text(path, limit)
     with regular.one_line(path, "is not JSON: fetch it again"):
         value = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a pair is no text
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, found {brief(value)}: fetch it again.")
     return value
@@ -39,6 +43,13 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:60] + " …"
 
 
+def names(found: Iterable[str], most: int = 5) -> str:
+    """The first names of a foreign file, as they may stand in a line."""
+    found = list(found)
+    shown = [(n if n.isprintable() else ascii(n))[:100] for n in found[:most]]
+    return ", ".join(shown) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
 def integer(source: Any, key: str, value: Any, least: int, most: int) -> int:
     """`value` if it is an integer in the range; a ValueError that names file and key if not."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -49,12 +60,13 @@ def integer(source: Any, key: str, value: Any, least: int, most: int) -> int:
     return value
 
 
-def number(source: Any, key: str, value: Any, above: float = 0.0) -> float:
-    """`value` if it is a finite number above `above`; a ValueError if not."""
+def number(source: Any, key: str, value: Any, most: float = 1e30) -> float:
+    """`value` if it is a finite number above 0, and at most `most`; a ValueError if not."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or abs(value) > 1e30 or not math.isfinite(value) or value <= above:
+    # An integer that no float has would overflow later.
+    if not good or not 0 < value <= (min(most, 2**53) if isinstance(value, int) else most):
         raise ValueError(
-            f"{source}: {key!r} must be a number above {above:g}, found {brief(value)}."
+            f"{source}: {key!r} must be a number above 0, at most {most:g}, found {brief(value)}."
         )
     return value
 

@@ -33,7 +33,7 @@ def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         missing = sorted({f for f in names.values() if not (folder / f).exists()})
         if missing:
             raise FileNotFoundError(
-                f"{folder / INDEX} names {', '.join(missing[:5])}, not found beside it. The "
+                f"{folder / INDEX} names {json_file.names(missing)}, not found beside it. The "
                 "download is incomplete: fetch the missing files, or remove the folder and fetch "
                 "it again."
             )
@@ -41,7 +41,7 @@ def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if not (folder / SINGLE).exists():
         raise FileNotFoundError(
             f"{folder} has neither {SINGLE} nor {INDEX}; it has "
-            f"{', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}."
+            f"{json_file.names(sorted(p.name for p in folder.iterdir()), 20) or 'nothing'}."
         )
     with open_file(folder / SINGLE) as file:
         return dict.fromkeys(file.keys(), folder / SINGLE)
@@ -58,7 +58,7 @@ def _indexed(index: pathlib.Path) -> dict[str, str]:
     for name, file in names.items():
         if not isinstance(file, str) or not _is_inside(file):
             raise ValueError(
-                f"{index}: weight_map puts {name} in {json_file.brief(file)}, which is no file of "
+                f"{index}: weight_map puts {json_file.names([name])} in {json_file.brief(file)}, which is no file of "
                 "this folder. Fetch it again from where you trust."
             )
     return names
@@ -70,7 +70,8 @@ def _is_inside(file: str) -> bool:
     windows = pathlib.PureWindowsPath(file)
     outside = path.is_absolute() or windows.is_absolute() or windows.drive
     parts = {*path.parts, *windows.parts}
-    return bool(path.name) and not outside and ".." not in parts and "\0" not in file
+    fits = all(len(part.encode("utf-8")) <= 255 for part in path.parts) and len(file) < 2**10
+    return bool(path.name) and not outside and ".." not in parts and "\0" not in file and fits
 
 
 @contextlib.contextmanager

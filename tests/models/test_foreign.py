@@ -87,8 +87,28 @@ def test_a_source_that_is_no_file_is_refused(tmp_path):
 @pytest.mark.parametrize("name", READ[:2] + READ[4:7])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\0" * 64, b"[]", b"7", b'{"a": ', b"\xff\xfe{}", b"[" * 10**5, b'{"a":' * 10**5],
-    ids=["empty", "zeros", "list", "number", "cut", "utf16", "nested", "nested objects"],
+    [
+        b"",
+        b"\0" * 64,
+        b"[]",
+        b"7",
+        b'{"a": ',
+        b"\xff\xfe{}",
+        b"[" * 10**5,
+        b'{"a":' * 10**5,
+        b'{"\\ud800": 1}',
+    ],
+    ids=[
+        "empty",
+        "zeros",
+        "list",
+        "number",
+        "cut",
+        "utf16",
+        "nested",
+        "nested objects",
+        "half a pair",
+    ],
 )
 def test_json_that_is_none_is_named(folder, name, content):
     (folder / name).write_bytes(content)
@@ -103,7 +123,17 @@ def test_a_huge_file_is_not_read_whole(folder):
 
 @pytest.mark.parametrize(
     "file",
-    ["../other/model.safetensors", "/etc/passwd", "a/../../x", "..", "", "C:\\x", "..\\x", 7],
+    [
+        "../other/model.safetensors",
+        "/etc/passwd",
+        "a/../../x",
+        "..",
+        "",
+        "C:\\x",
+        "..\\x",
+        "x" * 999,
+        7,
+    ],
 )
 def test_an_index_names_files_of_its_folder_only(folder, file):
     index = folder / "model.safetensors.index.json"
