@@ -58,8 +58,8 @@ def _indexed(index: pathlib.Path) -> dict[str, str]:
     for name, file in names.items():
         if not isinstance(file, str) or not _is_inside(file):
             raise ValueError(
-                f"{index}: weight_map puts {json_file.names([name])} in {json_file.brief(file)}, which is no file of "
-                "this folder. Fetch it again from where you trust."
+                f"{index}: weight_map puts {json_file.names([name])} in {json_file.brief(file)}, "
+                "which is no file of this folder. Fetch it again from where you trust."
             )
     return names
 

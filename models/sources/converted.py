@@ -5,13 +5,14 @@ folder's bytes only while those are the ones that the conversion wrote: source.j
 of every file, small ones are compared before they are read, weights while they are.
 """
 
+import contextlib
 import pathlib
 import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from models.foreign import digests, json_file
+from models.sources import partial
 
 NOTE = "source.json"
 WEIGHTS = ".safetensors"
@@ -85,6 +86,7 @@ def check_weights(
 
 def remove(folder: pathlib.Path) -> None:
     """Takes a folder from its place, then deletes it: nobody sees the half of it."""
-    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.removed")
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = partial.name_for(folder)
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -22,7 +22,7 @@ def folder(destination: pathlib.Path) -> Iterator[pathlib.Path]:
     What killed processes left of the same destination is removed first.
     """
     remove_abandoned(destination)
-    path = destination.with_name(f"{destination.name}.{_host()}.{uuid.uuid4().hex}{SUFFIX}")
+    path = name_for(destination)
     path.mkdir(parents=True)
     lock = os.open(path, os.O_RDONLY)
     try:
@@ -32,6 +32,11 @@ def folder(destination: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
+
+
+def name_for(destination: pathlib.Path) -> pathlib.Path:
+    """A new name beside `destination`; what has one is removed later if its process was killed."""
+    return destination.with_name(f"{destination.name}.{_host()}.{uuid.uuid4().hex}{SUFFIX}")
 
 
 def remove_abandoned(destination: pathlib.Path) -> None:
