@@ -154,8 +154,8 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         files = sorted(path.name for path in folder.glob("*"))
         raise FileNotFoundError(
             f"{folder} has no tokenizer.json; it has {json_file.names(files, 20) or 'no files'}. "
-            "Older formats are not read: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes "
-            "one."
+            "Older formats are not read: "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one."
         )
     serialised = regular.read_text(file, json_file.TOKENIZER_BYTES)
     config = json_file.read_if_there(folder / "tokenizer_config.json")

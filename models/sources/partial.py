@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 SUFFIX = ".partial"
 # A folder that nobody has touched for so long is left over, whoever made it.
 ABANDONED_SECONDS = 24 * 3600
+LOCKING_SECONDS = 1  # more than passes between the making of a folder and its lock
 
 
 @contextlib.contextmanager
@@ -41,9 +43,10 @@ def name_for(destination: pathlib.Path) -> pathlib.Path:
 
 def remove_abandoned(destination: pathlib.Path) -> None:
     """Removes the partial folders of `destination` that no process is writing any more."""
-    for path in destination.parent.glob(f"{destination.name}.*{SUFFIX}"):
+    for path in destination.parent.glob(f"{glob.escape(destination.name)}.*{SUFFIX}"):
         # A lock is seen by the processes of this system; of others' only age tells.
-        if (path.name.split(".")[-3] == _host() and _is_free(path)) or _is_old(path):
+        here = path.name.split(".")[-3] == _host()
+        if _age(path) > (LOCKING_SECONDS if here and _is_free(path) else ABANDONED_SECONDS):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -68,8 +71,8 @@ def _is_free(path: pathlib.Path) -> bool:
     return True
 
 
-def _is_old(path: pathlib.Path) -> bool:
+def _age(path: pathlib.Path) -> float:
+    """Seconds since anything in a folder was written; 0 for one that is just going."""
     with contextlib.suppress(OSError):
-        newest = max(p.stat().st_mtime for p in (path, *path.iterdir()))
-        return time.time() - newest > ABANDONED_SECONDS
-    return False
+        return time.time() - max(p.stat().st_mtime for p in (path, *path.iterdir()))
+    return 0.0

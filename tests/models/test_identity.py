@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -158,6 +159,7 @@ def test_what_killed_processes_left_is_removed(gguf_file, tmp_path):
     for path in (left, old, recent):
         path.mkdir()
     os.utime(old, (1, 1))
+    os.utime(left, (time.time() - 9,) * 2)
     with partial.folder(folder) as written:  # by somebody else, still
         models.load(str(gguf_file), "float32", cache)
         assert set(cache.iterdir()) == {folder, recent, written}
