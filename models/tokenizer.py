@@ -175,6 +175,9 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         unknown = with_special.token_to_id(getattr(with_special.model, "unk_token", None) or "")
         control_ids = frozenset(with_special.get_added_tokens_decoder()) - {unknown}
         _ids(text_only, "A text, 1 line.\n")
+        if getattr(with_special.model, "dropout", None):
+            raise ValueError("its dropout is not 0: a text would have other tokens each time")
+    _check_added(folder / "tokenizer_config.json", config, with_special)
     digest = hashlib.sha256(serialised.encode("utf-8"))
     digest.update(b"\0" + (template or "").encode("utf-8"))
     return Tokenizer(
@@ -186,6 +189,19 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         stop_ids=_stop_ids(folder, with_special, config),
         fingerprint=digest.hexdigest(),
     )
+
+
+def _check_added(file: pathlib.Path, config: dict[str, Any], tok: tokenizers.Tokenizer) -> None:
+    """Raises ValueError for tokens that tokenizer_config.json adds and tokenizer.json lacks."""
+    added = config.get("added_tokens_decoder") or {}
+    with regular.one_line(file, "has added_tokens_decoder that cannot be read"):
+        texts = {int(i): _token_text(token) for i, token in added.items()}
+    for i, text in texts.items():
+        if text is not None and tok.token_to_id(text) != i:
+            raise ValueError(
+                f"{file}: the added token {json_file.brief(text)} has the id {i}, in "
+                f"tokenizer.json {tok.token_to_id(text)}. The files are of different models: fetch them again."
+            )
 
 
 def _ids(tok: tokenizers.Tokenizer, text: str) -> list[int]:

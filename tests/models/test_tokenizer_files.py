@@ -185,3 +185,10 @@ def test_files_of_another_shape_are_named(folder, file, content, error):
 def test_the_special_tokens_map_names_a_stop_too(folder):
     write(folder / "special_tokens_map.json", {"eos_token": {"content": "<|im_start|>"}})
     assert tokenizer.load(folder).stop_ids == (0, 1, 2)
+
+
+def test_a_tokenizer_that_draws_lots_is_refused(folder):
+    spec = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    add(folder, model=spec["model"] | {"dropout": 0.1})
+    with pytest.raises(ValueError, match="dropout is not 0: a text would have other tokens each"):
+        tokenizer.load(folder)
