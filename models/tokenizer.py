@@ -200,7 +200,8 @@ def _check_added(file: pathlib.Path, config: dict[str, Any], tok: tokenizers.Tok
         if text is not None and tok.token_to_id(text) != i:
             raise ValueError(
                 f"{file}: the added token {json_file.brief(text)} has the id {i}, in "
-                f"tokenizer.json {tok.token_to_id(text)}. The files are of different models: fetch them again."
+                f"tokenizer.json {tok.token_to_id(text)}. The files are of different models: "
+                "fetch them again."
             )
 
 
