@@ -3,6 +3,7 @@
 import pathlib
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import platformdirs
@@ -44,9 +45,7 @@ def find(source: str, dtype: str, cache_dir: pathlib.Path) -> pathlib.Path:
     if source in demo_models.DEMO_MODELS:
         sha256 = demo_models.DEMO_MODELS[source].sha256
         folder = cache_dir / f"{source}-{sha256[:12]}-{dtype}"
-        if not _is_whole(folder):
-            gguf.convert(demo_models.fetch(source, cache_dir), folder, dtype)
-        return folder
+        return _make(folder, sha256, dtype, lambda: demo_models.fetch(source, cache_dir))
     if path.is_dir():
         if (path / "config.json").exists() or not (inside := _gguf_files(path)):
             return path
@@ -84,10 +83,8 @@ def _converted(path: pathlib.Path, dtype: str, cache_dir: pathlib.Path) -> pathl
         )
     # Once for each dtype: weights rounded to bfloat16 would fail a float32 user, silently.
     name = path.stem if path.suffix.lower() == ".gguf" else path.name
-    folder = cache_dir / f"{name}-{digests.of_file(path)[:12]}-{dtype}"
-    if not _is_whole(folder):
-        gguf.convert(path, folder, dtype)
-    return folder
+    sha256 = digests.of_file(path)
+    return _make(cache_dir / f"{name}-{sha256[:12]}-{dtype}", sha256, dtype, lambda: path)
 
 
 def conversion(folder: pathlib.Path, cache_dir: pathlib.Path) -> dict[str, Any] | None:
@@ -106,17 +103,23 @@ def conversion(folder: pathlib.Path, cache_dir: pathlib.Path) -> dict[str, Any] 
 
 def remove_changed(folder: pathlib.Path, error: converted.ChangedError) -> None:
     """Deletes a conversion that `find` is to make again, and says so."""
-    print(f"{error.what} since the conversion: {folder} is made again.", file=sys.stderr)
+    print(f"{folder} is made again: {error.what}.", file=sys.stderr)
     converted.remove(folder)
 
 
-def _is_whole(folder: pathlib.Path) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        if conversion(folder, folder.parent) is None:
-            raise converted.ChangedError(folder, f"{converted.NOTE} has gone")
-    except converted.ChangedError as error:
-        remove_changed(folder, error)
-        return False
-    return True
+def _make(
+    folder: pathlib.Path, sha256: str, dtype: str, fetch: Callable[[], pathlib.Path]
+) -> pathlib.Path:
+    """Sees to it that `folder` holds the conversion of the GGUF file with this digest."""
+    if folder.is_dir():
+        try:
+            recorded = conversion(folder, folder.parent)
+            if recorded is None:
+                raise converted.ChangedError(folder, f"{converted.NOTE} has gone")
+            if (recorded["sha256"], recorded.get("dtype")) != (sha256, dtype):
+                raise converted.ChangedError(folder, "it was made from another file or dtype")
+            return folder
+        except converted.ChangedError as error:
+            remove_changed(folder, error)
+    gguf.convert(fetch(), folder, dtype)
+    return folder

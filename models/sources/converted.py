@@ -25,8 +25,8 @@ class ChangedError(ValueError):
     def __init__(self, folder: pathlib.Path, what: str):
         self.folder, self.what = folder, what
         super().__init__(
-            f"{folder}: {what} since the conversion. Give the .gguf file as the model, which is "
-            f"converted again, or delete {NOTE} if the change was meant."
+            f"{folder}: {what}. Give the GGUF file as the model, which is converted again, or copy "
+            "the folder out of the cache if the change was meant."
         )
 
 
@@ -41,11 +41,13 @@ def note(folder: pathlib.Path) -> dict[str, Any] | None:
     try:
         recorded = json_file.read_object(path)
     except ValueError as error:
-        raise ChangedError(folder, f"{NOTE} was damaged ({error})") from error
+        raise ChangedError(folder, f"{NOTE} cannot be read ({error})") from error
+    if recorded.get("kind") != "gguf":  # of somebody else
+        return None
     files = recorded.get("files")
     whole = isinstance(recorded.get("sha256"), str) and isinstance(files, dict) and files
     if not whole or not all(isinstance(v, str) for v in files.values()):
-        raise ChangedError(folder, f"{NOTE} lacks the digests of the files that were written")
+        raise ChangedError(folder, f"{NOTE} has no digests of the files that were written")
     return recorded
 
 
@@ -60,14 +62,16 @@ def check_small(folder: pathlib.Path, recorded: Mapping[str, Any]) -> None:
     for name, sha256 in recorded["files"].items():
         path = folder / name
         if not path.is_file():
-            raise ChangedError(folder, f"{name} has gone")
+            raise ChangedError(folder, f"{name} has gone since it was converted")
         if not name.endswith(WEIGHTS) and digests.of_file(path) != sha256:
-            raise ChangedError(folder, f"{name} has changed")
+            raise ChangedError(folder, f"{name} has changed since it was converted")
     # A file that was added would be read too: it may say where an answer ends.
     there = {p.name for p in folder.iterdir() if p.name.endswith(READ)}
     added = there - set(recorded["files"]) - {NOTE}
     if added:
-        raise ChangedError(folder, f"{', '.join(sorted(added)[:5])} was added")
+        raise ChangedError(
+            folder, f"{', '.join(sorted(added)[:5])} was added since it was converted"
+        )
 
 
 def check_weights(
@@ -81,7 +85,7 @@ def check_weights(
         sha256s = {folder / name: digests.of_file(folder / name) for name in names}
     for path, sha256 in sha256s.items():
         if recorded["files"].get(path.name) != sha256:
-            raise ChangedError(folder, f"{path.name} has changed")
+            raise ChangedError(folder, f"{path.name} has changed since it was converted")
 
 
 def remove(folder: pathlib.Path) -> None:

@@ -63,6 +63,8 @@ def convert(
         _write_json(unfinished / "tokenizer_config.json", tok_config)
         tok.save(str(unfinished / "tokenizer.json"), pretty=False)
         _write_weights(unfinished, file, names, config, DTYPES[dtype], progress)
+        if digests.of_file(path) != source["sha256"]:
+            raise ValueError(f"{path} changed while it was converted. Try again when it is whole.")
         source["files"] = converted.file_digests(unfinished)
         _write_json(unfinished / converted.NOTE, source)
         try:

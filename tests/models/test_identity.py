@@ -105,6 +105,13 @@ def a_note_of_before(folder):
     (folder / "source.json").write_text(json.dumps(note))
 
 
+def another_file(folder):
+    path = write_gguf(folder.parent / "o.gguf", "qwen2", random_tensors("qwen2", seed=1))
+    shutil.rmtree(folder)
+    gguf.convert(path, folder, "float32", progress=False)
+    path.unlink()
+
+
 DAMAGE = {
     "a flipped bit": lambda folder: flip(folder / "model-00001-of-00001.safetensors"),
     "an emptied file": lambda folder: (folder / "model-00001-of-00001.safetensors").write_text(""),
@@ -116,6 +123,7 @@ DAMAGE = {
     "no note": lambda folder: (folder / "source.json").unlink(),
     "a note that is no JSON": lambda folder: (folder / "source.json").write_text("\0" * 90),
     "a note without digests": a_note_of_before,
+    "the folder of another file": another_file,
 }
 
 
@@ -140,7 +148,7 @@ def test_the_note_of_another_conversion_is_not_believed(tmp_path):
         path = write_gguf(tmp_path / f"{name}.gguf", "qwen2", random_tensors("qwen2", seed=seed))
         gguf.convert(path, tmp_path / name, "float32", progress=False)
     (tmp_path / "b" / "source.json").write_text((tmp_path / "a" / "source.json").read_text())
-    with pytest.raises(ValueError, match=r"b: model-.* has changed since the conversion"):
+    with pytest.raises(ValueError, match=r"b: model-.* has changed since it was converted"):
         fingerprint(tmp_path / "b", tmp_path)
     # Outside of the cache a note is no more than a file.
     assert fingerprint(tmp_path / "b", tmp_path / "c") != fingerprint(tmp_path / "a", tmp_path)
@@ -164,3 +172,16 @@ def test_what_killed_processes_left_is_removed(gguf_file, tmp_path):
         models.load(str(gguf_file), "float32", cache)
         assert set(cache.iterdir()) == {folder, recent, written}
     assert set(cache.iterdir()) == {folder, recent}
+
+
+def test_a_file_that_changes_while_it_is_converted_is_refused(gguf_file, tmp_path, monkeypatch):
+    write = gguf._write_weights
+
+    def meanwhile(*args):
+        write(*args)
+        nudge(gguf_file)
+
+    monkeypatch.setattr(gguf, "_write_weights", meanwhile)
+    with pytest.raises(ValueError, match=r"m\.gguf changed while it was converted"):
+        fingerprint(gguf_file, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
