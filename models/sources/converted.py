@@ -6,11 +6,13 @@ of every file, small ones are compared before they are read, weights while they 
 """
 
 import contextlib
+import json
 import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from models import identity
 from models.foreign import digests, json_file
 from models.sources import partial
 
@@ -45,10 +47,18 @@ def note(folder: pathlib.Path) -> dict[str, Any] | None:
     if recorded.get("kind") != "gguf":  # of somebody else
         return None
     files = recorded.get("files")
-    whole = isinstance(recorded.get("sha256"), str) and isinstance(files, dict) and files
-    if not whole or not all(isinstance(v, str) for v in files.values()):
+    if not isinstance(files, dict) or not files:
         raise ChangedError(folder, f"{NOTE} has no digests of the files that were written")
+    if recorded.pop("digest", None) != identity.digest(recorded):
+        raise ChangedError(folder, f"{NOTE} has changed since it was converted")
     return recorded
+
+
+def write_note(folder: pathlib.Path, source: Mapping[str, Any]) -> None:
+    """Records what a folder was made from, with the digests of its files and of the record."""
+    recorded = {**source, "files": file_digests(folder)}
+    content = json.dumps(recorded | {"digest": identity.digest(recorded)}, indent=2)
+    (folder / NOTE).write_text(content + "\n", encoding="utf-8")
 
 
 def file_digests(folder: pathlib.Path) -> dict[str, str]:

@@ -65,8 +65,7 @@ def convert(
         _write_weights(unfinished, file, names, config, DTYPES[dtype], progress)
         if digests.of_file(path) != source["sha256"]:
             raise ValueError(f"{path} changed while it was converted. Try again when it is whole.")
-        source["files"] = converted.file_digests(unfinished)
-        _write_json(unfinished / converted.NOTE, source)
+        converted.write_note(unfinished, source)
         try:
             os.rename(unfinished, folder)
         except OSError:

@@ -105,6 +105,11 @@ def a_note_of_before(folder):
     (folder / "source.json").write_text(json.dumps(note))
 
 
+def another_source(folder):
+    note = json.loads((folder / "source.json").read_text())
+    (folder / "source.json").write_text(json.dumps(note | {"sha256": "0" * 64}))
+
+
 def another_file(folder):
     path = write_gguf(folder.parent / "o.gguf", "qwen2", random_tensors("qwen2", seed=1))
     shutil.rmtree(folder)
@@ -123,6 +128,7 @@ DAMAGE = {
     "no note": lambda folder: (folder / "source.json").unlink(),
     "a note that is no JSON": lambda folder: (folder / "source.json").write_text("\0" * 90),
     "a note without digests": a_note_of_before,
+    "a note of another source": another_source,
     "the folder of another file": another_file,
 }
 
@@ -150,8 +156,13 @@ def test_the_note_of_another_conversion_is_not_believed(tmp_path):
     (tmp_path / "b" / "source.json").write_text((tmp_path / "a" / "source.json").read_text())
     with pytest.raises(ValueError, match=r"b: model-.* has changed since it was converted"):
         fingerprint(tmp_path / "b", tmp_path)
+    another_source(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"a: source\.json has changed since it was converted"):
+        fingerprint(tmp_path / "a", tmp_path)
     # Outside of the cache a note is no more than a file.
-    assert fingerprint(tmp_path / "b", tmp_path / "c") != fingerprint(tmp_path / "a", tmp_path)
+    assert fingerprint(tmp_path / "b", tmp_path / "c") != fingerprint(
+        tmp_path / "a", tmp_path / "c"
+    )
     (tmp_path / "b" / "source.json").write_text("[]")
     assert fingerprint(tmp_path / "b", tmp_path / "c")
 
