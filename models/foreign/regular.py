@@ -40,7 +40,8 @@ def read_text(path: pathlib.Path, limit: int) -> str:
     if len(content) > limit:
         raise ValueError(f"{path} is larger than {limit:,} bytes: not a file of its name.")
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
+        return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's text files have it
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start:,}). It is damaged: fetch it again."
