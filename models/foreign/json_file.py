@@ -8,9 +8,9 @@ from typing import Any
 
 from models.foreign import regular
 
-CONFIG_BYTES = 2**24
-INDEX_BYTES = 2**25
-TOKENIZER_BYTES = 2**28
+# Several times the largest in use; parsed, a file may take twenty times its size.
+CONFIG_BYTES = 2**23
+TOKENIZER_BYTES = 2**26
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 

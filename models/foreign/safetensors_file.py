@@ -49,7 +49,7 @@ def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _indexed(index: pathlib.Path) -> dict[str, str]:
     """Tensor name -> file name, as an index has it."""
-    names = json_file.read_object(index, json_file.INDEX_BYTES).get("weight_map")
+    names = json_file.read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(
             f"{index} is not an index of tensors: 'weight_map' must be an object of tensor names "

@@ -118,7 +118,7 @@ def test_json_that_is_none_is_named(folder, name, content):
 def test_a_huge_file_is_not_read_whole(folder):
     with (folder / "config.json").open("r+b") as file:
         file.truncate(2**40)
-    refused(folder, r"config\.json is larger than 16,777,216 bytes")
+    refused(folder, r"config\.json is larger than 8,388,608 bytes")
 
 
 @pytest.mark.parametrize(
