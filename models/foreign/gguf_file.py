@@ -22,7 +22,7 @@ VERSIONS = (2, 3)
 
 MOST_KEYS = 2**16
 MOST_TENSORS = 2**16
-MOST_ELEMENTS = 2**22  # of all arrays together; vocabularies have up to a million
+MOST_ELEMENTS = 2**21  # of all arrays together; tokens, their types and merges have up to 1.4 M
 MOST_NESTING = 4
 STRING_BYTES = 2**24
 ALL_STRINGS_BYTES = 2**27

@@ -10,7 +10,7 @@ from models.foreign import regular
 
 # Several times the largest in use; parsed, a file may take twenty times its size.
 CONFIG_BYTES = 2**23
-TOKENIZER_BYTES = 2**26
+TOKENIZER_BYTES = 40 * 2**20
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
