@@ -84,17 +84,7 @@ def from_hf(hf: dict[str, Any], source: str) -> Rope:
             f"{source}: no rope_theta, neither at the top nor in rope_parameters. It is a constant "
             "of the trained model and has no default here."
         )
-    kind = params["rope_type"]
-    if not isinstance(kind, str) or kind not in SCHEMES:
-        shown = repr(kind) if isinstance(kind, str) and len(kind) < 60 else json_file.brief(kind)
-        raise ValueError(
-            f"{source}: RoPE type {shown} is not supported. Supported: {', '.join(SCHEMES)}. "
-            "(Dynamic NTK changes its frequencies with the length, so cached keys could not be "
-            "moved.)"
-        )
-    known = f"{COMMON} {SCHEMES[kind]}".split()
-    table = Table(" ".join(known), "finetuned", {"partial_rotary_factor": (1, 1.0)}, "")
-    table.check(f"{source}, RoPE of type {kind!r}", params)
+    kind = _scheme(params, source)
 
     def number(key: str, default: float | None = None) -> float:
         value = params.get(key) if params.get(key) is not None else default
@@ -135,6 +125,22 @@ def from_hf(hf: dict[str, Any], source: str) -> Rope:
     if max_positions(rope, 1) > MOST_POSITIONS:
         raise ValueError(f"{source}: a context of {max_positions(rope, 1):,} positions is no size.")
     return rope
+
+
+def _scheme(params: dict[str, Any], source: str) -> str:
+    """The name of the scheme. ValueError for another one, or a setting that it does not have."""
+    kind = params["rope_type"]
+    if not isinstance(kind, str) or kind not in SCHEMES:
+        shown = repr(kind) if isinstance(kind, str) and len(kind) < 60 else json_file.brief(kind)
+        raise ValueError(
+            f"{source}: RoPE type {shown} is not supported. Supported: {', '.join(SCHEMES)}. "
+            "(Dynamic NTK changes its frequencies with the length, so cached keys could not be "
+            "moved.)"
+        )
+    known = f"{COMMON} {SCHEMES[kind]}".split()
+    table = Table(" ".join(known), "finetuned", {"partial_rotary_factor": (1, 1.0)}, "")
+    table.check(f"{source}, RoPE of type {kind!r}", params)
+    return kind
 
 
 def _merged(hf: dict[str, Any], source: str) -> dict[str, Any]:

@@ -73,12 +73,7 @@ def hf_config_of(file: File, dtype: str) -> dict[str, Any]:
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     if "attention.key_length" in settings:
         config["head_dim"] = head_dim = size("attention.key_length", "head_dim")
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if key in settings and get(key) != head_dim:
-            raise ValueError(
-                f"the GGUF metadata set {prefix}{key} to {get(key)}, but heads have {head_dim} "
-                "dimensions; values of another width and partial RoPE are not supported"
-            )
+    _check_heads(settings, prefix, head_dim)
     if llama.GGUF_ROPE_FACTORS in tensors:
         if config["rope_scaling"]:
             raise ValueError(
@@ -92,6 +87,15 @@ def hf_config_of(file: File, dtype: str) -> dict[str, Any]:
         config["eos_token_id"] = stops if len(stops) > 1 else stops[0]
     hf_config.from_hf(config, SOURCE)
     return config
+
+
+def _check_heads(settings: dict[str, Any], prefix: str, head_dim: int) -> None:
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if key in settings and settings[key] != head_dim:
+            raise ValueError(
+                f"the GGUF metadata set {prefix}{key} to {settings[key]}, but heads have "
+                f"{head_dim} dimensions; values of another width and partial RoPE are not supported"
+            )
 
 
 def hf_names(file: File, num_layers: int) -> dict[str, str]:
