@@ -11,7 +11,15 @@ from models import hf_config, identity, sharding, weights
 from models.config import ModelConfig
 from models.families import CONFIGS
 from models.precision import fastest_dtype
-from models.sources import check_reads_text, default_cache_dir, find, random_models
+from models.sources import (
+    check_reads_text,
+    conversion,
+    converted,
+    default_cache_dir,
+    find,
+    random_models,
+    remove_changed,
+)
 from models.tokenizer import Tokenizer
 from models.tokenizer import load as load_tokenizer
 from models.transformer import Transformer
@@ -39,7 +47,7 @@ class LanguageModel:
     module: Transformer
     params: Any
     tokenizer: Tokenizer | None  # None if its source has none
-    fingerprint: str  # of config and source files; the same in every dtype
+    fingerprint: str  # of config and source files' bytes; the same in every dtype
 
     @property
     def dtype(self):
@@ -80,7 +88,7 @@ def load(
 
     Args:
       source: a demo model's name (`demo_models.DEMO_MODELS`), a local Hugging Face folder, a
-        `.gguf` file, a Hugging Face hub id ("owner/name"), or "random:" and a name of `CONFIGS`:
+        GGUF file, a Hugging Face hub id ("owner/name"), or "random:" and a name of `CONFIGS`:
         that shape with random weights and no tokenizer, to measure costs (random_models.py).
       dtype: "float32", "bfloat16", or "auto" (`fastest_dtype`).
       cache_dir: where demo models and conversions of GGUF are stored; `default_cache_dir` if None.
@@ -92,36 +100,7 @@ def load(
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.
       FileNotFoundError, ConnectionError: a file that is missing, a hub that cannot be reached.
     """
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"dtype {dtype!r} is not one of auto, float32, bfloat16.")
-    dtype = jnp.dtype(fastest_dtype() if dtype == "auto" else dtype)
-    if random_models.is_random(source):
-        config = _with_choices(random_models.shape(source), mesh, run_choices)
-        params = random_models.params(config, dtype)
-        fingerprint = random_models.fingerprint(config)
-        return LanguageModel(source, config, Transformer(config), params, None, fingerprint)
-    cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
-    folder = find(source, str(dtype), cache_dir)
-    config_file = folder / "config.json"
-    if not config_file.exists():
-        raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder.")
-    config = _with_choices(hf_config.read(config_file), mesh, run_choices)
-    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
-    return LanguageModel(
-        name=str(source),
-        config=config,
-        module=Transformer(config),
-        params=weights.load_params(folder, config, dtype),
-        tokenizer=tokenizer,
-        fingerprint=identity.model_fingerprint(config, folder, cache_dir),
-    )
-
-
-def _with_choices(
-    config: ModelConfig, mesh: str | jax.sharding.Mesh | None, run_choices: dict[str, Any]
-) -> ModelConfig:
-    mesh = sharding.make_mesh(mesh, config) if isinstance(mesh, str) else mesh
-    return dataclasses.replace(config, mesh=mesh, **run_choices)
+    return _load(source, dtype, cache_dir, mesh, run_choices, reads_text=False)
 
 
 def load_text_model(
@@ -131,11 +110,85 @@ def load_text_model(
     mesh: str | jax.sharding.Mesh | None = None,
     **run_choices,
 ) -> LanguageModel:
-    """`load` for programs that need text; ValueError for a model without a tokenizer."""
+    """`load` for programs that need text; one without a tokenizer is refused before its weights.
+
+    Raises ValueError or FileNotFoundError for one.
+    """
     check_reads_text(source)
-    model = load(source, dtype, cache_dir, mesh, **run_choices)
-    model.check_tokenizer()
-    return model
+    return _load(source, dtype, cache_dir, mesh, run_choices, reads_text=True)
+
+
+def _load(source, dtype, cache_dir, mesh, run_choices, reads_text: bool) -> LanguageModel:
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype {dtype!r} is not one of auto, float32, bfloat16.")
+    dtype = jnp.dtype(fastest_dtype() if dtype == "auto" else dtype)
+    if random_models.is_random(source):
+        config = _with_choices(random_models.shape(source), mesh, run_choices)
+        params = random_models.params(config, dtype)
+        fingerprint = random_models.fingerprint(config)
+        return LanguageModel(source, config, Transformer(config), params, None, fingerprint)
+    cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
+
+    def read() -> LanguageModel:
+        folder = find(source, str(dtype), cache_dir)
+        config_file = folder / "config.json"
+        if not config_file.exists():
+            raise FileNotFoundError(
+                f"{folder} has no config.json: not a Hugging Face model folder."
+            )
+        config = _with_choices(hf_config.read(config_file), mesh, run_choices)
+        tokenizer = None
+        if reads_text or (folder / "tokenizer.json").exists():
+            tokenizer = load_tokenizer(folder)
+            _check_vocabulary(folder, tokenizer, config)
+        params, fingerprint = _read_weights(folder, cache_dir, config, dtype)
+        return LanguageModel(
+            str(source), config, Transformer(config), params, tokenizer, fingerprint
+        )
+
+    try:
+        return read()
+    except converted.ChangedError as error:
+        if error.folder == pathlib.Path(source).expanduser():
+            raise
+        remove_changed(error.folder, error)
+    return read()
+
+
+def _read_weights(folder: pathlib.Path, cache_dir: pathlib.Path, config: ModelConfig, dtype):
+    """The parameters and the fingerprint of a Hugging Face folder.
+
+    ChangedError for a conversion whose files are not those that were written.
+    """
+    source = conversion(folder, cache_dir)
+    try:
+        params, sha256s = weights.load_params(folder, config, dtype)
+    except ValueError:
+        if source:
+            converted.check_weights(folder, source)
+        raise
+    if source:
+        converted.check_weights(folder, source, sha256s)
+        return params, identity.model_fingerprint(config, [source["sha256"]])
+    return params, identity.model_fingerprint(config, [sha256s[p] for p in sorted(sha256s)])
+
+
+def _check_vocabulary(folder: pathlib.Path, tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Raises ValueError for tokens, or ends of an answer, that the model cannot read or say."""
+    largest = max(tokenizer.vocab_size - 1, *tokenizer.control_ids, *tokenizer.stop_ids, 0)
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"{folder}: tokenizer.json, or an eos_token_id, has a token {largest:,}; the "
+            f"embeddings have {config.vocab_size:,} rows. Tokenizer and weights are of different "
+            "models."
+        )
+
+
+def _with_choices(
+    config: ModelConfig, mesh: str | jax.sharding.Mesh | None, run_choices: dict[str, Any]
+) -> ModelConfig:
+    mesh = sharding.make_mesh(mesh, config) if isinstance(mesh, str) else mesh
+    return dataclasses.replace(config, mesh=mesh, **run_choices)
 
 
 def on_replica(model: LanguageModel, mesh: jax.sharding.Mesh) -> LanguageModel:

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.foreign import json_file
+from models.foreign.settings import Table
+
 TABLE_ROWS = 512  # positions are split as TABLE_ROWS * high + low
+MOST_POSITIONS = 2**24  # of any model; tables are as long
+DEFAULT_THETA = 10000.0  # of transformers, for all our families
+
+# Settings of RoPE that may stand at the top of a config.
+TOP = ("rope_theta", "original_max_position_embeddings", "partial_rotary_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,61 +62,157 @@ class YarnRope(Rope):
     truncate: bool
 
 
+# The settings of each scheme beside those that all may have.
+SCHEMES = {
+    "default": "",
+    "linear": "factor",
+    "llama3": "factor low_freq_factor high_freq_factor",
+    "yarn": "factor beta_fast beta_slow attention_factor mscale mscale_all_dim truncate",
+}
+COMMON = "rope_type type rope_theta original_max_position_embeddings"
+
+
 def from_hf(hf: dict[str, Any], source: str) -> Rope:
-    """RoPE constants of a Hugging Face config dict. ValueError names an unsupported scheme."""
-    params = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-    theta = params.get("rope_theta", hf.get("rope_theta"))
-    if theta is None:
+    """RoPE constants of a Hugging Face config dict.
+
+    Raises ValueError, naming `source`, for a scheme or a setting that is not understood, and for
+    spellings that contradict each other.
+    """
+    params = _merged(hf, source)
+    if params.get("rope_theta") is None:
         raise ValueError(
             f"{source}: no rope_theta, neither at the top nor in rope_parameters. It is a constant "
             "of the trained model and has no default here."
         )
-    kind = params.get("rope_type", params.get("type", "default"))
+    kind = _scheme(params, source)
 
-    def need(key: str) -> Any:
-        if params.get(key) is None:
-            raise ValueError(f"{source}: RoPE of type {kind!r} needs {key!r}; found {params}.")
-        return params[key]
+    def number(key: str, default: float | None = None) -> float:
+        value = params.get(key) if params.get(key) is not None else default
+        if value is None:
+            raise ValueError(
+                f"{source}: RoPE of type {kind!r} needs {key!r}; found {json_file.brief(params)}."
+            )
+        return json_file.number(source, key, value)
 
+    def original(default: int | None = None) -> int:
+        value = params.get(key := "original_max_position_embeddings", default)
+        if value is None:
+            raise ValueError(
+                f"{source}: RoPE of type {kind!r} needs {key!r}; found {json_file.brief(params)}."
+            )
+        return json_file.integer(source, key, value, 1, MOST_POSITIONS)
+
+    theta = number("rope_theta")
     if kind == "default":
         return Rope(theta)
+    factor = number("factor")
     if kind == "linear":
-        return LinearRope(theta, need("factor"))
+        return LinearRope(theta, factor)
     if kind == "llama3":
-        return Llama3Rope(
-            theta,
-            need("factor"),
-            need("low_freq_factor"),
-            need("high_freq_factor"),
-            need("original_max_position_embeddings"),
-        )
-    if kind == "yarn":
-        factor = need("factor")
-        original = params.get("original_max_position_embeddings") or hf["max_position_embeddings"]
-        return YarnRope(
-            theta,
-            factor,
-            original,
-            params.get("beta_fast") or 32.0,
-            params.get("beta_slow") or 1.0,
-            _yarn_attention_factor(factor, params),
-            params.get("truncate", True),
-        )
-    raise ValueError(
-        f"{source}: RoPE type {kind!r} is not supported. Supported: default, linear, llama3, yarn. "
-        "(Dynamic NTK changes its frequencies with the length, so cached keys could not be moved.)"
+        low, high = number("low_freq_factor"), number("high_freq_factor")
+        _check_ascending(source, low_freq_factor=low, high_freq_factor=high)
+        return Llama3Rope(theta, factor, low, high, original())
+    fast, slow = number("beta_fast", 32.0), number("beta_slow", 1.0)
+    _check_ascending(source, beta_slow=slow, beta_fast=fast)
+    _check_ascending(source, one=1.0, rope_theta=theta)
+    truncate = json_file.flag(source, "truncate", params.get("truncate", True))
+    amplitude = json_file.number(
+        source, "attention_factor", _yarn_attention_factor(factor, params, number)
     )
+    rope = YarnRope(
+        theta, factor, original(hf.get("max_position_embeddings")), fast, slow, amplitude, truncate
+    )
+    if max_positions(rope, 1) > MOST_POSITIONS:
+        raise ValueError(f"{source}: a context of {max_positions(rope, 1):,} positions is no size.")
+    return rope
 
 
-def _yarn_attention_factor(factor: float, params: dict[str, Any]) -> float:
+def _scheme(params: dict[str, Any], source: str) -> str:
+    """The name of the scheme. ValueError for another one, or a setting that it does not have."""
+    kind = params["rope_type"]
+    if not isinstance(kind, str) or kind not in SCHEMES:
+        shown = repr(kind) if isinstance(kind, str) and len(kind) < 60 else json_file.brief(kind)
+        raise ValueError(
+            f"{source}: RoPE type {shown} is not supported. Supported: {', '.join(SCHEMES)}. "
+            "(Dynamic NTK changes its frequencies with the length, so cached keys could not be "
+            "moved.)"
+        )
+    known = f"{COMMON} {SCHEMES[kind]}".split()
+    table = Table(" ".join(known), "finetuned", {"partial_rotary_factor": (1, 1.0)}, "")
+    table.check(f"{source}, RoPE of type {kind!r}", params)
+    return kind
+
+
+def _merged(hf: dict[str, Any], source: str) -> dict[str, Any]:
+    """The settings of RoPE from all places where configs have them; one value for each.
+
+    As transformers 5 has it, `rope_scaling` added to a config that has plain `rope_parameters`
+    decides the type. Raises ValueError where two places differ in anything else.
+    """
+    old, new = (_object(hf, key, source) for key in ("rope_scaling", "rope_parameters"))
+    if old.get("rope_type", "default") != "default" and new.get("rope_type") == "default":
+        del new["rope_type"]
+    # transformers drops the rest of rope_parameters then, and takes its own base if it was there.
+    if old and set(new) - set(old) - {"rope_type", "rope_theta"}:
+        raise ValueError(
+            f"{source}: rope_scaling stands beside rope_parameters that say more "
+            f"({json_file.brief(new)}). Put all settings in one of them."
+        )
+    dropped = "rope_theta" in new and "rope_theta" not in old and hf.get("rope_theta") is None
+    if old and dropped and new["rope_theta"] != DEFAULT_THETA:
+        raise ValueError(
+            f"{source}: rope_scaling stands beside rope_parameters, whose rope_theta "
+            f"{json_file.brief(new['rope_theta'])} other programs would not read. Put all settings "
+            "in rope_parameters."
+        )
+    merged: dict[str, Any] = {}
+    top = {key: hf.get(key) for key in TOP if hf.get(key) is not None}
+    places = {"rope_scaling": old, "rope_parameters": new, "the top level": top}
+    for place, settings in places.items():
+        for key, value in settings.items():
+            if key in merged and merged[key] != value:
+                raise ValueError(
+                    f"{source}: {key!r} is {json_file.brief(value)} at {place} and "
+                    f"{json_file.brief(merged[key])} elsewhere. Remove the one that is not meant."
+                )
+            merged[key] = value
+    return {"rope_type": "default"} | merged
+
+
+def _object(hf: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    """The object under `key` without its nulls, its type under `rope_type` alone."""
+    value = hf.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{source}: {key!r} must be an object, found {json_file.brief(value)}.")
+    settings = {k: v for k, v in value.items() if v is not None}
+    if not settings:
+        return {}
+    kinds = [settings.pop(k) for k in ("rope_type", "type") if k in settings] or ["default"]
+    if kinds[0] != kinds[-1]:
+        raise ValueError(
+            f"{source}: {key!r} has rope_type {json_file.brief(kinds[0])} and type "
+            f"{json_file.brief(kinds[-1])}. Remove the one that is not meant."
+        )
+    return settings | {"rope_type": kinds[0]}
+
+
+def _check_ascending(source: str, **pair: float) -> None:
+    (first, low), (second, high) = pair.items()
+    if low >= high:
+        raise ValueError(f"{source}: RoPE needs {first} ({low}) below {second} ({high}).")
+
+
+def _yarn_attention_factor(factor: float, params: dict[str, Any], number) -> float:
     # As transformers has it: given, or from mscale and mscale_all_dim, or 0.1 ln(factor) + 1.
     def mscale(m: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
 
     if params.get("attention_factor") is not None:
-        return params["attention_factor"]
+        return number("attention_factor")
     if params.get("mscale") and params.get("mscale_all_dim"):
-        return mscale(params["mscale"]) / mscale(params["mscale_all_dim"])
+        return mscale(number("mscale")) / mscale(number("mscale_all_dim"))
     return mscale(1.0)
 
 

@@ -1,17 +1,19 @@
 """One tokenizer interface over any Hugging Face folder, and Hugging Face tokenizers from GGUF."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
+
+from models.foreign import chat_template, json_file, regular
+from models.foreign.settings import GENERATION, GGUF_TOKENIZER, TOKENIZER
 
 # GGUF's token types that are not plain text.
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5
@@ -61,6 +63,7 @@ class Tokenizer:
 
     with_special: tokenizers.Tokenizer
     text_only: tokenizers.Tokenizer  # reads control tokens as the text they are written in
+    control_ids: frozenset[int]  # what was added to the vocabulary: no document may write them
     config: dict[str, Any]  # tokenizer_config.json
     chat_template: str | None
     stop_ids: tuple[int, ...]  # tokens that end an answer, ascending
@@ -80,9 +83,23 @@ class Tokenizer:
 
         With `special`, control tokens written in the text ("<|im_end|>") become single ids: for
         text of our own. Without, they are ordinary characters: a document cannot end its turn.
+
+        Raises ValueError for half a surrogate pair, and for text that the tokenizer's model itself
+        reads as a control token.
         """
-        tok = self.with_special if special else self.text_only
-        return tok.encode(text, add_special_tokens=False).ids
+        if special:
+            return _ids(self.with_special, text)
+        ids = _ids(self.text_only, text)
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        ids = _ids(self._without_control, text)
+        if not self.control_ids.isdisjoint(ids):
+            raise ValueError("the tokenizer reads ordinary text as one of its control tokens")
+        return ids
+
+    @functools.cached_property
+    def _without_control(self) -> tokenizers.Tokenizer:
+        return _without(self.text_only, self.control_ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids; incomplete characters come out as U+FFFD."""
@@ -106,12 +123,9 @@ class Tokenizer:
             {"role": "system", "content": system},
             {"role": "user", "content": USER_MARKER},
         ]
-        try:
-            chat = _render(self.chat_template, messages, self.config, thinking)
-        except jinja2.TemplateError as e:
-            raise ValueError(
-                f"the chat template cannot render a system and a user message: {e}"
-            ) from e
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        special = {name: _token_text(self.config[name]) for name in names if self.config.get(name)}
+        chat = chat_template.render(self.chat_template, messages, special, thinking)
         before, marker, after = chat.partition(USER_MARKER)
         if not marker or USER_MARKER in after:
             raise ValueError(
@@ -139,24 +153,37 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     if not file.exists():
         files = sorted(path.name for path in folder.glob("*"))
         raise FileNotFoundError(
-            f"{folder} has no tokenizer.json; it has {', '.join(files) or 'no files'}. Older "
-            "formats are not read: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one."
+            f"{folder} has no tokenizer.json; it has {json_file.names(files, 20) or 'no files'}. "
+            "Older formats are not read: "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one."
         )
-    serialised = file.read_text("utf-8")
-    config = _read_json(folder / "tokenizer_config.json")
+    serialised = regular.read_text(file, json_file.TOKENIZER_BYTES)
+    config = json_file.read_if_there(folder / "tokenizer_config.json")
+    TOKENIZER.check(folder / "tokenizer_config.json", config)
     template = _chat_template(folder, config)
-    try:
+    with regular.one_line(file, "is not a tokenizer that can be read"):
         with_special = tokenizers.Tokenizer.from_str(serialised)
-    except Exception as e:  # tokenizers raises nothing more specific
-        raise ValueError(f"{file} is not a tokenizer that can be read: {e}") from e
-    # A saved tokenizer may carry the lengths of somebody's training batches.
-    with_special.no_truncation()
-    with_special.no_padding()
+        # A saved tokenizer may carry the lengths of somebody's training batches.
+        with_special.no_truncation()
+        with_special.no_padding()
+        # Two tokenizers over one model: whether added tokens are recognised is a setting, which
+        # another thread would see change. Files differ in which of them they call special, Qwen's
+        # leave out <tool_call>: a document must not be able to write any, whatever the file says.
+        text_only = tokenizers.Tokenizer(with_special.model)
+        text_only.normalizer = with_special.normalizer
+        text_only.pre_tokenizer = with_special.pre_tokenizer
+        unknown = with_special.token_to_id(getattr(with_special.model, "unk_token", None) or "")
+        control_ids = frozenset(with_special.get_added_tokens_decoder()) - {unknown}
+        _ids(text_only, "A text, 1 line.\n")
+        if getattr(with_special.model, "dropout", None):
+            raise ValueError("its dropout is not 0: a text would have other tokens each time")
+    _check_added(folder / "tokenizer_config.json", config, with_special)
     digest = hashlib.sha256(serialised.encode("utf-8"))
     digest.update(b"\0" + (template or "").encode("utf-8"))
     return Tokenizer(
         with_special=with_special,
-        text_only=_text_only(with_special),
+        text_only=text_only,
+        control_ids=control_ids,
         config=config,
         chat_template=template,
         stop_ids=_stop_ids(folder, with_special, config),
@@ -164,79 +191,87 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _check_added(file: pathlib.Path, config: dict[str, Any], tok: tokenizers.Tokenizer) -> None:
+    """Raises ValueError for tokens that tokenizer_config.json adds and tokenizer.json lacks."""
+    added = config.get("added_tokens_decoder") or {}
+    with regular.one_line(file, "has added_tokens_decoder that cannot be read"):
+        texts = {int(i): _token_text(token) for i, token in added.items()}
+    for i, text in texts.items():
+        if text is not None and tok.token_to_id(text) != i:
+            raise ValueError(
+                f"{file}: the added token {json_file.brief(text)} has the id {i}, in "
+                f"tokenizer.json {tok.token_to_id(text)}. The files are of different models: "
+                "fetch them again."
+            )
+
+
+def _ids(tok: tokenizers.Tokenizer, text: str) -> list[int]:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{path} is not JSON: {e}") from e
+        return tok.encode(text, add_special_tokens=False).ids
+    except TypeError as error:
+        raise ValueError("the text is not UTF-8: it holds half of a surrogate pair") from error
 
 
-def _text_only(tok: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    # Two tokenizers over one model: whether special tokens are recognised is a setting, which
-    # another thread would see change.
-    plain = tokenizers.Tokenizer(tok.model)
-    plain.normalizer, plain.pre_tokenizer = tok.normalizer, tok.pre_tokenizer
-    # Files differ in which tokens are special: Qwen's leave out <|fim_prefix|> and <tool_call>, a
-    # GGUF file only the latter. A document must not be able to write them, whatever the file.
-    added = [token for _, token in sorted(tok.get_added_tokens_decoder().items())]
-    for token in added:
-        token.special = token.special or bool(re.fullmatch(r"<\S+>", token.content))
-    plain.add_tokens(added)
-    plain.encode_special_tokens = True
-    return plain
+def _without(tok: tokenizers.Tokenizer, ids: frozenset[int]) -> tokenizers.Tokenizer:
+    """The same tokenizer, whose model does not have the tokens `ids`: it reads around them."""
+    spec = json.loads(tok.to_str())
+    model = spec["model"]
+    if not isinstance(model.get("vocab"), dict):
+        raise ValueError(f"a {model.get('type')} tokenizer reads text as one of its control tokens")
+    gone = {token for token, i in model["vocab"].items() if i in ids}
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if i not in ids}
+    if "merges" in model:
+        pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+        model["merges"] = [list(m) for m in pairs if not gone & {*m, "".join(m)}]
+    with regular.one_line(pathlib.Path("tokenizer.json"), "reads text as control tokens"):
+        return tokenizers.Tokenizer.from_str(json.dumps(spec))
 
 
 def _chat_template(folder: pathlib.Path, config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text("utf-8")
+        return regular.read_text(file, json_file.CONFIG_BYTES)
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
-        return {t["name"]: t["template"] for t in template}.get("default")
+        named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        template = named[-1].get("template") if named else None
+    if template is not None:
+        json_file.text(folder / "tokenizer_config.json", "chat_template", template)
     return template
 
 
-def _token_text(token: str | dict[str, Any] | None) -> str | None:
-    return token["content"] if isinstance(token, dict) else token
+def _token_text(token: Any) -> str | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    if content is not None and not isinstance(content, str):
+        raise ValueError(f"a special token must be a text, found {json_file.brief(token)}")
+    return content
 
 
 def _stop_ids(
     folder: pathlib.Path, tok: tokenizers.Tokenizer, config: dict[str, Any]
 ) -> tuple[int, ...]:
-    texts = (_token_text(config.get("eos_token")), *END_OF_TURN)
-    ids = {tok.token_to_id(text) for text in texts if text}
-    for file in ("config.json", "generation_config.json"):
-        eos = _read_json(folder / file).get("eos_token_id")
-        ids |= set(eos) if isinstance(eos, list) else {eos}
+    """The ids that end an answer, of every file that names one."""
+    ids = {tok.token_to_id(text) for text in END_OF_TURN}
+    special_tokens = json_file.read_if_there(folder / "special_tokens_map.json")
+    for file, named in (
+        ("tokenizer_config.json", config),
+        ("special_tokens_map.json", special_tokens),
+    ):
+        with regular.one_line(folder / file, "has an eos_token that cannot be read"):
+            text = _token_text(named.get("eos_token"))
+        if text and tok.token_to_id(text) is None:
+            raise ValueError(
+                f"{folder / file}: the eos_token {text!r} is not in tokenizer.json. The files are "
+                "of different models: fetch them again."
+            )
+        ids.add(tok.token_to_id(text) if text else None)
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        settings = json_file.read_if_there(folder / file)
+        GENERATION.check(folder / file, {k: v for k, v in settings.items() if k != "eos_token"})
+        eos = settings.get("eos_token_id")
+        for i in eos if isinstance(eos, list) else [] if eos is None else [eos]:
+            ids.add(json_file.integer(folder / file, "eos_token_id", i, 0, 2**31 - 1))
     return tuple(sorted(ids - {None}))
-
-
-# Llama 3's templates write today's date into the system message unless they are given one; this is
-# their own default. A prompt's tokens must not change at midnight.
-DATE = "26 Jul 2024"
-
-
-def _render(
-    template: str, messages: list[dict[str, str]], config: dict[str, Any], thinking: bool
-) -> str:
-    # Imported here, for encoding does not need transformers and loads many times faster without it.
-    # A template is a program from the internet: its hardened sandbox is worth the second.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not installed
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    special = {name: _token_text(config[name]) for name in names if config.get(name)}
-    chats, _ = render_jinja_template(
-        conversations=[messages],
-        chat_template=template,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-        date_string=DATE,
-        **special,
-    )
-    return chats[0]
 
 
 def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -287,6 +322,7 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             for t in added
         },
     }
+    GGUF_TOKENIZER.check("tokenizer.ggml", _tokenizer_keys(reader))
     names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
     for gguf_name, hf_name in names.items():
         if (field := reader.fields.get(f"tokenizer.ggml.{gguf_name}_token_id")) is not None:
@@ -294,6 +330,23 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     if (field := reader.fields.get("tokenizer.chat_template")) is not None:
         config["chat_template"] = field.contents()
     return tok, config
+
+
+def gguf_stop_ids(reader: Any) -> list[int]:
+    """The ids that the metadata of a GGUF file call ends, the main one first.
+
+    Ends of sequence, of turn and of message. ValueError for one that is no token.
+    """
+    last, ids = len(_metadata(reader, "tokens")) - 1, []
+    for key in (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")):
+        if (field := reader.fields.get(key)) is not None:
+            ids.append(json_file.integer("the GGUF metadata", key, field.contents(), 0, last))
+    return list(dict.fromkeys(ids))
+
+
+def _tokenizer_keys(reader: Any) -> dict[str, Any]:
+    prefix = "tokenizer.ggml."
+    return {k.removeprefix(prefix): "set" for k in reader.fields if k.startswith(prefix)}
 
 
 def _metadata(reader: Any, key: str) -> Any:

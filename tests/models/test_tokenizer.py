@@ -3,14 +3,21 @@
 import itertools
 import json
 import pathlib
-import types
 import unicodedata
 
 import pytest
 import regex
-from tokenizers.pre_tokenizers import ByteLevel
 
 from models import tokenizer
+from tests.support.tokenizer_files import (
+    CHATML,
+    MERGES,
+    SPECIAL,
+    save_tiny,
+    set_template,
+    tiny_reader,
+    write,
+)
 
 DATA = pathlib.Path(__file__).parents[1] / "resources"
 AWKWARD = json.loads((DATA / "tokenizer_texts.json").read_text("utf-8"))
@@ -59,68 +66,10 @@ def reference_ids(pre, vocab, merges, text):
     return ids
 
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = [
-    "h e",
-    "l l",
-    "Ġ Ġ",
-    "he ll",
-    "Ċ Ċ",
-    "Ã ©",
-    "1 2",
-    "hell o",
-    "Ġ hello",
-    "e Ì",
-    "eÌ ģ",
-]
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def tiny_reader(pre="qwen2", leave_out=(), **metadata):
-    """What from_gguf reads of a GGUF file, without the file."""
-    tokens = SPECIAL + sorted(ByteLevel.alphabet())
-    tokens += [merge.replace(" ", "") for merge in MERGES] + ["<tool_call>", "[PAD0]"]
-    values = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3] * 3 + [1] * (len(tokens) - 5) + [4, 5],
-        "tokenizer.ggml.merges": MERGES,
-        "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.chat_template": CHATML,
-    } | {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
-    fields = {
-        key: types.SimpleNamespace(contents=lambda value=value: value)
-        for key, value in values.items()
-        if key not in leave_out
-    }
-    return types.SimpleNamespace(fields=fields)
-
-
-def save_tiny(folder, pre):
-    tok, config = tokenizer.from_gguf(tiny_reader(pre))
-    tok.save(str(folder / "tokenizer.json"))
-    write(folder / "tokenizer_config.json", config)
-    return folder
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the tiny tokenizer."""
     return save_tiny(tmp_path, "qwen2")
-
-
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-
-
-def set_template(folder, template):
-    write(folder / "chat_template.jinja", template)
-    return tokenizer.load(folder)
 
 
 @pytest.mark.parametrize("pre", ["smollm", "qwen2", "llama-bpe"])

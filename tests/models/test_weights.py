@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -114,6 +115,38 @@ def test_tensors_that_do_not_fit_are_named(folder, change, error):
     rewrite(folder, change)
     with pytest.raises(ValueError, match=error):
         models.load(str(folder), "float32")
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_numbers_that_are_not_finite_are_refused(folder, dtype, bad):
+    def spoil(tensors):
+        tensors[KEY] = tensors[KEY].astype(dtype)
+        tensors[KEY][3, 5] = bad
+
+    rewrite(folder, spoil)
+    with pytest.raises(ValueError, match=f"{KEY} holds numbers that are not finite"):
+        models.load(str(folder), "float32")
+
+
+def test_numbers_that_bfloat16_cannot_hold_are_refused(folder):
+    rewrite(folder, lambda t: t.update({KEY: np.full((32, 48), -3.4e38, np.float32)}))
+    with pytest.raises(ValueError, match=f"{KEY} holds numbers that are not finite"):
+        models.load(str(folder), "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "bool", ml_dtypes.float8_e4m3fn])
+def test_quantised_weights_are_refused(folder, dtype):
+    rewrite(folder, lambda t: t.update({KEY: np.abs(t[KEY]).astype(dtype)}))
+    with pytest.raises(ValueError, match=f"{KEY} is stored as .*weights are read as F64, F32"):
+        models.load(str(folder), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_floats_of_other_widths_are_read(folder, tiny, dtype):
+    rewrite(folder, lambda t: t.update({KEY: t[KEY].astype(dtype)}))
+    actual = models.load(str(folder), "float32").params["layers"][1]["k"]
+    np.testing.assert_allclose(actual, tiny("tiny_qwen3").params["layers"][1]["k"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 0.5, -1])
