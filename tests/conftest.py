@@ -1,6 +1,5 @@
 """Fixtures: the tiny golden models, and the demo models converted once for all tests."""
 
-import json
 import os
 import pathlib
 
@@ -17,15 +16,12 @@ os.environ.setdefault(
 )
 
 import jax
-import numpy as np
 import pytest
-import tokenizers
 from jax.experimental.compilation_cache import compilation_cache
-from safetensors.numpy import save_file
 
 import models
 from kvpacket_jax.runtime.programs import make_room
-from models import hf_config, transformer, weights
+from tests.support import byte_model as byte_model_files
 from tests.support import training
 from tests.support.golden import GOLDEN
 
@@ -67,39 +63,7 @@ def demo_folder():
 @pytest.fixture(scope="session")
 def byte_model(tmp_path_factory) -> pathlib.Path:
     """A random model of a few thousand parameters that reads bytes."""
-    folder = tmp_path_factory.mktemp("model")
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {c: i for i, c in enumerate(alphabet)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text("{}")
-    hf = {
-        "model_type": "llama",
-        "vocab_size": 256,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(hf))
-    config = hf_config.from_hf(hf)
-    params = transformer.init_params(config, jax.random.key(1))
-    tensors = {}
-    for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
-        (name,), _ = weights._tensor_names(config, path)
-        shape = weights._hf_shape(name, value.shape)
-        kernel = name.endswith("_proj.weight")
-        array = np.asarray(value).reshape(shape[::-1]).T if kernel else np.asarray(value)
-        tensors[name] = np.ascontiguousarray(array.reshape(shape))
-    save_file(tensors, folder / "model.safetensors")
-    return folder
+    return byte_model_files.write(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

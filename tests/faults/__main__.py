@@ -1,0 +1,67 @@
+"""Injects faults into everything that is read, and says what came of them: `make faults`.
+
+python -m tests.faults [--classes=packets,gguf] [--scale=0.1] [--seed=0]
+
+Ends with status 1 if anything but a right result or a refusal in words came of a fault.
+"""
+
+import concurrent.futures
+import sys
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults import foreign, own
+from tests.faults.harness import FINDINGS, Faults, Tally, run
+
+CLASSES: dict[str, tuple[Faults, int]] = {
+    "packets": (own.packets, 6000),
+    "adapters": (own.adapters, 2000),
+    "checkpoints": (own.checkpoints, 600),
+    "teacher_targets": (own.teacher_targets, 2400),
+    "run_state": (own.run_state, 3000),
+    "model_folder": (foreign.model_folder, 2500),
+    "gguf": (foreign.gguf, 1500),
+    "pt": (foreign.pt, 3000),
+}
+
+NAMES = flags.DEFINE_list("classes", list(CLASSES), "Which.")
+SCALE = flags.DEFINE_float("scale", 1.0, "Times the usual number of faults.", lower_bound=0.001)
+SEED = flags.DEFINE_integer("seed", 0, "Of what is damaged, and where.")
+PROCESSES = flags.DEFINE_integer("processes", 2, "Classes at once.", lower_bound=1)
+
+
+def table(tallies: list[Tally]) -> Table:
+    shown = Table("class", "faults", *FINDINGS, "seconds")
+    for tally in tallies:
+        counts = (str(tally.counts()[outcome]) for outcome in FINDINGS)
+        shown.add_row(tally.name, f"{tally.faults:,}", *counts, f"{tally.seconds:.0f}")
+    return shown
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    if unknown := set(NAMES.value) - set(CLASSES):
+        raise app.UsageError(f"No class {', '.join(unknown)}; there are {', '.join(CLASSES)}.")
+    console = Console()
+
+    def one(name: str) -> Tally:
+        faults, number = CLASSES[name]
+        say = lambda text: console.print(f"{name}: {text}", markup=False)  # noqa: E731
+        tally = run(name, faults, SEED.value, max(int(number * SCALE.value), 20), say)
+        console.print(f"{name}: {tally.faults:,} faults, {tally.seconds:.0f} s")
+        return tally
+
+    with concurrent.futures.ThreadPoolExecutor(PROCESSES.value) as pool:
+        tallies = list(pool.map(one, NAMES.value))
+    console.print(table(tallies))
+    total = sum(tally.faults for tally in tallies)
+    findings = sum(len(tally.findings) for tally in tallies)
+    console.print(f"{total:,} faults, {findings} findings, seed {SEED.value}")
+    sys.exit(1 if findings else 0)
+
+
+if __name__ == "__main__":
+    app.run(main)
