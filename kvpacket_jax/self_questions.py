@@ -22,6 +22,7 @@ from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.data.passages import stands_in
 from kvpacket_jax.packets.generate import stop_array
 from models import LanguageModel
+from models.files import write_whole
 
 WRITER = "You write questions about texts."
 REQUEST = (
@@ -240,5 +241,5 @@ def finished(path: pathlib.Path) -> set[str]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
-        path.write_bytes(whole)
+        write_whole(path, whole)
     return {json.loads(line)["id"] for line in whole.splitlines()}

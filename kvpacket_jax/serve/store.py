@@ -12,10 +12,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import pathlib
+import platform
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,9 +25,12 @@ from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.serve import packet_file
 from kvpacket_jax.serve.packet_file import Damaged, damaged, packet_path
 from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
+from models.files import make_folder, publish
 from models.identity import digest
 
 PARTIAL = ".partial-"
+MACHINE = "machine "  # begins what a lock file says
+BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
 
 
@@ -213,13 +217,12 @@ class Writer:
     def __init__(self, folder: pathlib.Path, partial: pathlib.Path):
         self.folder, self._partial = folder, partial
         self._mode = (partial / "lock").stat().st_mode
-        (folder / "packets").mkdir(exist_ok=True)
+        make_folder(folder / "packets")
 
     def packet(self, packet: Packet) -> str:
         """Writes a packet, over one that is there; its name. Raises as `packet_file.write`."""
         path = packet_file.write(self._partial, packet)
-        with path.open("r+b") as file:
-            self._publish(file, packet_path(self.folder, path.name))
+        self._publish(path, packet_path(self.folder, path.name))
         return path.name
 
     def provenance(self, provenance: Provenance, names: Names = Names()) -> None:
@@ -228,7 +231,7 @@ class Writer:
         The names are kept beside it, for messages and listings.
         """
         path = _documents(self.folder, provenance) / "provenance.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._text(path, to_fields(provenance) | {"names": names._asdict()})
 
     def document(self, provenance: Provenance, id: str, name: str) -> None:
@@ -240,31 +243,33 @@ class Writer:
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             if path.read_text("utf-8") == text:
                 return
-        with (self._partial / path.name).open("w+", encoding="utf-8") as file:
-            file.write(text)
-            self._publish(file, path)
+        temporary = self._partial / path.name
+        temporary.write_text(text, "utf-8")
+        self._publish(temporary, path)
 
-    def _publish(self, file, path: pathlib.Path) -> None:
-        file.flush()
+    def _publish(self, temporary: pathlib.Path, path: pathlib.Path) -> None:
         # safetensors writes files that only their owner can read; a store may be shared.
-        os.chmod(file.name, self._mode)
-        os.fsync(file.fileno())
-        os.replace(file.name, path)
+        temporary.chmod(self._mode)
+        publish(temporary, path)
 
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[Writer]:
     """A Writer; what it has under way lies in a folder of its own inside the store.
 
-    Folders that killed processes left are removed: a live process holds a lock in its own.
-    Where a file system has no locks nobody can tell, and they stay.
+    Folders that killed processes left are removed: a live process holds a lock in its own. Where a
+    file system has no locks nobody can tell, and they stay; so do those of other machines, which
+    may not see each other's locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for left in folder.glob(f"{PARTIAL}*"):
         with contextlib.suppress(OSError):
             left.rmdir()  # one without its lock yet; a live owner makes another
         # Opened, not made: a second lock file would let two processes think they hold it.
         with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
+            machine = lock.read()
+            if machine.startswith(MACHINE) and machine != _this_machine():
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
     with contextlib.ExitStack() as stack:
@@ -278,8 +283,17 @@ def _own_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> pathlib.Pa
         partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
         # Until it is locked another process may take it for a dead one's and remove it.
         with contextlib.suppress(FileNotFoundError):
-            lock = stack.enter_context((partial / "lock").open("w"))
+            lock = stack.enter_context((partial / "locking").open("w"))
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            (partial / "lock").stat()
+            lock.write(_this_machine())
+            lock.flush()
+            (partial / "locking").rename(partial / "lock")  # never there without its machine
             return partial
+
+
+def _this_machine() -> str:
+    """Names the running system: processes of the same one see each other's locks."""
+    with contextlib.suppress(OSError):
+        return f"{MACHINE}{BOOT_ID.read_text().strip()}"
+    return f"{MACHINE}{platform.node()} {uuid.getnode()}"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import resource
 import signal
@@ -348,6 +349,15 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
         packet_file.verify(tmp_path, name)
 
 
+def test_what_another_machine_has_under_way_stays(tmp_path):
+    other = tmp_path / f"{store.PARTIAL}other"
+    other.mkdir()
+    (other / "lock").write_text(f"{store.MACHINE}elsewhere")  # its lock may not be seen here
+    with store.writing(tmp_path):
+        pass
+    assert other.exists()
+
+
 def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -385,7 +395,7 @@ def test_a_failed_write_leaves_nothing_under_its_name(load, tmp_path, monkeypatc
     def full(fd):
         raise OSError("no space left")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         put(tmp_path, load(), None, ids(0, 9))
     assert tree(tmp_path) == {}
