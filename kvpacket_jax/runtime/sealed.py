@@ -1,7 +1,7 @@
 """Seals: SHA-256 of what the project writes and reads back, compared before it is used.
 
-A folder of orbax's has a file with the digest of each of its files, written last. It is checked
-before orbax parses any of them.
+A JSON object has the digest of its other fields beside them. A folder of orbax's has a file with
+the digest of each of its files, written last, which is checked before orbax parses any of them.
 """
 
 import contextlib
@@ -12,15 +12,63 @@ from collections.abc import Iterator
 from etils import epath
 
 from models.files import is_local, sync, write_whole
+from models.identity import digest as json_digest
 
 FILE = "sha256.json"  # {path in the folder: digest}
 MARK = {"sealed": True}  # in a folder's custom metadata: without its seal it is incomplete
 METADATA = "_CHECKPOINT_METADATA"  # a file that orbax puts into every checkpoint
 CHUNK = 1 << 20
+KEY = "sha256"  # of the digest in a JSON object
+WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 
 class Damaged(ValueError):
     """A file that is not as it was written."""
+
+
+# ---- JSON
+
+
+def stamped(record: dict) -> dict:
+    """A JSON-able record with the digest of its fields beside them."""
+    return record | {KEY: json_digest(json.loads(json.dumps(record)))}
+
+
+def unstamped(record: dict) -> dict:
+    """A record as it was given to `stamped`; Damaged where it is not.
+
+    One without a digest, of an earlier version, is taken as it is.
+    """
+    if not isinstance(record, dict):
+        raise Damaged(f"it is not an object but {type(record).__name__}")
+    fields = {name: value for name, value in record.items() if name != KEY}
+    if record.get(KEY) not in (None, json_digest(fields)):
+        raise Damaged("it is not what was written")
+    return fields
+
+
+def read_json(path: epath.Path, remedy: str, kind: type = dict):
+    """A file of one stamped record, or of a list of them.
+
+    Args:
+      remedy: what to do about a damaged file, a sentence.
+      kind: dict, or list for a list of records.
+
+    Raises FileNotFoundError, and Damaged, which names the file.
+    """
+    content = path.read_bytes()
+    try:
+        if not content.strip(b"\0 \n"):
+            raise Damaged("it is empty")
+        value = json.loads(content)
+        if not isinstance(value, kind):
+            raise Damaged(f"it is a {type(value).__name__}, not a {kind.__name__}")
+        return [unstamped(r) for r in value] if kind is list else unstamped(value)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {error}. {remedy}") from error
+
+
+# ---- folders
 
 
 def seal_folder(folder: epath.Path) -> None:
