@@ -52,6 +52,32 @@ def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
     assert (bare.documents(), wrapped.documents()) == (["ferry"], ["bus", "ferry"])
 
 
+def test_with_a_key_nothing_is_read_that_another_wrote(model, tmp_path):
+    key, other = tmp_path / "key", tmp_path / "other"
+    key.write_text("k" * 32)
+    other.write_text("o" * 32)
+    folder = tmp_path / "packets"
+    mine, theirs = (
+        kvp.Store(folder, model, "none", **MADE_WITH, key_file=file) for file in (key, other)
+    )
+    unsigned = kvp.Store(folder, model, "none", **MADE_WITH)
+    unsigned.add(DOCUMENTS)
+    with pytest.raises(ValueError, match="not signed with the store's key"):
+        mine.ask("When?", ["ferry"], 2)
+    assert mine.add(DOCUMENTS) == kvp.Added(["ferry", "bus"], [])  # it may be anybody's
+    assert mine.add(DOCUMENTS) == kvp.Added([], ["ferry", "bus"])
+    assert mine.ask("When?", ["ferry"], 2) == unsigned.ask("When?", ["ferry"], 2)
+    (preamble,) = folder.glob("documents/*/preamble.entry")
+    signed = preamble.read_bytes()
+    theirs.add({"tram": "the tram is late"})
+    with pytest.raises(ValueError, match=r"preamble\.entry .*not signed"):
+        mine.ask("When?", ["ferry"], 2)
+    preamble.write_bytes(signed)
+    mine.ask("When?", ["ferry"], 2)
+    with pytest.raises(ValueError, match="not signed"):
+        mine.ask("When?", ["ferry", "tram"], 2)
+
+
 def test_mistakes_are_named(model, tmp_path):
     store = kvp.Store(tmp_path / "packets", model, "none", **MADE_WITH)
     with pytest.raises(FileNotFoundError, match="no store .*packets"):

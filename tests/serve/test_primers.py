@@ -51,7 +51,7 @@ def plan(model, maker, documents, **options) -> list[build.Part]:
 
 def find(model, maker, folder, ids):
     provenance = build.document_provenance(model, maker.adapter, WORDING, maker.choice)
-    return [(name, provenance) for name in store.find(folder, provenance, ids)]
+    return [(e.packet, provenance) for e in store.find(folder, provenance, ids)]
 
 
 def tokens_of(model, text: str) -> list[int]:

@@ -149,7 +149,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     assert len(loads) == 2 * (2 + 2 + 1)
     assert costs[session.COLD].ttft_s > 0 and costs[FULL].ttft_s > 0
     assert costs[session.COLD].tier == warm.tier == "disk" and costs[FULL].tier == "device"
-    size = sum(packet_path(folder, n).stat().st_size for n in {n for n, _ in opened.wanted})
+    size = sum(packet_path(folder, n).stat().st_size for n in {w.name for w in opened.wanted})
     shown = session.cost_text(opened, costs)
     assert f"4 packets on disk ({size / 1e3:.3g} kB" in shown
     ratio = costs[FULL].ttft_s / warm.ttft_s  # of one round
@@ -196,7 +196,7 @@ def test_other_makers_are_named(model, folder, byte_model):
 def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     provenance = build.document_provenance(model, None, WORDING)
-    (name,) = store.find(copy, provenance, ["d3"])
+    ((name, _),) = store.find(copy, provenance, ["d3"])
     path = packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(store.Damaged, match=str(path)):
