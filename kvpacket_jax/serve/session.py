@@ -204,7 +204,7 @@ def pieces(
         if len(so_far) > len(shown):
             yield so_far[len(shown) :]
             shown = so_far
-        if any(stop in text for stop in template.stop[question.form]):
+        if template.has_ended(question, text):
             break
     if rest := template.answer(question, text)[len(shown) :]:
         yield rest

@@ -1,6 +1,9 @@
 """The front door: documents in, answers out, by the very paths that the programs take."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
 import kvpacket_jax as kvp
@@ -103,3 +106,20 @@ def test_mistakes_are_named(model, tmp_path):
         kvp.Store(tmp_path, model, "absent")
     with pytest.raises(AttributeError, match="no attribute 'Stor'"):
         kvp.Stor  # noqa: B018
+
+
+def broken(model, name: str):
+    """The model with weights of a name that are not numbers."""
+    params = dict(model.params)
+    params[name] = params[name] * np.nan
+    return dataclasses.replace(model, params=params)
+
+
+def test_what_is_not_finite_is_said(model, tmp_path):
+    kvp.Store(tmp_path / "good", model, "none", **MADE_WITH).add(DOCUMENTS)
+    no_logits = kvp.Store(tmp_path / "good", broken(model, "final_norm"), "none", **MADE_WITH)
+    with pytest.raises(ValueError, match="logits of .* are not finite"):
+        no_logits.ask("When?", ["ferry"], 4)
+    no_packets = kvp.Store(tmp_path / "bad", broken(model, "embedding"), "none", **MADE_WITH)
+    with pytest.raises(ValueError, match="keys of layer 0 are not all finite"):
+        no_packets.add(DOCUMENTS)
