@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -324,6 +324,23 @@ def _write(
         writer.document(provenance, id, present)
 
 
+def _computed(model, part: Part, buckets: Buckets, look) -> Iterator[tuple[list, list, list]]:
+    """Of each batch its items, their entries by `look`, and packets; Nones where all are there."""
+    packets_by = _packets_by(part.provenance, part.primer)
+    adapter = _adapter_of(part)
+    primer = None  # read once for the part, when its first batch is computed
+    for batch in part.batches:
+        items = [part.items[i] for i in batch.members]
+        present = look(items)
+        packets: list = [None] * len(items)
+        if None in present:
+            if primer is None:
+                primer = read_primer(model, adapter, buckets if part.primer else None)
+            tokens = [item.tokens for item in items]
+            packets = build_batch(model, adapter, batch.rows, tokens, packets_by, buckets, primer)
+        yield items, present, packets
+
+
 def build(
     model: LanguageModel,
     parts: Sequence[Part],
@@ -363,21 +380,9 @@ def build(
         for part in parts:
             writer.provenance(part.provenance, part.names)
             present_of = functools.partial(_present, folder, key, on_damaged, part.provenance)
-            packets_by = _packets_by(part.provenance, part.primer)
-            adapter = _adapter_of(part)
-            primer = None  # read once for the part, when its first batch is computed
-            for batch in part.batches:
-                items = [part.items[i] for i in batch.members]
-                present = list(pool.map(present_of, items))
+            look = lambda items, of=present_of: list(pool.map(of, items))  # noqa: E731
+            for items, present, packets in _computed(model, part, buckets, look):
                 written.update(i.name for i, p in zip(items, present, strict=True) if p is None)
-                packets: list = [None] * len(items)
-                if None in present:
-                    if primer is None:
-                        primer = read_primer(model, adapter, buckets if part.primer else None)
-                    tokens = [item.tokens for item in items]
-                    packets = build_batch(
-                        model, adapter, batch.rows, tokens, packets_by, buckets, primer
-                    )
                 wait()
                 futures = [
                     pool.submit(_write, writer, part.provenance, item, entry, packet)
