@@ -21,7 +21,9 @@ from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example
 from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.data.passages import stands_in
 from kvpacket_jax.packets.generate import stop_array
+from kvpacket_jax.runtime import sealed
 from models import LanguageModel
+from models.files import write_whole
 
 WRITER = "You write questions about texts."
 REQUEST = (
@@ -232,7 +234,7 @@ def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> li
 def finished(path: pathlib.Path) -> set[str]:
     """The ids of the documents that a file of records has; a line that was cut off is removed.
 
-    Makes the folder if there is none.
+    Makes the folder if there is none. Raises ValueError that names a line that is no record.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -240,5 +242,13 @@ def finished(path: pathlib.Path) -> set[str]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
-        path.write_bytes(whole)
-    return {json.loads(line)["id"] for line in whole.splitlines()}
+        write_whole(path, whole)
+    ids = set()
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            ids.add(json.loads(line)["id"])
+        except sealed.WRONG_JSON as error:
+            raise ValueError(
+                f"{path}, line {number}: {error!r}. Remove the line: its document is asked again."
+            ) from error
+    return ids

@@ -63,10 +63,10 @@ class Run(NamedTuple):
         """Whether it is finished, and with these settings. If not, the program knows what to do."""
         if not (self.workdir / PROGRAMS[self.program].final).exists():
             return False
-        record = self.workdir / RECORD
-        if not record.exists():
+        try:
+            stored = {"config": json.loads((self.workdir / RECORD).read_bytes())}
+        except (FileNotFoundError, ValueError, RecursionError):  # unfinished, or damaged
             return False
-        stored = {"config": json.loads(record.read_text())}
         return not resume.differences(stored, {"config": self.config})
 
 

@@ -9,6 +9,7 @@ answer.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from absl import logging
 from etils import epath
 from safetensors import numpy as safetensors_numpy
 
@@ -25,6 +27,7 @@ from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets.buckets import round_up
 from kvpacket_jax.packets.generate import generate, stop_array
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
+from kvpacket_jax.runtime.sealed import Damaged
 from models import LanguageModel, identity, kv_cache, sharding
 from models.files import write_whole
 
@@ -210,6 +213,7 @@ def decode_rows(
 # ---- on disk, where an evaluation may stop and go on: the teacher runs once for an example
 
 FORMAT = 1
+SEAL = "sha256"  # an array beside the others
 
 
 def targets(
@@ -222,7 +226,8 @@ def targets(
     """The teacher's targets, read from `folder` or computed and written there.
 
     The file is named by all that they depend on, so a restart or another run with the same model
-    and data finds it. A file that cannot be read is written again.
+    and data finds it. It carries a digest of them: where that is wrong or missing the teacher is
+    asked again, and the file written anew.
     """
     key = identity.digest(
         {
@@ -239,18 +244,34 @@ def targets(
     )
     path = folder / f"{key}.safetensors"
     try:
-        arrays = safetensors_numpy.load(path.read_bytes())
-        return Targets(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
-    except (FileNotFoundError, safetensors.SafetensorError, KeyError):
+        return _read(path, key, example)
+    except FileNotFoundError:
         pass
+    except (Damaged, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        logging.warning("%s is damaged (%s): the teacher is asked again.", path, error)
     computed = teach(model, example, new_tokens, stop_ids)
     arrays = {
         "tokens": np.array([t for a in computed.answers for t in a], np.int32),
         "lengths": np.array([len(a) for a in computed.answers], np.int32),
         "hidden": computed.hidden,
     }
-    write_whole(path, safetensors_numpy.save(arrays))
+    write_whole(path, safetensors_numpy.save(arrays | {SEAL: _digest(key, arrays)}))
     return computed
+
+
+def _read(path: epath.Path, key: str, example: EncodedExample) -> Targets:
+    arrays = safetensors_numpy.load(path.read_bytes())
+    if not np.array_equal(arrays.pop(SEAL, None), _digest(key, arrays)):
+        raise Damaged("its digest is wrong or missing")
+    return Targets(example, _split(arrays["tokens"], arrays["lengths"]), arrays["hidden"])
+
+
+def _digest(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """SHA-256, uint8 `[32]`, of what the targets are of and of their names, shapes and bytes."""
+    digest = hashlib.sha256(key.encode())
+    for name, x in sorted(arrays.items()):
+        digest.update(f"{name} {x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def encode(

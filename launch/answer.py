@@ -52,14 +52,14 @@ def main(argv):
         session.check_method(METHOD.value)
         if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
             raise ValueError("--show_cost compares packets with full_recompute: omit --method.")
-        wording = serving.wording()
+        wording, key = serving.wording(), serving.key()
         session.check_documents(folder, DOCUMENTS.value)
         if QUERY.value is not None:
             session.check_question(QUERY.value)
         model, *maker = serving.load(cache_dir, progress.stderr)
         with progress.step("Reading the documents", progress.stderr):
             opened = session.open_session(
-                model, folder, DOCUMENTS.value, wording, METHOD.value, *maker
+                model, folder, DOCUMENTS.value, wording, METHOD.value, *maker, key=key
             )
         if MIN_AGREEMENT.value:
             said = session.remark(opened, maker[1], MIN_AGREEMENT.value)

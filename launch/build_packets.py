@@ -41,7 +41,7 @@ def main(argv):
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
         wording = serving.wording()
-        shard = shards.parse(SHARD.value)
+        shard, key = shards.parse(SHARD.value), serving.key()
         documents = corpus.read_file(pathlib.Path(INPUT.value).expanduser(), on_bad)
         loaded = serving.load(cache_dir)
         with progress.step(f"Tokenising {len(documents):,} documents"):
@@ -57,7 +57,8 @@ def main(argv):
                 choice=loaded.choice,
             )
         with BuildProgress(parts) as bar:
-            build.build(loaded.model, parts, serving.folder(), on_batch=bar.add, on_damaged=bar.say)
+            folder = serving.folder()
+            build.build(loaded.model, parts, folder, on_batch=bar.add, on_damaged=bar.say, key=key)
     print(bar.summary())
 
 

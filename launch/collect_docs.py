@@ -36,13 +36,13 @@ def main(argv):
 
     from kvpacket_jax.data import installed_docs
     from kvpacket_jax.runtime import progress
+    from models.files import write_whole
 
     output = pathlib.Path(OUTPUT.value).expanduser()
     with errors.in_one_line():
         with progress.step("Reading documentation"):
             pieces = installed_docs.collect(_folders(), LIMIT.value, SEED.value)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text("".join(f"{json.dumps(p)}\n" for p in pieces), "utf-8")
+        write_whole(output, "".join(f"{json.dumps(p)}\n" for p in pieces))
     kinds = Counter(p["id"].split("/")[0] for p in pieces)
     words = sum(len(p["text"].split()) for p in pieces)
     print(f"{output}: {len(pieces):,} documents of {words:,} words")

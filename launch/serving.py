@@ -33,6 +33,12 @@ TEMPLATE = flags.DEFINE_string(
     "template", "chat", "The wording around the texts: chat or completion."
 )
 PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
+KEY_FILE = flags.DEFINE_string(
+    "store_key_file",
+    None,
+    "A file with a secret that the store's entries are signed with and checked by; default: the "
+    "environment's KVPACKET_STORE_KEY, if any.",
+)
 
 
 def folder() -> pathlib.Path:
@@ -46,6 +52,13 @@ def wording():
     from kvpacket_jax.serve import build
 
     return build.wording(TEMPLATE.value, PREAMBLE.value)
+
+
+def key() -> bytes | None:
+    """The store's secret, if it has one; FileNotFoundError, ValueError as `store_key.read`."""
+    from kvpacket_jax.serve import store_key
+
+    return store_key.read(KEY_FILE.value)
 
 
 def load(cache_dir: pathlib.Path, console=None):

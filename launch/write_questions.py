@@ -40,6 +40,7 @@ def main(argv):
     from kvpacket_jax import self_questions
     from kvpacket_jax.runtime import progress
     from kvpacket_jax.serve import corpus
+    from models.files import append_line
 
     cache_dir = caches.use()
     source, output = (pathlib.Path(f.value).expanduser() for f in (INPUT, OUTPUT))
@@ -53,13 +54,9 @@ def main(argv):
         writer = self_questions.Writer(model, BATCH.value, tuple(map(int, LENGTHS.value)))
         start = len(documents) - len(left)
         questions = tried = 0
-        with (
-            output.open("a", encoding="utf-8") as file,
-            progress.Bar("Questions", len(documents), start) as bar,
-        ):
+        with progress.Bar("Questions", len(documents), start) as bar:
             for i, written in enumerate(writer.write(left), start + 1):
-                file.write(f"{json.dumps(written.record())}\n")
-                file.flush()
+                append_line(output, json.dumps(written.record()))
                 questions += len(written.questions)
                 tried += written.tried
                 bar.update(i, f"{i:,}/{len(documents):,} documents, {questions:,} questions")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime import sealed
 from models import LanguageModel
 from models.files import write_whole
 
@@ -59,21 +60,28 @@ def write(path: pathlib.Path, model: LanguageModel, adapter: Adapter, rows: Sequ
         "dtype": str(jnp.dtype(model.dtype)),
         "rows": described,
     }
-    write_whole(path, json.dumps(card, indent=1) + "\n")
+    write_whole(path, json.dumps(sealed.stamped(card), indent=1) + "\n")
 
 
 def read(path: pathlib.Path, adapter: Adapter) -> Card | None:
-    """An adapter's card; None where there is none, or it is another adapter's."""
+    """An adapter's card; None where there is none, or it is another adapter's.
+
+    Raises sealed.Damaged, a ValueError, which names the file.
+    """
     if not path.exists():
         return None
-    card = json.loads(path.read_text())
-    if card["adapter"] != adapter_lib.fingerprint(adapter):
-        return None
-    rows = [
-        Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
-        for row in card["rows"]
-    ]
-    return Card(card["model"], rows)
+    remedy = "Remove it; launch.card measures it again."
+    card = sealed.read_json(path, remedy)
+    try:
+        if card["adapter"] != adapter_lib.fingerprint(adapter):
+            return None
+        rows = [
+            Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
+            for row in card["rows"]
+        ]
+        return Card(card["model"], rows)
+    except sealed.WRONG_JSON as error:
+        raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
 
 
 def remark(

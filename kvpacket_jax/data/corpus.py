@@ -57,14 +57,14 @@ def records(path: str) -> tuple[dict, ...]:
 
 
 def _check(number: int, record: dict) -> dict:
-    for key in ("id", "text"):
-        if not isinstance(record[key], str) or not record[key].strip():
-            raise ValueError(f"{key} must be a text that is not empty")
+    json_lines.check_text("text", record["text"])
     if not isinstance(record["questions"], list):
         raise ValueError("questions must be a list")
     for question in record["questions"]:
         match question:
-            case {"text": str(), "answers": [str(), *_]}:
+            case {"text": str(), "answers": [str(), *more]} if all(
+                isinstance(a, str) for a in more
+            ):
                 pass
             case _:
                 raise ValueError('a question must be {"text": "…", "answers": ["…"]}')

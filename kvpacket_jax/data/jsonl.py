@@ -46,5 +46,5 @@ def _example(preamble: str, number: int, record: dict) -> Example:
     if not all(isinstance(t, str) and t.strip() for t in texts):
         raise ValueError("documents, answers and question must be texts that are not empty")
     question = Question(record["question"], tuple(record["answers"]))
-    name = str(record.get("id", f"line-{number}"))
+    name = record.get("id", f"line-{number}")
     return Example(name, tuple(record["documents"]), (question,), preamble)

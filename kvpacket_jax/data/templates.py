@@ -80,10 +80,28 @@ class Template:
         return self.reply[question.form].format(text=question.text)
 
     def answer(self, question: Question, text: str) -> str:
-        """Returns generated text up to the first stop of the question's form."""
+        """Returns generated text up to the first stop of the question's form that ends something.
+
+        Stops and blanks that a model puts before its answer end nothing.
+        """
+        text = self._begun(question, text)
         for stop in self.stop[question.form]:
             text = text.split(stop)[0]
         return text.strip()
+
+    def has_ended(self, question: Question, text: str) -> bool:
+        """Whether generated text has a stop that ends an answer: what follows is not part of it."""
+        text = self._begun(question, text)
+        return any(stop in text for stop in self.stop[question.form])
+
+    def _begun(self, question: Question, text: str) -> str:
+        """The text from the beginning of its answer on."""
+        stops = self.stop[question.form]
+        text = text.lstrip()
+        while text.startswith(stops):
+            stop = next(s for s in stops if text.startswith(s))
+            text = text.removeprefix(stop).lstrip()
+        return text
 
 
 # `chat` is the template of whatever model is loaded, Llama-3.1's and Qwen's alike, thinking off.

@@ -69,7 +69,13 @@ def answer(
         hidden = hidden_states(model, context, start, queries, tokens)
         teacher = targets.hidden[starts[group[0]] : starts[group[-1] + 1]]
         ends = np.cumsum([len(t) for t in tokens])[:-1]
-        kl, best = (np.split(x, ends) for x in compare_tokens(model, teacher, hidden))
+        divergences, likeliest = compare_tokens(model, teacher, hidden)
+        if not np.isfinite(divergences).all():
+            raise ValueError(
+                f"The logits of {model.name} with this method are not finite numbers: its "
+                "weights, the adapter or a packet are damaged."
+            )
+        kl, best = np.split(divergences, ends), np.split(likeliest, ends)
         texts = [expected[i].text for i in group]
         differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
         if differing:
@@ -104,7 +110,7 @@ def _decode(
         ids = [old + new for old, new in zip(ids, fresh, strict=True)]
         texts = [model.tokenizer.decode(i) for i in ids]
         if all(
-            i[-1] in model.tokenizer.stop_ids or any(s in text for s in template.stop[q.form])
+            i[-1] in model.tokenizer.stop_ids or template.has_ended(q, text)
             for q, i, text in zip(questions, ids, texts, strict=True)
         ):
             break

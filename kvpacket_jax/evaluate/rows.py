@@ -1,6 +1,5 @@
 """What a run leaves: answers in rows.jsonl, and all that they depend on in run.json."""
 
-import contextlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from kvpacket_jax.data import Example
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import Answer
-from kvpacket_jax.runtime import resume
-from models.files import write_whole
+from kvpacket_jax.runtime import resume, sealed
+from models.files import append_line, write_whole
 
 
 def spec_of(row: Mapping) -> str:
@@ -43,26 +42,31 @@ def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[
 
 
 class RowFile:
-    """rows.jsonl; a line cut short by a kill, and what it belonged to, is done again.
+    """rows.jsonl; what a line that is cut short or damaged belonged to is done again.
 
-    A line that two processes wrote, both at work in the folder, counts once.
+    A line that two processes wrote, both at work in the folder, counts once. `num_damaged` is how
+    many lines were left out because they were not as they were written.
     """
 
     def __init__(self, path: pathlib.Path):
         self._path = path
         self.rows: list[dict] = []
         self.done: set[tuple[str, str]] = set()  # examples' ids and specs
-        text = path.read_text() if path.exists() else ""
-        whole_lines = ""
-        for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows = json.loads(line)
+        self.num_damaged = 0
+        content = path.read_bytes() if path.exists() else b""
+        whole_lines = b""
+        for line in content.splitlines():
+            try:
+                rows = [sealed.unstamped(r) for r in json.loads(line)]
                 answered = {(r["example"], spec_of(r)) for r in rows}
-                if not answered & self.done:
-                    self.rows += rows
-                    self.done |= answered
-                    whole_lines += line + "\n"
-        if whole_lines != text:
+            except sealed.WRONG_JSON:
+                self.num_damaged += 1
+                continue
+            if not answered & self.done:
+                self.rows += rows
+                self.done |= answered
+                whole_lines += line + b"\n"
+        if whole_lines != content:
             write_whole(path, whole_lines)
 
     @property
@@ -72,8 +76,7 @@ class RowFile:
 
     def write(self, rows: list[dict]) -> None:
         """Appends all rows of a method and an example: one line, whole or not there."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(rows) + "\n")
+        append_line(self._path, json.dumps([sealed.stamped(r) for r in rows]))
         self.rows += rows
 
 
@@ -84,14 +87,20 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
     are any.
 
     Raises:
-      ValueError: naming what differs.
+      ValueError: naming what differs, or a run.json that is damaged.
     """
     path = workdir / "run.json"
-    stored = json.loads(path.read_text()) if path.exists() else identity
+    stored = identity
+    if path.exists():
+        stored = sealed.read_json(
+            path,
+            "It says which settings the answers beside it came from. If they are those of this "
+            "command, remove the file; else choose another --workdir.",
+        )
     for part in ("adapter", "primer"):
         known = {stored.get(part, "none"), identity.get(part, "none")} - {"none"}
         if len(known) < 2:
             used = next(iter(known), "none")
             stored, identity = stored | {part: used}, identity | {part: used}
     resume.check(stored, identity, f"{workdir} holds answers of another run")
-    write_whole(path, json.dumps(identity, indent=1) + "\n")
+    write_whole(path, json.dumps(sealed.stamped(identity), indent=1) + "\n")

@@ -23,7 +23,7 @@ from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.runtime import programs
+from kvpacket_jax.runtime import programs, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
 from models.files import write_whole
@@ -64,6 +64,11 @@ def evaluate(
     """
     workdir = pathlib.Path(workdir)
     file = RowFile(workdir / "rows.jsonl")
+    if file.num_damaged:
+        progress.say(
+            f"{workdir / 'rows.jsonl'} had {file.num_damaged} lines that were cut short or "
+            "damaged: what they belonged to is answered again."
+        )
     with progress.step(f"Loading {config.model} and {config.dataset.name}"):
         run = prepare_run(config, cache_dir, mesh, file.specs)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,8 @@ def evaluate(
     summaries = {spec_of(s): s for s in summary.aggregate(file.rows, config.seed)}
     about = {"machine": timed["machine"], "date": timed["date"], "model": config.model}
     results = [summaries[spec] | timed["methods"][spec] | about for spec in run.methods]
-    write_whole(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    text = json.dumps([sealed.stamped(r) for r in results], indent=1)
+    write_whole(workdir / "results.json", text + "\n")
     return results
 
 

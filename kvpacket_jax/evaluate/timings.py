@@ -12,6 +12,7 @@ from kvpacket_jax.measure.cost import Cost, measure
 from kvpacket_jax.measure.machine import measure_machine
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import Request
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel
 from models.files import write_whole
@@ -36,9 +37,12 @@ def timings(
     specs = list(specs)
     settings = {"num_timed": len(requests), "runs": runs, "devices": model.num_devices}
     if path.exists():
-        stored = json.loads(path.read_text())
-        if stored.get("asked") == settings and set(specs) <= set(stored["methods"]):
-            return stored
+        try:
+            stored = sealed.read_json(path, "It is measured again.")
+            if stored.get("asked") == settings and set(specs) <= set(stored["methods"]):
+                return stored
+        except sealed.Damaged as error:
+            progress.say(str(error))
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
     costs: dict[str, list[Cost]] = {spec: [] for spec in specs}
@@ -53,7 +57,7 @@ def timings(
         "machine": dataclasses.asdict(machine),
         "methods": {spec: typical(rows) for spec, rows in costs.items()},
     }
-    write_whole(path, json.dumps(timed, indent=1) + "\n")
+    write_whole(path, json.dumps(sealed.stamped(timed), indent=1) + "\n")
     return timed
 
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from kvpacket_jax.runtime import hosts
+from kvpacket_jax.runtime import hosts, sealed
 from models import low_rank
 from models.low_rank import Factors
 
-CHECKPOINT = "_CHECKPOINT_METADATA"  # a file that orbax puts into every checkpoint
+CHECKPOINT = sealed.METADATA
 WRITER_SCALE = 2.0  # of the writer's changes: alpha / rank, as SemPIC has it
 
 
@@ -199,9 +199,13 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     metadata = metadata | {
         "dim": adapter.header.shape[1],
         "fingerprint": fingerprint(adapter),
+        **sealed.MARK,
     }
     arrays = {name: _smallest(x) for name, x in to_arrays(adapter).items()}
     ocp.save(path, arrays, overwrite=True, custom_metadata=metadata)
+    with hosts.together():
+        if hosts.is_first():
+            sealed.seal_folder(path)
 
 
 def _smallest(x: np.ndarray) -> np.ndarray:
@@ -226,11 +230,7 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
     path = hosts.absolute(source)
     if not path.is_dir():
         raise FileNotFoundError(f"There is no adapter {source}: no such folder.")
-    try:
-        arrays = ocp.load(path, checkpointable_name="state")
-    except Exception as error:  # orbax has a dozen for what is not a checkpoint
-        raise ValueError(f"{path} is not an adapter's checkpoint: {error}") from error
-    metadata = ocp.metadata(path).custom_metadata or {}
+    arrays, metadata = _read(path)
     try:
         adapter = from_arrays(arrays, metadata.get("dim") or arrays["header"].shape[1])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -238,9 +238,26 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
         raise ValueError(f"{path} holds {names}: not an adapter ({error}).") from error
     if metadata.get("fingerprint", saved_as := fingerprint(adapter)) != saved_as:
         raise ValueError(f"{path} is damaged: its parts are not those that were saved.")
+    for name, x in arrays.items():
+        if not np.isfinite(np.asarray(x, np.float32)).all():
+            raise ValueError(f"{path}: its {name} has numbers that are not finite.")
     if model is not None:
         _check_model(path, adapter, metadata.get("model"), model, other_model)
     return adapter
+
+
+def _read(path) -> tuple[dict, dict]:
+    """Arrays by name and metadata, as they were written."""
+    if (path / CHECKPOINT).exists() or (path / sealed.FILE).exists():
+        try:
+            sealed.check_folder(path)
+        except sealed.Damaged as error:
+            raise ValueError(f"{path} is damaged: {error}. Copy or train it again.") from error
+    try:
+        arrays = ocp.load(path, checkpointable_name="state")
+        return arrays, ocp.metadata(path).custom_metadata or {}
+    except Exception as error:  # orbax has a dozen for what is not a checkpoint
+        raise ValueError(f"{path} is not an adapter's checkpoint: {error}") from error
 
 
 def _check_model(path, adapter: Adapter, made_for: str | None, model, other_model: bool) -> None:

@@ -11,14 +11,20 @@ from kvpacket_jax.packets.buckets import CHUNK
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
 
+NOT_FINITE = -2  # in place of a token; -1 stands for no stop (`stop_array`)
+
 
 @functools.partial(jax.jit, static_argnames=("module",), donate_argnames=("tail",))
 def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, stop_ids):
-    """CHUNK tokens after `token_Q`, fewer if all rows are done: int32 `[Q, CHUNK]`."""
+    """CHUNK tokens after `token_Q`, fewer if all rows are done: int32 `[Q, CHUNK]`.
+
+    A token whose logits are not finite is NOT_FINITE.
+    """
     bound = module.bind({"params": params})
 
     def step(state):
         i, token, done, tail, out = state
+        token = jnp.maximum(token, 0)  # of a row that is done, for its logits are not finite
         x, tail = bound.run_layers(
             bound.embed(token[:, None]),
             (position_Q + i)[:, None],
@@ -27,8 +33,8 @@ def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, st
             tail,
             slot + i,
         )
-        token = jnp.argmax(bound.logits(x)[:, 0], axis=-1).astype(jnp.int32)
-        done |= jnp.isin(token, stop_ids)
+        token = _likeliest(bound.logits(x)[:, 0])
+        done |= jnp.isin(token, stop_ids) | (token == NOT_FINITE)
         return i + 1, token, done, tail, out.at[:, i].set(token)
 
     out = jnp.zeros((token_Q.shape[0], CHUNK), jnp.int32)
@@ -41,8 +47,14 @@ def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, st
 
 @jax.jit
 def _first(logits_QxV, stop_ids, is_real):
+    token = _likeliest(logits_QxV)
+    return token, jnp.isin(token, stop_ids) | (token == NOT_FINITE) | ~is_real
+
+
+def _likeliest(logits_QxV) -> jax.Array:
+    """int32 `[Q]`; NOT_FINITE where the largest logit is no finite number, as where one is NaN."""
     token = jnp.argmax(logits_QxV, axis=-1).astype(jnp.int32)
-    return token, jnp.isin(token, stop_ids) | ~is_real
+    return jnp.where(jnp.isfinite(logits_QxV.max(axis=-1)), token, NOT_FINITE)
 
 
 def chunks_needed(new_tokens: int) -> int:
@@ -67,7 +79,8 @@ def stream(
 ) -> Iterator[list[list[int]]]:
     """Yields the new tokens of each query, some at a time, a stop token included.
 
-    Consumes `prefilled`: its tail is donated. Raises ValueError if the tail has too little room.
+    Consumes `prefilled`: its tail is donated. Raises ValueError if the tail has too little room, or
+    for logits that are not finite.
     """
     needed = prefilled.slot + CHUNK * chunks_needed(new_tokens)
     if needed > prefilled.tail.num_slots:
@@ -84,6 +97,11 @@ def stream(
         fresh = [[] for _ in range(num_queries)]
         for q, tokens in enumerate(block[:num_queries, :left].tolist()):
             for t in tokens if not finished[q] else ():
+                if t == NOT_FINITE:
+                    raise ValueError(
+                        f"The logits of {model.name} are not finite numbers, so there is no next "
+                        "token: its weights, or a packet of its context, are damaged."
+                    )
                 fresh[q].append(t)
                 if t in stops:
                     finished[q] = True

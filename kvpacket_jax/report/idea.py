@@ -2,6 +2,8 @@
 
 import pathlib
 
+from models.files import write_whole
+
 WIDTH, HEIGHT = 760, 300
 STYLE = 'font-family="Helvetica, Arial, sans-serif" font-size="13"'
 COLORS = {
@@ -77,4 +79,4 @@ def _text(
 
 def write(path: str) -> None:
     """Writes the picture."""
-    pathlib.Path(path).write_text(svg())
+    write_whole(pathlib.Path(path), svg())

@@ -11,6 +11,7 @@ import jinja2
 
 from kvpacket_jax.report import figures, results
 from kvpacket_jax.report.results import Evaluation, Group, Point, Table
+from models.files import write_whole
 
 TITLE = "KV Packet: F1 and what it costs"
 
@@ -75,11 +76,10 @@ def write_report(
     evaluations, unfinished = results.read(workdirs)
     sections = report(evaluations, unfinished, published)
     output = pathlib.Path(output).expanduser()
-    (output / "figures").mkdir(parents=True, exist_ok=True)
     for shown in (s for section in sections for s in section.shown):
-        (output / "figures" / f"{shown.name}.svg").write_text(shown.svg)
-    (output / "report.html").write_text(page(sections))
-    (output / "report.md").write_text(markdown(sections))
+        write_whole(output / "figures" / f"{shown.name}.svg", shown.svg)
+    write_whole(output / "report.html", page(sections))
+    write_whole(output / "report.md", markdown(sections))
     return output / "report.html", output / "report.md"
 
 

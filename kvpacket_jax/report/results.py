@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from kvpacket_jax.evaluate.summary import REFERENCE
 from kvpacket_jax.methods import METHODS
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.runtime.format import milliseconds, si
 
 PUBLISHED = pathlib.Path(__file__).parent / "published_results.json"
@@ -116,7 +117,8 @@ def _name(top: pathlib.Path, folder: pathlib.Path) -> str:
 def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
     path = folder / "results.json"
     try:
-        run, rows = (json.loads((folder / f).read_text()) for f in ("run.json", "results.json"))
+        run = sealed.read_json(folder / "run.json", "")
+        rows = sealed.read_json(path, "", list)
         _ = run["dataset"]["options"], [(r["method"], r["f1"], r["machine"]) for r in rows]
         date = rows[0]["date"]
     except (ValueError, KeyError, TypeError, IndexError) as error:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ from kvpacket_jax.packets.packet import (
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.serve import corpus, packet_file, primers, store
 from kvpacket_jax.serve.corpus import Document
-from kvpacket_jax.serve.packet_file import Damaged, packet_name
+from kvpacket_jax.serve.packet_file import Damaged, Entry, packet_name
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.serve.provenance import Names
 from models import LanguageModel, sharding
@@ -292,22 +292,53 @@ def _adapter_of(part: Part) -> Adapter | None:
     return part.adapter._replace(primer=np.fromiter(itertools.chain(*part.primer), np.int32))
 
 
-def _is_missing(folder: pathlib.Path, on_damaged: Callable[[str], None], item: Item) -> bool:
+def _present(
+    folder: pathlib.Path,
+    key: bytes | None,
+    on_damaged: Callable[[str], None],
+    provenance: Provenance,
+    item: Item,
+) -> Entry | None:
+    """The entry of an item's packet if it is there and the one that was written; else None."""
     try:
-        packet_file.verify(folder, item.name)
+        entry = Entry(item.name, packet_file.verify(folder, item.name))
+        store.check_vouched(folder, provenance, item.ids or [None], entry, key)
+        return entry
     except FileNotFoundError:
-        return True
+        return None
     except Damaged as error:
         on_damaged(str(error))
-        return True
-    return False
+        return None
 
 
-def _write(writer: store.Writer, provenance: Provenance, item: Item, packet: Packet | None) -> None:
-    if packet is not None:
-        writer.packet(packet)
-    for id in item.ids:
-        writer.document(provenance, id, item.name)
+def _write(
+    writer: store.Writer, provenance: Provenance, item: Item, present: Entry | None, packet: Packet
+) -> None:
+    if present is None:
+        try:
+            present = writer.packet(packet)
+        except ValueError as error:
+            named = ", ".join(map(repr, item.ids[:3])) or "the preamble"
+            raise ValueError(f"{named}: {error}") from error
+    for id in item.ids or [None]:
+        writer.document(provenance, id, present)
+
+
+def _computed(model, part: Part, buckets: Buckets, look) -> Iterator[tuple[list, list, list]]:
+    """Of each batch its items, their entries by `look`, and packets; Nones where all are there."""
+    packets_by = _packets_by(part.provenance, part.primer)
+    adapter = _adapter_of(part)
+    primer = None  # read once for the part, when its first batch is computed
+    for batch in part.batches:
+        items = [part.items[i] for i in batch.members]
+        present = look(items)
+        packets: list = [None] * len(items)
+        if None in present:
+            if primer is None:
+                primer = read_primer(model, adapter, buckets if part.primer else None)
+            tokens = [item.tokens for item in items]
+            packets = build_batch(model, adapter, batch.rows, tokens, packets_by, buckets, primer)
+        yield items, present, packets
 
 
 def build(
@@ -317,6 +348,7 @@ def build(
     buckets: Buckets = Buckets(),
     on_batch: Callable[[Progress], None] = lambda progress: None,
     on_damaged: Callable[[str], None] = lambda text: None,
+    key: bytes | None = None,
 ) -> set[str]:
     """Writes what a plan asks for and `folder` lacks; what is there is verified and kept.
 
@@ -326,10 +358,13 @@ def build(
     Args:
       on_batch: called when a batch is on disk.
       on_damaged: called with a message for each damaged packet, which is built again.
+      key: signs the documents' entries; packets that none signed with it vouches for are built.
 
     Returns the names of the packets that were written.
 
-    Raises OSError where the disk is full or may not be written; what was written stays.
+    Raises:
+      ValueError: packets of numbers that are not finite.
+      OSError: the disk is full or may not be written; what was written stays.
     """
 
     def wait() -> None:
@@ -339,33 +374,22 @@ def build(
                 future.result()
             on_batch(progress)
 
-    missing = functools.partial(_is_missing, folder, on_damaged)
     written: set[str] = set()
     under_way: list[tuple[Progress, list[Future]]] = []  # one batch, at most
-    with store.writing(folder) as writer, ThreadPoolExecutor(WRITERS) as pool:
+    with store.writing(folder, key) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
             writer.provenance(part.provenance, part.names)
-            packets_by = _packets_by(part.provenance, part.primer)
-            adapter = _adapter_of(part)
-            primer = None  # read once for the part, when its first batch is computed
-            for batch in part.batches:
-                items = [part.items[i] for i in batch.members]
-                absent = list(pool.map(missing, items))
-                written.update(i.name for i, built in zip(items, absent, strict=True) if built)
-                packets: list = [None] * len(items)
-                if any(absent):
-                    if primer is None:
-                        primer = read_primer(model, adapter, buckets if part.primer else None)
-                    tokens = [item.tokens for item in items]
-                    packets = build_batch(
-                        model, adapter, batch.rows, tokens, packets_by, buckets, primer
-                    )
+            present_of = functools.partial(_present, folder, key, on_damaged, part.provenance)
+            look = lambda items, of=present_of: list(pool.map(of, items))  # noqa: E731
+            for items, present, packets in _computed(model, part, buckets, look):
+                written.update(i.name for i, p in zip(items, present, strict=True) if p is None)
                 wait()
                 futures = [
-                    pool.submit(_write, writer, part.provenance, item, packet if built else None)
-                    for item, packet, built in zip(items, packets, absent, strict=True)
+                    pool.submit(_write, writer, part.provenance, item, entry, packet)
+                    for item, entry, packet in zip(items, present, packets, strict=True)
                 ]
                 count = sum(len(item.tokens) for item in items)
-                under_way.append((Progress(len(items), count, sum(absent)), futures))
+                progress = Progress(len(items), count, present.count(None))
+                under_way.append((progress, futures))
         wait()
     return written

@@ -61,10 +61,6 @@ def from_mapping(texts: Mapping[str, str]) -> list[Document]:
 
 
 def _check(id, text, place: str) -> Document:
-    if type(id) is int:  # taken as its text
-        id = str(id)
-    for name, value in (("id", id), ("text", text)):
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{name} must be a text that is not empty, found {value!r:.60}")
-        value.encode()  # half a surrogate pair is no text
+    id = json_lines.check_id(id)
+    json_lines.check_text("text", text)
     return Document(id, text, place)

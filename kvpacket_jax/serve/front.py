@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import models
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.serve import build, corpus, primers, session, store
+from kvpacket_jax.serve import build, corpus, primers, session, store, store_key
 from models import LanguageModel
 
 
@@ -71,6 +71,7 @@ class Store:
         preamble: str | None = None,
         other_model: bool = False,
         primer: str | os.PathLike | None = None,
+        key_file: str | os.PathLike | None = None,
     ):
         """
         Args:
@@ -85,6 +86,8 @@ class Store:
             (.jsonl: lines {"id": "…", "text": "…"}), "corpus:3" (three documents of the corpus) or
             "similar:3" (for each document the three most similar to it). The corpus is what one
             `add` is given. None: nothing of one document reaches another.
+          key_file: a secret that documents' entries are signed with and checked by; None: that in
+            the environment's KVPACKET_STORE_KEY, if any.
 
         Raises:
           ValueError: an unknown template; an adapter for another model; a primer for bare
@@ -93,6 +96,7 @@ class Store:
         """
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
+        self._key = store_key.read(key_file)
         self._wording = build.wording(template, preamble)
         asked = primers.parse(primer)
         self._maker = primers.maker(model, adapter, asked, template, other_model)
@@ -121,7 +125,7 @@ class Store:
             adapter_name=self._maker.adapter_name,
             choice=self._maker.choice,
         )
-        written = build.build(self.model, parts, self.folder)
+        written = build.build(self.model, parts, self.folder, key=self._key)
         added = Added([], [])
         for item in (item for part in parts[1:] for item in part.items):
             (added.built if item.name in written else added.present).extend(item.ids)
@@ -157,6 +161,7 @@ class Store:
             self._wording,
             method,
             *self._maker,
+            key=self._key,
         )
         return Answer("".join(session.answer(opened, question, new_tokens)), tuple(documents))
 

@@ -13,6 +13,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from safetensors import numpy as safetensors_numpy
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.packet import manifest as packet_manifest
+from kvpacket_jax.runtime.sealed import Damaged
 from kvpacket_jax.serve.provenance import differences, to_fields
 from models import LanguageModel, kv_cache
 from models.identity import digest
@@ -30,11 +32,25 @@ from models.kv_cache import KVCache
 # An array of 32 bytes: SHA-256 of all that stands before the arrays. Without it a flipped bit there
 # could go unnoticed: the format itself protects nothing.
 SEAL = "header_sha256"
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as safetensors names them
 READERS = 4  # threads: one waits for the disk while another copies and hashes
 
 
-class Damaged(ValueError):
-    """A file that is not as it was written."""
+class Entry(NamedTuple):
+    """What a store keeps of a document."""
+
+    packet: str  # its name
+    # SHA-256 of the header of the packet's file, in hexadecimal digits: that has the digests of all
+    # arrays, and so stands for every byte. "": written before entries had it.
+    seal: str = ""
+
+
+class Wanted(NamedTuple):
+    """A packet to be read, and what it must be."""
+
+    name: str
+    provenance: Provenance
+    seal: str = ""  # as in Entry
 
 
 def damaged(path: pathlib.Path, what: str) -> Damaged:
@@ -61,7 +77,7 @@ def _identity(provenance: Provenance, tokens: Sequence[int], length: int) -> dic
 
 def load(
     folder: pathlib.Path,
-    wanted: Sequence[tuple[str, Provenance]],
+    wanted: Sequence[Wanted],
     model: LanguageModel,
     buckets: Buckets = Buckets(),
 ) -> list[Packet]:
@@ -71,12 +87,11 @@ def load(
     costs less than a transfer for each of its arrays.
 
     Args:
-      wanted: each one's name and the provenance it must have.
-
     Raises:
-      FileNotFoundError, Damaged: naming the file.
+      FileNotFoundError, Damaged: naming the file; damaged is also another packet than the seal's.
       ValueError: a packet of another provenance, naming what differs.
     """
+    wanted = [Wanted(*w) for w in wanted]
     unique = list(dict.fromkeys(wanted))
     with ThreadPoolExecutor(READERS) as pool:
         read = functools.partial(_read, folder, model=model, buckets=buckets)
@@ -84,38 +99,50 @@ def load(
     return [packets[w] for w in wanted]
 
 
-def forget(folder: pathlib.Path, wanted: Sequence[tuple[str, Provenance]]) -> None:
+def forget(folder: pathlib.Path, wanted: Sequence[Wanted]) -> None:
     """Asks the system to drop packets' files from memory, so that the next read is the disk's."""
-    for name in dict.fromkeys(name for name, _ in wanted):
+    for name in dict.fromkeys(w.name for w in wanted):
         with packet_path(folder, name).open("rb") as file:
             os.fsync(file.fileno())  # what is not written yet cannot be dropped
             if hasattr(os, "posix_fadvise"):  # macOS has none: what is read is then in memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def verify(folder: pathlib.Path, name: str) -> None:
-    """Reads a packet and compares every byte's digest; FileNotFoundError or Damaged if it fails."""
+def verify(folder: pathlib.Path, name: str) -> str:
+    """Reads a packet and checks all that `load` does but its model; its seal, as in Entry.
+
+    Raises FileNotFoundError, Damaged.
+    """
     path = packet_path(folder, name)
     with _open(path, name) as (file, manifest):
+        _layout(path, file, manifest)
         for array in manifest["arrays"]:
             _array(path, file, manifest, array)
+        return file.get_tensor(SEAL).tobytes().hex()
 
 
-def read_tokens(folder: pathlib.Path, name: str) -> list[int]:
+def read_tokens(folder: pathlib.Path, name: str, seal: str = "") -> list[int]:
     """The token ids of a packet's document; FileNotFoundError or Damaged as in `verify`.
 
     Only the file's header is read and compared.
     """
-    with _open(packet_path(folder, name), name) as (_, manifest):
+    with _open(packet_path(folder, name), name, seal) as (_, manifest):
         return manifest["tokens"]
 
 
 def _read(
-    folder: pathlib.Path, name: str, provenance: Provenance, model: LanguageModel, buckets: Buckets
+    folder: pathlib.Path,
+    name: str,
+    provenance: Provenance,
+    seal: str,
+    model: LanguageModel,
+    buckets: Buckets,
 ) -> Packet:
     c, path = model.config, packet_path(folder, name)
-    with _open(path, name) as (file, manifest):
+    with _open(path, name, seal) as (file, manifest):
         _check_provenance(path, manifest, provenance, model)
+        if (layout := _layout(path, file, manifest)) != (c.num_layers, c.num_kv_heads, c.head_dim):
+            raise damaged(path, f"its layers, heads and head dim are {layout}")
         length = manifest["length"]
         slots = buckets.packet(length)
         shape = (c.num_layers, 1, slots, c.num_kv_heads, c.head_dim)
@@ -135,15 +162,20 @@ def _read(
 
 
 @contextlib.contextmanager
-def _open(path: pathlib.Path, name: str) -> Iterator[tuple[safetensors.safe_open, dict]]:
+def _open(
+    path: pathlib.Path, name: str, seal: str = ""
+) -> Iterator[tuple[safetensors.safe_open, dict]]:
     """The file and its manifest, both as they were written; the arrays are yet to be compared."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there. Build it: launch.build_packets.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             with path.open("rb") as raw:
-                if _header_digest(raw) != file.get_tensor(SEAL).tobytes():
+                digest_of_header = _header_digest(raw)
+                if digest_of_header != file.get_tensor(SEAL).tobytes():
                     raise damaged(path, "its header is not the one that was written")
+            if seal not in ("", digest_of_header.hex()):
+                raise damaged(path, "it is not the packet that the document's entry is of")
             manifest = json.loads(file.metadata()["manifest"])
             identity = {k: v for k, v in manifest.items() if k != "arrays"}
             if digest(identity) != name:
@@ -156,6 +188,26 @@ def _open(path: pathlib.Path, name: str) -> Iterator[tuple[safetensors.safe_open
 def _header_digest(raw) -> bytes:
     size = raw.read(8)
     return hashlib.sha256(size + raw.read(int.from_bytes(size, "little"))).digest()
+
+
+def _layout(path: pathlib.Path, file, manifest: dict) -> tuple[int, int, int]:
+    """Layers, key/value heads and head dim, of a file that has the arrays of a packet, no others.
+
+    All are `[length, K, H]`, in the manifest's dtype.
+    """
+    layers = len(manifest["arrays"]) // 2
+    expected = {f"{letter}.{i}" for letter in "kv" for i in range(layers)}
+    if not expected or not expected == set(manifest["arrays"]) == set(file.keys()) - {SEAL}:
+        raise damaged(path, "it has other arrays than the keys and values of its layers")
+    slices = [file.get_slice(array) for array in expected]
+    shapes = {tuple(x.get_shape()) for x in slices}
+    dtype = DTYPES.get(manifest["dtype"])
+    length, *rest = next(iter(shapes))
+    if len(shapes) > 1 or length != manifest["length"] or len(rest) != 2:
+        raise damaged(path, f"its arrays have shapes {sorted(shapes)}")
+    if {x.get_dtype() for x in slices} != {dtype}:
+        raise damaged(path, f"its numbers are not {manifest['dtype']}")
+    return layers, *rest
 
 
 def _array(path: pathlib.Path, file, manifest: dict, name: str) -> np.ndarray:
@@ -178,10 +230,11 @@ def _check_provenance(
 # ---- writing
 
 
-def write(folder: pathlib.Path, packet: Packet) -> pathlib.Path:
-    """Writes a packet into a folder, as a file of its name without an ending; the file.
+def write(folder: pathlib.Path, packet: Packet) -> Entry:
+    """Writes a packet into a folder, as a file of its name without an ending.
 
-    Raises ValueError for a compressed packet, which the format does not hold yet, and OSError.
+    Raises ValueError for a compressed packet, which the format does not hold yet, or numbers that
+    are not finite, and OSError.
     """
     if packet.cache.bias is not None or packet.length > packet.cache.num_slots:
         raise ValueError("A compressed packet cannot be stored: it would come back as another.")
@@ -190,6 +243,11 @@ def write(folder: pathlib.Path, packet: Packet) -> pathlib.Path:
     for letter, layers in zip("kv", jax.device_get((packet.cache.k, packet.cache.v)), strict=True):
         for i, layer in enumerate(layers):
             arrays[f"{letter}.{i}"] = np.ascontiguousarray(layer[0, : packet.length])
+            if not np.isfinite(arrays[f"{letter}.{i}"]).all():
+                raise ValueError(
+                    f"A packet's {'keys' if letter == 'k' else 'values'} of layer {i} are not all "
+                    "finite numbers: the model's weights or the adapter are damaged."
+                )
     sums = {n: hashlib.sha256(a.view(np.uint8)).hexdigest() for n, a in arrays.items()}
     text = json.dumps(identity | {"arrays": sums}, sort_keys=True, separators=(",", ":"))
     path = folder / digest(identity)
@@ -200,12 +258,11 @@ def write(folder: pathlib.Path, packet: Packet) -> pathlib.Path:
     except safetensors.SafetensorError as error:  # which is what it makes of a full disk
         raise OSError(f"{path} could not be written: {error}") from error
     with path.open("r+b") as file:
-        _seal(file)
-    return path
+        return Entry(path.name, _seal(file))
 
 
-def _seal(file) -> None:
-    """Fills in the digest of the header, which does not depend on it."""
+def _seal(file) -> str:
+    """Fills in the digest of the header, which does not depend on it, and returns it."""
     start = 8 + int.from_bytes(file.read(8), "little")
     file.seek(8)
     place = json.loads(file.read(start - 8))[SEAL]["data_offsets"][0]
@@ -213,3 +270,4 @@ def _seal(file) -> None:
     seal = _header_digest(file)
     file.seek(start + place)
     file.write(seal)
+    return seal.hex()

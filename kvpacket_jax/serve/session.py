@@ -17,13 +17,13 @@ from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import stream
-from kvpacket_jax.packets.packet import Packet, Provenance
+from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.serve import build, packet_file, store
 from kvpacket_jax.serve.build import Wording
-from kvpacket_jax.serve.packet_file import packet_path
+from kvpacket_jax.serve.packet_file import Wanted, packet_path
 from kvpacket_jax.serve.primers import FromCorpus
 from models import LanguageModel
 
@@ -44,7 +44,7 @@ class Session(NamedTuple):
     wording: Wording
     method: Method
     folder: pathlib.Path
-    wanted: list[tuple[str, Provenance]]  # as `packet_file.load` takes it, the preamble first
+    wanted: list[Wanted]  # the preamble first
     packets: list[Packet]
     context: Context
     start: int  # position of a question's first token
@@ -101,6 +101,7 @@ def open_session(
     adapter: Adapter | None = None,
     adapter_name: str | None = None,
     choice: FromCorpus | None = None,
+    key: bytes | None = None,
 ) -> Session:
     """Reads the packets of documents, in their order, and composes them.
 
@@ -108,6 +109,7 @@ def open_session(
       method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
         packets built with `adapter`, and only the preamble's cache.
       adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
+      key: documents whose entries are not signed with it are refused.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
@@ -121,13 +123,13 @@ def open_session(
     made_with = adapter if without else reader.adapter
     provenance = build.document_provenance(model, made_with, wording, choice)
     names = build.names_of(model, made_with, adapter_name)
-    stored = store.find(folder, provenance, ids, names)
-    wanted = _preamble(model, folder, wording)
+    stored = store.find(folder, provenance, ids, names, key)
+    wanted = _preamble(model, folder, wording, key)
     documents = []
     if without:
-        documents = [packet_file.read_tokens(folder, name) for name in stored]
+        documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
     else:
-        wanted += [(name, provenance) for name in stored]
+        wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in stored]
     packets = packet_file.load(folder, wanted, model)
     context = reader.shared_context(model, packets, Request([], documents, []))
     return Session(model, wording, reader, folder, wanted, packets, *context)
@@ -141,19 +143,19 @@ def remark(session: Session, adapter_name: str, least: float) -> str:
     adapter, model = session.method.adapter, session.model
     if adapter is None:
         return ""
-    documents_by = session.wanted[-1][1]
+    documents_by = session.wanted[-1].provenance
     lengths = [
         len(packet.manifest.tokens)
-        for packet, (_, provenance) in zip(session.packets, session.wanted, strict=True)
-        if provenance == documents_by
+        for packet, wanted in zip(session.packets, session.wanted, strict=True)
+        if wanted.provenance == documents_by
     ]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
     return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
 
 
 def _preamble(
-    model: LanguageModel, folder: pathlib.Path, wording: Wording
-) -> list[tuple[str, Provenance]]:
+    model: LanguageModel, folder: pathlib.Path, wording: Wording, key: bytes | None
+) -> list[Wanted]:
     """The preamble's packet as `packet_file.load` takes it; none where a template has no token."""
     provenance, item = build.preamble_item(model, wording)
     if item is None:
@@ -164,7 +166,8 @@ def _preamble(
             "and --template as they were given to launch.build_packets, or run it with these: "
             "it keeps the documents that are there."
         )
-    return [(item.name, provenance)]
+    entry = store.find_preamble(folder, provenance, item.name, key)
+    return [Wanted(entry.packet, provenance, entry.seal)]
 
 
 def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
@@ -201,7 +204,7 @@ def pieces(
         if len(so_far) > len(shown):
             yield so_far[len(shown) :]
             shown = so_far
-        if any(stop in text for stop in template.stop[question.form]):
+        if template.has_ended(question, text):
             break
     if rest := template.answer(question, text)[len(shown) :]:
         yield rest
@@ -236,10 +239,10 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
     """
     model = session.model
     query = build.encode(model, session.wording, Question(question, ())).questions[0]
-    documents_by = session.wanted[-1][1]
+    documents_by = session.wanted[-1].provenance
     documents, preamble = [], []
-    for packet, (_, provenance) in zip(session.packets, session.wanted, strict=True):
-        (documents if provenance == documents_by else preamble).append(packet)
+    for packet, wanted in zip(session.packets, session.wanted, strict=True):
+        (documents if wanted.provenance == documents_by else preamble).append(packet)
     request = Request([], [p.manifest.tokens for p in documents], query)
 
     def load() -> list[Packet]:
@@ -259,7 +262,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
 def cost_text(session: Session, costs: dict[str, Cost]) -> str:
     """The figures of `measure`, in words."""
     warm, full = costs[WARM], costs[cost.FULL]
-    files = {packet_path(session.folder, name) for name, _ in session.wanted}
+    files = {packet_path(session.folder, wanted.name) for wanted in session.wanted}
     size = sum(path.stat().st_size for path in files)
     tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
     times = [

@@ -2,7 +2,8 @@
 
     packets/NAME.safetensors       NAME is the SHA-256 of the packet's identity (packet_file.py)
     documents/P/provenance.json    a folder for each provenance, named by its SHA-256
-    documents/P/ID.json            a document's id and its packet's name; ID is the id's SHA-256
+    documents/P/ID.json            a document's id and its Entry; ID is the id's SHA-256
+    documents/P/preamble.entry     the preamble's, where P is a preamble's provenance
 
 A file appears whole, under its name, or not at all. Any number of processes may write at once and
 read meanwhile.
@@ -11,22 +12,29 @@ read meanwhile.
 import contextlib
 import fcntl
 import hashlib
+import hmac
 import json
-import os
 import pathlib
+import platform
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import names as known_names
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import packet_file
-from kvpacket_jax.serve.packet_file import Damaged, damaged, packet_path
+from kvpacket_jax.serve.packet_file import Damaged, Entry, damaged, packet_path
 from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
+from models.files import make_folder, publish
 from models.identity import digest
 
 PARTIAL = ".partial-"
+PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
+MACHINE = "machine "  # begins what a lock file says
+BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
 
 
@@ -63,23 +71,68 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
 
 
 def find(
-    folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names: Names = Names()
-) -> list[str]:
-    """The names of the packets of documents.
+    folder: pathlib.Path,
+    provenance: Provenance,
+    ids: Sequence[str],
+    names: Names = Names(),
+    key: bytes | None = None,
+) -> list[Entry]:
+    """The entries of documents.
 
     Args:
       names: of the model and adapter of `provenance`, for messages.
+      key: entries that are not signed with it are refused; nothing is asked of them if None.
 
     Raises:
+      Damaged: naming the entry.
       ValueError: documents that are not there, with those that are, closest first; or that are
         there with another provenance, naming what differs.
     """
     own = _documents(folder, provenance)
-    packets = [_entry(own / _file_name(id), id) for id in ids]
-    unknown = [id for id, packet in zip(ids, packets, strict=True) if packet is None]
+    entries = [_entry(own / _file_name(id), key) for id in ids]
+    unknown = [id for id, entry in zip(ids, entries, strict=True) if entry is None]
     if unknown:
         raise ValueError("\n".join(_why_unknown(folder, provenance, id, names) for id in unknown))
-    return packets
+    return entries
+
+
+def find_preamble(
+    folder: pathlib.Path, provenance: Provenance, name: str, key: bytes | None = None
+) -> Entry:
+    """The entry of a preamble whose packet must have this name; Damaged as in `find`.
+
+    Stores built before preambles had one get an entry without a seal, but none with a key.
+    """
+    path = _documents(folder, provenance) / PREAMBLE
+    entry = _entry(path, key)
+    if entry is None and key is not None:
+        raise damaged(path, "it is not there, and the preamble's packet is vouched for by nobody")
+    if entry is not None and entry.packet != name:
+        raise damaged(path, "it is of another packet")
+    return entry or Entry(name)
+
+
+def check_vouched(
+    folder: pathlib.Path,
+    provenance: Provenance,
+    ids: Sequence[str | None],
+    entry: Entry,
+    key: bytes | None = None,
+) -> None:
+    """Raises Damaged for a packet that is another than its documents' entries are of.
+
+    Args:
+      ids: of the documents whose packet it is; None is the preamble.
+      key: a packet that no entry signed with it is of is refused too: it may be anybody's.
+    """
+    known = []
+    for id in ids:
+        with contextlib.suppress(Damaged):  # it is written anew
+            known.append(_entry(_documents(folder, provenance) / _file_name(id), key))
+    seals = [own.seal for own in known if own is not None and own.packet == entry.packet]
+    if any(seal not in ("", entry.seal) for seal in seals) or (key and entry.seal not in seals):
+        path = packet_path(folder, entry.packet)
+        raise damaged(path, "it is not the packet that its documents' entries are of")
 
 
 def ids(folder: pathlib.Path, provenance: Provenance) -> list[str]:
@@ -123,18 +176,16 @@ def contents(folder: pathlib.Path) -> list[StoredDocument]:
         # Stores written before names were kept have digests only.
         names = Names(names.model or fields["model"][:16], names.adapter or fields["adapter"][:16])
         for entry in path.parent.glob("*.json"):
-            if entry != path and (id := _entry(entry)) is not None:
-                packet = _entry(entry, id)
-                documents.append(
-                    _listed(folder, StoredDocument(id, names, fields["dtype"], packet, 0, 0))
-                )
+            if entry != path and (read := _entry_fields(entry)) is not None:
+                row = StoredDocument(read["id"], names, fields["dtype"], read["packet"], 0, 0)
+                documents.append(_listed(folder, row, read.get("seal", "")))
     return sorted(documents, key=lambda document: (document.names, document.dtype, document.id))
 
 
-def _listed(folder: pathlib.Path, document: StoredDocument) -> StoredDocument:
+def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> StoredDocument:
     path = packet_path(folder, document.packet)
     try:
-        tokens = packet_file.read_tokens(folder, document.packet)
+        tokens = packet_file.read_tokens(folder, document.packet, seal)
         return document._replace(tokens=len(tokens), num_bytes=path.stat().st_size)
     except FileNotFoundError:
         return document._replace(problem="missing")
@@ -144,8 +195,11 @@ def _listed(folder: pathlib.Path, document: StoredDocument) -> StoredDocument:
 
 def _provenance_at(path: pathlib.Path) -> dict:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        fields = sealed.unstamped(json.loads(path.read_bytes()))
+        if digest({k: v for k, v in fields.items() if k != "names"}) != path.parent.name:
+            raise ValueError("it is another provenance than its folder's name says")
+        return fields
+    except sealed.WRONG_JSON as error:
         raise damaged(path, str(error)) from error
 
 
@@ -153,29 +207,52 @@ def _documents(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
     return folder / "documents" / digest(to_fields(provenance))
 
 
-def _file_name(id: str) -> str:
+def _file_name(id: str | None) -> str:
+    if id is None:
+        return PREAMBLE
     # An id may be an address or a sentence, and file systems differ in what they allow.
     return f"{hashlib.sha256(id.encode()).hexdigest()}.json"
 
 
-def _entry(path: pathlib.Path, id: str | None = None) -> str | None:
-    """The packet an entry names (its id if none is given), None if there is no entry."""
+def _entry(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
+    """What an entry says, None if there is none; Damaged if it is not signed with the key."""
+    fields = _entry_fields(path)
+    if fields is None:
+        return None
+    entry = Entry(fields["packet"], fields.get("seal", ""))
+    if key is not None:
+        signature = _signature(key, path, fields["id"], entry)
+        if not entry.seal or not hmac.compare_digest(signature, str(fields.get("hmac")).encode()):
+            raise damaged(path, "it is not signed with the store's key")
+    return entry
+
+
+def _entry_fields(path: pathlib.Path) -> dict | None:
     try:
-        entry = json.loads(path.read_text("utf-8"))
-        if _file_name(entry["id"]) != path.name:
-            raise ValueError(f"it is of document {entry['id']!r}")
-        return entry["id"] if id is None else entry["packet"]
+        fields = json.loads(path.read_bytes())
+        if _file_name(fields["id"]) != path.name:
+            raise ValueError(f"it is of document {fields['id']!r}")
+        if not all(isinstance(x, str) for x in (fields["packet"], fields.get("seal", ""))):
+            raise ValueError("it names no packet")
+        return fields
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except sealed.WRONG_JSON as error:
         raise damaged(path, str(error)) from error
+
+
+def _signature(key: bytes, path: pathlib.Path, id: str | None, entry: Entry) -> bytes:
+    """HMAC-SHA-256 of an entry and of where it stands, in hexadecimal digits."""
+    signed = digest({"provenance": path.parent.name, "id": id, **entry._asdict()})
+    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest().encode()
 
 
 def _ids_in(folder: pathlib.Path) -> list[str]:
     known = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            known += [_entry(path)] if path.name != "provenance.json" else []
+            fields = _entry_fields(path) if path.name != "provenance.json" else None
+            known += [fields["id"]] if fields else []
     return known
 
 
@@ -210,17 +287,16 @@ def _not_there(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str) -> 
 class Writer:
     """Puts packets and documents into a store; its methods may run in several threads."""
 
-    def __init__(self, folder: pathlib.Path, partial: pathlib.Path):
-        self.folder, self._partial = folder, partial
+    def __init__(self, folder: pathlib.Path, partial: pathlib.Path, key: bytes | None):
+        self.folder, self._partial, self._key = folder, partial, key
         self._mode = (partial / "lock").stat().st_mode
-        (folder / "packets").mkdir(exist_ok=True)
+        make_folder(folder / "packets")
 
-    def packet(self, packet: Packet) -> str:
-        """Writes a packet, over one that is there; its name. Raises as `packet_file.write`."""
-        path = packet_file.write(self._partial, packet)
-        with path.open("r+b") as file:
-            self._publish(file, packet_path(self.folder, path.name))
-        return path.name
+    def packet(self, packet: Packet) -> Entry:
+        """Writes a packet, over one that is there. Raises as `packet_file.write`."""
+        entry = packet_file.write(self._partial, packet)
+        self._publish(self._partial / entry.packet, packet_path(self.folder, entry.packet))
+        return entry
 
     def provenance(self, provenance: Provenance, names: Names = Names()) -> None:
         """Writes down what the next documents are made with; before the first of them.
@@ -228,49 +304,58 @@ class Writer:
         The names are kept beside it, for messages and listings.
         """
         path = _documents(self.folder, provenance) / "provenance.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._text(path, to_fields(provenance) | {"names": names._asdict()})
+        make_folder(path.parent)
+        fields = to_fields(provenance) | {"names": names._asdict()}
+        self._text(path, sealed.stamped(fields))
 
-    def document(self, provenance: Provenance, id: str, name: str) -> None:
-        """Lets a document's id point to its packet, which must be there."""
-        self._text(_documents(self.folder, provenance) / _file_name(id), {"id": id, "packet": name})
+    def document(self, provenance: Provenance, id: str | None, entry: Entry) -> None:
+        """Lets a document's id point to its packet, which must be there; None is the preamble."""
+        path = _documents(self.folder, provenance) / _file_name(id)
+        fields = {"id": id, **entry._asdict()}
+        if self._key is not None:
+            fields["hmac"] = _signature(self._key, path, id, entry).decode()
+        self._text(path, fields)
 
     def _text(self, path: pathlib.Path, value: dict) -> None:
         text = json.dumps(value, sort_keys=True)
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             if path.read_text("utf-8") == text:
                 return
-        with (self._partial / path.name).open("w+", encoding="utf-8") as file:
-            file.write(text)
-            self._publish(file, path)
+        temporary = self._partial / path.name
+        temporary.write_text(text, "utf-8")
+        self._publish(temporary, path)
 
-    def _publish(self, file, path: pathlib.Path) -> None:
-        file.flush()
+    def _publish(self, temporary: pathlib.Path, path: pathlib.Path) -> None:
         # safetensors writes files that only their owner can read; a store may be shared.
-        os.chmod(file.name, self._mode)
-        os.fsync(file.fileno())
-        os.replace(file.name, path)
+        temporary.chmod(self._mode)
+        publish(temporary, path)
 
 
 @contextlib.contextmanager
-def writing(folder: pathlib.Path) -> Iterator[Writer]:
+def writing(folder: pathlib.Path, key: bytes | None = None) -> Iterator[Writer]:
     """A Writer; what it has under way lies in a folder of its own inside the store.
 
-    Folders that killed processes left are removed: a live process holds a lock in its own.
-    Where a file system has no locks nobody can tell, and they stay.
+    The entries it writes are signed with `key`.
+
+    Folders that killed processes left are removed: a live process holds a lock in its own. Where a
+    file system has no locks nobody can tell, and they stay; so do those of other machines, which
+    may not see each other's locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for left in folder.glob(f"{PARTIAL}*"):
         with contextlib.suppress(OSError):
             left.rmdir()  # one without its lock yet; a live owner makes another
         # Opened, not made: a second lock file would let two processes think they hold it.
         with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
+            machine = lock.read()
+            if machine.startswith(MACHINE) and machine != _this_machine():
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
     with contextlib.ExitStack() as stack:
         partial = _own_folder(folder, stack)
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        yield Writer(folder, partial)
+        yield Writer(folder, partial, key)
 
 
 def _own_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> pathlib.Path:
@@ -278,8 +363,17 @@ def _own_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> pathlib.Pa
         partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
         # Until it is locked another process may take it for a dead one's and remove it.
         with contextlib.suppress(FileNotFoundError):
-            lock = stack.enter_context((partial / "lock").open("w"))
+            lock = stack.enter_context((partial / "locking").open("w"))
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            (partial / "lock").stat()
+            lock.write(_this_machine())
+            lock.flush()
+            (partial / "locking").rename(partial / "lock")  # never there without its machine
             return partial
+
+
+def _this_machine() -> str:
+    """Names the running system: processes of the same one see each other's locks."""
+    with contextlib.suppress(OSError):
+        return f"{MACHINE}{BOOT_ID.read_text().strip()}"
+    return f"{MACHINE}{platform.node()} {uuid.getnode()}"

@@ -1,14 +1,20 @@
 """Checkpoints of a training run: asynchronous, the newest two and the best by its worst kind."""
 
-import pathlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from kvpacket_jax.runtime import hosts, sealed
+from kvpacket_jax.runtime.sealed import Damaged
 from kvpacket_jax.train.step import TrainState
 
 _policies = ocp.training.preservation_policies
+
+ASIDE = "damaged-"  # begins the name of a checkpoint that is not read
 
 
 class Best(NamedTuple):
@@ -20,11 +26,22 @@ class Best(NamedTuple):
 
 
 class Checkpoints:
-    """One run's checkpoints, each with a description of the run: model, config, examples, …."""
+    """One run's checkpoints, each with a description of the run: model, config, examples, ….
 
-    def __init__(self, folder: pathlib.Path):
+    Each is sealed when it is on the disk, and checked when a run goes on: one that is damaged or
+    incomplete is set aside, aloud, and the one before it counts. Raises ValueError where none is
+    left: training does not begin anew because nothing could be read.
+    """
+
+    def __init__(self, folder: epath.PathLike, log: Callable[[str], None] = print):
+        self._folder = hosts.absolute(folder)
+        with hosts.together():
+            if hosts.is_first():
+                _set_damaged_aside(self._folder, log)
+        self._sealer = ThreadPoolExecutor(1)
+        self._sealing: Future | None = None
         self._checkpointer = ocp.training.Checkpointer(
-            folder,
+            self._folder,
             preservation_policy=_policies.AnyPreservationPolicy(
                 [
                     _policies.LatestN(2),
@@ -66,29 +83,55 @@ class Checkpoints:
         return self._load(latest.step, state)
 
     def _load(self, step: int, like: TrainState) -> TrainState:
+        path = self._folder / str(step)
+        try:
+            sealed.check_folder(path)
+        except Damaged as error:
+            raise Damaged(f"The checkpoint {path} was damaged meanwhile: {error}.") from error
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        saved = iter(jax.tree.leaves(self._checkpointer.load(step, _storable(abstract))))
+        try:
+            saved = iter(jax.tree.leaves(self._checkpointer.load(step, _storable(abstract))))
+        except Exception as error:  # orbax has a dozen for what it cannot read
+            raise ValueError(
+                f"The checkpoint {path} cannot be read: {error}. To go on from the one before it, "
+                "remove that folder."
+            ) from error
         return jax.tree.map(lambda x: next(saved) if x.size else x, like)
 
     def save(self, step: int, state: TrainState, described: dict, measures: dict) -> None:
         """Saves in the background; `measures` (as Best has them) make it a candidate for it."""
-        self._checkpointer.wait()
+        self._wait()
         # Copied to the host at once: writing takes a while, and steps go on meanwhile.
         host = _storable(jax.device_get(state))
-        self._checkpointer.save_async(
+        response = self._checkpointer.save_async(
             step,
             host,
             force=True,
             overwrite=True,
             metrics={"worst": measures["worst"]} if measures else None,
-            custom_metadata=described | {"measures": measures},
+            custom_metadata=described | {"measures": measures} | sealed.MARK,
         )
+        if hosts.is_first():
+            self._sealing = self._sealer.submit(self._seal, response, self._folder / str(step))
+
+    @staticmethod
+    def _seal(response, path: epath.Path) -> None:
+        response.result()
+        sealed.seal_folder(path)
+
+    def _wait(self) -> None:
+        """Waits until the last save is sealed, on every host."""
+        self._checkpointer.wait()
+        with hosts.together():
+            if self._sealing is not None:
+                self._sealing.result()
+                self._sealing = None
 
     def best(self, like: TrainState) -> Best:
-        """The best checkpoint so far; one was saved with measures."""
-        self._checkpointer.wait()
+        """The best checkpoint so far; one was saved with measures. Checked when it is loaded."""
+        self._wait()
         measured = [c for c in self._checkpointer.checkpoints if c.metrics]
         step = min(measured, key=lambda c: c.metrics["worst"]).step
         measures = self._checkpointer.metadata(step).custom_metadata["measures"]
@@ -96,8 +139,44 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the last save."""
-        self._checkpointer.wait()
+        self._wait()
+        self._sealer.shutdown()
         self._checkpointer.close()
+
+
+def _set_damaged_aside(folder: epath.Path, log: Callable[[str], None]) -> None:
+    """Renames checkpoints that are not as they were written; ValueError if no other is left."""
+    if not folder.exists():
+        return
+    names = [path.name for path in folder.iterdir()]
+    wrong: dict[int, str] = {}
+    steps = sorted(int(name) for name in names if name.isdigit())
+    for step in steps:
+        try:
+            sealed.check_folder(folder / str(step))
+        except Damaged as error:
+            wrong[step] = str(error)
+    whole = [step for step in steps if step not in wrong]
+    aside = sorted(name for name in names if name.startswith(ASIDE))
+    if not whole and (wrong or aside):
+        reasons = [f"step {step}: {reason}" for step, reason in wrong.items()]
+        raise ValueError(
+            f"No checkpoint in {folder} can be read ({'; '.join(reasons + aside)}). Training does "
+            f"not begin at step 0 by itself: put a copy back, or remove {folder} to begin anew."
+        )
+    for step, reason in wrong.items():
+        target = _free(folder, f"{ASIDE}{step}")
+        (folder / str(step)).rename(target)
+        log(
+            f"DAMAGED: the checkpoint of step {step} in {folder}: {reason}. It is {target.name} "
+            f"now; the newest that is whole is of step {whole[-1]}."
+        )
+
+
+def _free(folder: epath.Path, name: str) -> epath.Path:
+    taken = {path.name for path in folder.iterdir()}
+    names = (name, *(f"{name}.{i}" for i in range(1, len(taken) + 2)))
+    return folder / next(n for n in names if n not in taken)
 
 
 def _storable(tree):

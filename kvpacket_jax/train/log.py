@@ -5,7 +5,7 @@ import time
 
 from etils import epath
 
-from kvpacket_jax.runtime import hosts
+from kvpacket_jax.runtime import hosts, sealed
 from models.files import write_whole
 
 
@@ -44,19 +44,24 @@ class Log:
         """Puts all rows into the file."""
         began = time.monotonic()
         if hosts.is_first():
-            write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self._rows))
+            lines = (json.dumps(sealed.stamped(row)) + "\n" for row in self._rows)
+            write_whole(self.path, "".join(lines))
         now = time.monotonic()
         self._due = now + self.SHARE * (now - began)
 
 
 def read(path: epath.PathLike) -> list[dict]:
-    """The rows of a metrics.jsonl; a last line that was cut short is left out."""
-    lines = epath.Path(path).read_text().splitlines()
+    """The rows of a metrics.jsonl; a last line that was cut short is left out.
+
+    Raises sealed.Damaged, a ValueError, that names another line that is not as it was written.
+    """
+    lines = epath.Path(path).read_bytes().splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            row = sealed.unstamped(json.loads(line))
+            rows.append(row | {"step": int(row["step"])})
+        except sealed.WRONG_JSON as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: {error}. Remove the line.") from error
+                raise sealed.Damaged(f"{path}, line {number}: {error}. Remove the line.") from error
     return rows

@@ -64,7 +64,7 @@ def train(
     workdir = hosts.absolute(workdir)
     hosts.check_shared(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", log)
     run = prepare(config, workdir, checkpoints.metadata(), cache_dir, mesh, log)
     trainer = Trainer(run, checkpoints, log)
     if trainer.step < trainer.end and hosts.is_first():

@@ -16,6 +16,7 @@ from kvpacket_jax.runtime.progress import Bar
 from kvpacket_jax.train import setup
 from kvpacket_jax.train.log import read
 from kvpacket_jax.train.validation import Scores
+from models.files import write_whole
 
 # Of the matrix peak, over a whole run: steps, validation, compiling. Measured on two CPU cores; a
 # guess elsewhere.
@@ -104,4 +105,4 @@ def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores)
     png = io.BytesIO()  # matplotlib would take gs://… for a file here
     figure.savefig(png, format="png", dpi=120)
     plt.close(figure)
-    epath.Path(path).write_bytes(png.getvalue())
+    write_whole(epath.Path(path), png.getvalue())

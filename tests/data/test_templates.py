@@ -137,3 +137,20 @@ def test_documents_and_questions_cannot_write_control_tokens(template):
         assert [i for i in ids if i >= 1_000_000] == own
         assert text in tokenizer.decode(ids)
     assert tokenizer.decode(encoded.documents[0]) == f"{text}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "answer", "ended"),
+    [
+        ("question", "PQ\nmore", "PQ", True),
+        ("question", "\nPQ", "PQ", False),
+        ("question", " \n\n PQ\nmore", "PQ", True),
+        ("question", "\n", "", False),
+        ("completion", ". \n.PQ. More", "PQ", True),
+        ("completion", ".", "", False),
+    ],
+)
+def test_a_stop_counts_only_after_an_answer(form, text, answer, ended):
+    template, question = data.TEMPLATES["completion"], Question("?", (), form)
+    assert template.answer(question, text) == answer
+    assert template.has_ended(question, text) == ended

@@ -18,6 +18,7 @@ from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.teacher import teach
 from tests.support.golden import load_case
 
@@ -159,7 +160,7 @@ def comparable(results: list[dict]) -> list[dict]:
 
 def test_a_run_leaves_its_summary(finished):
     workdir, results = finished
-    assert json.loads((workdir / "results.json").read_text()) == results
+    assert sealed.read_json(workdir / "results.json", "", list) == results
     assert [r["method"] for r in results] == ["full_recompute", "no_recompute", "no_cache"]
     for r in results:
         assert r["num_samples"] == 7 and r["num_sets"] == 4

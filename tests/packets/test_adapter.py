@@ -1,6 +1,8 @@
 """The adapter's parts: what they do to packets, and that they are saved and named as they are."""
 
 import pathlib
+import random
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets, check_adapter, read_primer
 from kvpacket_jax.packets.prefill import prefill
+from kvpacket_jax.runtime import sealed
 from models import kv_cache, low_rank
 from tests.support.golden import CASES, GOLDEN, load_case
 from tests.support.writers import published_writer
@@ -124,6 +127,36 @@ def test_a_damaged_adapter_is_refused(tiny, tmp_path):
     ocp.save(tmp_path / "adapter", arrays, custom_metadata=described)
     with pytest.raises(ValueError, match="damaged: its parts are not those that were saved"):
         adapter_lib.load_adapter(tmp_path / "adapter")
+
+
+def test_every_flipped_byte_of_an_adapter_is_refused(tiny, tmp_path):
+    adapter, folder = whole_adapter(tiny("tiny_qwen2").config), tmp_path / "adapter"
+    adapter_lib.save_adapter(folder, adapter, {"model": "it"})
+    (folder / "card.json").write_text("{}")  # written later, beside it
+    adapter_lib.load_adapter(folder)
+    rng = random.Random(0)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "card.json"):
+        content = path.read_bytes()
+        for place in rng.sample(range(len(content)), min(4, len(content))):
+            bad = bytearray(content)
+            bad[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(bad)
+            if path.name == sealed.FILE and not bad[place : place + 1].strip():
+                continue
+            with pytest.raises(ValueError, match="is damaged"):
+                adapter_lib.load_adapter(folder)
+        path.write_bytes(content)
+    (folder / sealed.FILE).unlink()
+    with pytest.raises(ValueError, match="is damaged: it is incomplete"):
+        adapter_lib.load_adapter(folder)
+
+
+def test_an_adapter_that_was_saved_before_there_were_seals_is_loaded(tmp_path):
+    (shipped,) = list(adapters.shipped().values())[:1]
+    shutil.copytree(shipped, tmp_path / "old", ignore=shutil.ignore_patterns(sealed.FILE))
+    assert (shipped / sealed.FILE).exists()
+    one, other = (adapter_lib.load_adapter(path) for path in (shipped, tmp_path / "old"))
+    assert adapter_lib.fingerprint(one) == adapter_lib.fingerprint(other)
 
 
 def test_a_fingerprint_tells_every_part_apart(tiny):

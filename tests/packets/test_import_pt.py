@@ -4,8 +4,11 @@ import hashlib
 import json
 import pathlib
 import pickle
+import random
+import time
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -115,3 +118,84 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="not finite"):
         read_pt(target)
+
+
+# ---- pickles that mean harm
+
+
+def from_pickle(tmp_path, described: bytes):
+    """Reads a released file with another pickle in it."""
+    change = lambda n, b: described if n.endswith("data.pkl") else b  # noqa: E731
+    return read_pt(repack(FILES[0], tmp_path / "changed.pt", change))
+
+
+def test_no_opcode_changes_what_the_process_goes_on_with(tmp_path):
+    """BUILD with the state of a dtype would change its itemsize everywhere."""
+    for name in ("torch BFloat16Storage", "torch._utils _rebuild_tensor_v2"):
+        state = pickle.dumps((3, "<", None, None, None, 7, 1, 63), protocol=2)[2:-1]
+        described = b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n" + state + b"b."
+        with pytest.raises(ValueError, match="the opcode BUILD"):
+            from_pickle(tmp_path, described)
+    assert np.dtype(ml_dtypes.bfloat16).itemsize == 2
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        b"\x80\x02" + b"]" * 30_000 + b".",
+        b"\x80\x02)" + b"\x85" * 250_000 + b".",  # a tuple in a tuple in a tuple
+        b"\x80\x02})" + b"\x85" * 200_000 + b"K\1s.",  # as the key of a dict
+        b"\x80\x02" + b"(" * 200_000 + b".",
+        b"\x80\x02" + b"]" * 300_000 + b".",
+        b"\x80\x02" + b"N" * (1 << 20) + b".",
+        b"\x80\x02a.",
+        b"\x80\x02t.",
+        b"\x80\x02h\x05.",
+        b"\x80\x02}K\1a.",
+        b"\x80\x02X\xff\xff\xff\xffabc.",
+        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.",
+        b"\x80\x02]",
+        b"",
+    ],
+)
+def test_a_pickle_that_is_deep_or_broken_is_refused_at_once(described, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="is not an adapter"):
+        from_pickle(tmp_path, described)
+    assert time.monotonic() - began < 10
+
+
+def test_flipped_pickles_are_refused_or_equal(tmp_path):
+    with zipfile.ZipFile(FILES[0]) as file:
+        (name,) = (n for n in file.namelist() if n.endswith("data.pkl"))
+        whole = file.read(name)
+    expected, _ = read_pt(FILES[0])
+    rng = random.Random(0)
+    for _ in range(150):
+        bad = bytearray(whole)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        try:
+            adapter, _ = from_pickle(tmp_path, bytes(bad))
+        except ValueError as error:
+            assert "is not an adapter" in str(error)
+        else:
+            sizes = {x.size for x in (*expected[:2], *adapter[:2])}
+            assert len(sizes) == 1
+
+
+def test_a_small_file_that_unfolds_to_very_much_is_refused(tmp_path):
+    zeros = tmp_path / "zeros.pt"
+    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", b"\x80\x02}.")
+        file.writestr("a/data/0", bytes(1 << 24))
+    with pytest.raises(ValueError, match="it is compressed"):
+        read_pt(zeros)
+    many = tmp_path / "many.pt"
+    with zipfile.ZipFile(many, "w") as file:
+        for i in range(1001):
+            file.writestr(f"{i}", b"")
+    with pytest.raises(ValueError, match="over 1000 entries"):
+        read_pt(many)
+    (tmp_path / "endless.pt").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="it is no file"):
+        read_pt(tmp_path / "endless.pt")

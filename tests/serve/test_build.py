@@ -74,7 +74,7 @@ def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_pat
     ids = ["d3", "d50", "d5"]
     preamble_by, preamble = build.preamble_item(model, WORDING)
     wanted = [(preamble.name, preamble_by)]
-    wanted += [(name, provenance) for name in store.find(tmp_path, provenance, ids)]
+    wanted += [(e.packet, provenance) for e in store.find(tmp_path, provenance, ids)]
     found = packet_file.load(tmp_path, wanted, model)
     texts = [text(3), text(5), text(5)]
     tokens = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
@@ -145,13 +145,13 @@ def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     folder = tmp_path / "store"
     run_build(model, plan(model, None, docs), folder)
     provenance = build.document_provenance(model, None, WORDING)
-    (old,) = store.find(folder, provenance, ["d7"])
+    ((old, _),) = store.find(folder, provenance, ["d7"])
     lines = docs.read_text().splitlines()
     lines[7] = json.dumps({"id": "d7", "text": "another text"})
     changed = tmp_path / "changed.jsonl"
     changed.write_text("\n".join(lines))
     assert run_build(model, plan(model, None, changed), folder).built == 1
-    (new,) = store.find(folder, provenance, ["d7"])
+    ((new, _),) = store.find(folder, provenance, ["d7"])
     (packet,) = packet_file.load(folder, [(new, provenance)], model)
     assert model.tokenizer.decode(packet.manifest.tokens) == "another text\n\n"
     packet_file.verify(folder, old)

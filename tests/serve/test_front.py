@@ -1,6 +1,9 @@
 """The front door: documents in, answers out, by the very paths that the programs take."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
 import kvpacket_jax as kvp
@@ -52,6 +55,32 @@ def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
     assert (bare.documents(), wrapped.documents()) == (["ferry"], ["bus", "ferry"])
 
 
+def test_with_a_key_nothing_is_read_that_another_wrote(model, tmp_path):
+    key, other = tmp_path / "key", tmp_path / "other"
+    key.write_text("k" * 32)
+    other.write_text("o" * 32)
+    folder = tmp_path / "packets"
+    mine, theirs = (
+        kvp.Store(folder, model, "none", **MADE_WITH, key_file=file) for file in (key, other)
+    )
+    unsigned = kvp.Store(folder, model, "none", **MADE_WITH)
+    unsigned.add(DOCUMENTS)
+    with pytest.raises(ValueError, match="not signed with the store's key"):
+        mine.ask("When?", ["ferry"], 2)
+    assert mine.add(DOCUMENTS) == kvp.Added(["ferry", "bus"], [])  # it may be anybody's
+    assert mine.add(DOCUMENTS) == kvp.Added([], ["ferry", "bus"])
+    assert mine.ask("When?", ["ferry"], 2) == unsigned.ask("When?", ["ferry"], 2)
+    (preamble,) = folder.glob("documents/*/preamble.entry")
+    signed = preamble.read_bytes()
+    theirs.add({"tram": "the tram is late"})
+    with pytest.raises(ValueError, match=r"preamble\.entry .*not signed"):
+        mine.ask("When?", ["ferry"], 2)
+    preamble.write_bytes(signed)
+    mine.ask("When?", ["ferry"], 2)
+    with pytest.raises(ValueError, match="not signed"):
+        mine.ask("When?", ["ferry", "tram"], 2)
+
+
 def test_mistakes_are_named(model, tmp_path):
     store = kvp.Store(tmp_path / "packets", model, "none", **MADE_WITH)
     with pytest.raises(FileNotFoundError, match="no store .*packets"):
@@ -77,3 +106,20 @@ def test_mistakes_are_named(model, tmp_path):
         kvp.Store(tmp_path, model, "absent")
     with pytest.raises(AttributeError, match="no attribute 'Stor'"):
         kvp.Stor  # noqa: B018
+
+
+def broken(model, name: str):
+    """The model with weights of a name that are not numbers."""
+    params = dict(model.params)
+    params[name] = params[name] * np.nan
+    return dataclasses.replace(model, params=params)
+
+
+def test_what_is_not_finite_is_said(model, tmp_path):
+    kvp.Store(tmp_path / "good", model, "none", **MADE_WITH).add(DOCUMENTS)
+    no_logits = kvp.Store(tmp_path / "good", broken(model, "final_norm"), "none", **MADE_WITH)
+    with pytest.raises(ValueError, match="logits of .* are not finite"):
+        no_logits.ask("When?", ["ferry"], 4)
+    no_packets = kvp.Store(tmp_path / "bad", broken(model, "embedding"), "none", **MADE_WITH)
+    with pytest.raises(ValueError, match="keys of layer 0 are not all finite"):
+        no_packets.add(DOCUMENTS)

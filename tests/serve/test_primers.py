@@ -51,7 +51,7 @@ def plan(model, maker, documents, **options) -> list[build.Part]:
 
 def find(model, maker, folder, ids):
     provenance = build.document_provenance(model, maker.adapter, WORDING, maker.choice)
-    return [(name, provenance) for name in store.find(folder, provenance, ids)]
+    return [(e.packet, provenance) for e in store.find(folder, provenance, ids)]
 
 
 def tokens_of(model, text: str) -> list[int]:
@@ -155,7 +155,7 @@ def test_another_corpus_makes_other_packets(model, documents, tmp_path):
     assert written == {named[id] for id in {*moved, "new"}}
     loaded = packet_file.load(tmp_path, after, model)
     with store.writing(tmp_path / "copy") as writer:  # what is read knows what it is
-        assert [writer.packet(packet) for packet in loaded] == [name for name, _ in after]
+        assert [writer.packet(packet).packet for packet in loaded] == [name for name, _ in after]
 
 
 # ---- what is chosen

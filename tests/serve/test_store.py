@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import resource
 import signal
@@ -16,7 +17,7 @@ import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
-from kvpacket_jax.serve.packet_file import packet_path
+from kvpacket_jax.serve.packet_file import Entry, packet_path
 from kvpacket_jax.serve.provenance import Names
 from models.rope import Llama3Rope, Rope
 from tests.support.corpus import tree
@@ -46,7 +47,7 @@ def adapter_of(model) -> adapter_lib.Adapter:
 def put(folder, model, adapter, *documents) -> list[tuple[str, Provenance]]:
     packets = build_packets(model, adapter, documents)
     with store.writing(folder) as writer:
-        return [(writer.packet(p), provenance_of(model, adapter)) for p in packets]
+        return [(writer.packet(p).packet, provenance_of(model, adapter)) for p in packets]
 
 
 def visible(cache) -> dict[str, np.ndarray]:
@@ -212,7 +213,7 @@ def test_another_maker_is_refused_by_name_and_nothing_is_touched(
     (wanted,) = put(tmp_path, model, None, ids(0, 20))
     with store.writing(tmp_path) as writer:
         writer.provenance(wanted[1])
-        writer.document(wanted[1], "a", wanted[0])
+        writer.document(wanted[1], "a", Entry(wanted[0]))
     before = tree(tmp_path)
     other = dataclasses.replace(wanted[1], **{field: value})
     for read in (
@@ -230,22 +231,14 @@ def test_another_maker_is_refused_by_name_and_nothing_is_touched(
 
 
 def test_documents_are_found_by_any_id(tmp_path):
-    names = [
-        "a",
-        "A",
-        "https://x.org/?q=1&b=../..",
-        "x" * 5000,
-        "日本",
-        "../packets",
-        "made_by",
-        ".",
-    ]
+    names = ["a", "A", "https://x.org/?q=1&b=../..", "x" * 5000]
+    names += ["日本", "../packets", "made_by", "."]
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED)
         for i, id in enumerate(names):
-            writer.document(NAMED, id, f"packet{i}")
+            writer.document(NAMED, id, Entry(f"packet{i}"))
     found = store.find(tmp_path, NAMED, names[::-1])
-    assert found == [f"packet{i}" for i in reversed(range(len(names)))]
+    assert [e.packet for e in found] == [f"packet{i}" for i in reversed(range(len(names)))]
     (folder,) = (tmp_path / "documents").iterdir()
     assert len(list(folder.iterdir())) == len(names) + 1
 
@@ -254,15 +247,15 @@ def test_an_id_points_to_its_last_packet(tmp_path):
     for name in ("old", "new"):
         with store.writing(tmp_path) as writer:
             writer.provenance(NAMED)
-            writer.document(NAMED, "a", name)
-    assert store.find(tmp_path, NAMED, ["a"]) == ["new"]
+            writer.document(NAMED, "a", Entry(name))
+    assert store.find(tmp_path, NAMED, ["a"]) == [Entry("new")]
 
 
 def test_unknown_documents_list_what_there_is_closest_first(tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED)
         for id in ("whales", "ferry-12", "ferries", *(f"zz{i}" for i in range(30))):
-            writer.document(NAMED, id, "x")
+            writer.document(NAMED, id, Entry("x"))
     with pytest.raises(ValueError) as error:
         store.find(tmp_path, NAMED, ["whales", "fery-12"])
     assert "no document 'fery-12'. It has ferry-12, ferries, " in str(error.value)
@@ -275,7 +268,7 @@ def test_ids_are_checked_without_a_model(tmp_path):
     with store.writing(tmp_path) as writer:
         for provenance in (NAMED, dataclasses.replace(NAMED, adapter="x")):
             writer.provenance(provenance)
-            writer.document(provenance, f"of {provenance.adapter}", "packet")
+            writer.document(provenance, f"of {provenance.adapter}", Entry("packet"))
     store.check_ids(tmp_path, ["of none", "of x"])
     with pytest.raises(ValueError, match=r"no document 'off x'. It has of x, of none\.$"):
         store.check_ids(tmp_path, ["of none", "off x"])
@@ -286,12 +279,12 @@ def test_ids_are_checked_without_a_model(tmp_path):
 def test_names_are_in_messages_and_in_no_identity(tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED, Names("big", "none"))
-        writer.document(NAMED, "a", "packet")
+        writer.document(NAMED, "a", Entry("packet"))
     other = dataclasses.replace(NAMED, model="0" * 64, adapter="f" * 64)
     message = r"another model: big \(m{16}…\), not small \(0{16}…\) and another adapter: none, not "
     with pytest.raises(ValueError, match=message + r"mine \(f{16}…\)\."):
         store.find(tmp_path, other, ["a"], Names("small", "mine"))
-    assert store.find(tmp_path, NAMED, ["a"], Names("renamed", "x")) == ["packet"]
+    assert store.find(tmp_path, NAMED, ["a"], Names("renamed", "x")) == [Entry("packet")]
 
 
 def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
@@ -300,7 +293,7 @@ def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(packets[0][1], Names("tiny", "mine"))
         for id, (name, provenance) in zip("cba", packets, strict=True):
-            writer.document(provenance, id, name)
+            writer.document(provenance, id, Entry(name))
     broken, gone = (packet_path(tmp_path, packets[i][0]) for i in (1, 2))
     broken.write_bytes(b"x" + broken.read_bytes()[1:])
     gone.unlink()
@@ -318,8 +311,8 @@ def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
 def test_a_damaged_entry_is_refused(tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED)
-        writer.document(NAMED, "a", "x")
-        writer.document(NAMED, "b", "y")
+        writer.document(NAMED, "a", Entry("x"))
+        writer.document(NAMED, "b", Entry("y"))
     entries = {json.loads(p.read_text()).get("id"): p for p in tmp_path.glob("documents/*/*.json")}
     for text in ("", "{", "[]", '{"id": "a"}', '{"packet": "x"}', entries["b"].read_text()):
         entries["a"].write_text(text)
@@ -340,12 +333,21 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
         assert not left.exists()
         with store.writing(tmp_path) as other:
             packets = build_packets(model, None, [ids(0, 9), ids(1, 9)])
-            names = [w.packet(p) for w, p in zip((writer, other), packets, strict=True)]
+            names = [w.packet(p).packet for w, p in zip((writer, other), packets, strict=True)]
         assert packet_file.packet_name(provenance_of(model, None), ids(0, 9), 9) == names[0]
         writer.packet(packets[1])  # its folder outlived the other's
     assert [p.name for p in tmp_path.iterdir()] == ["packets"]
     for name in names:
         packet_file.verify(tmp_path, name)
+
+
+def test_what_another_machine_has_under_way_stays(tmp_path):
+    other = tmp_path / f"{store.PARTIAL}other"
+    other.mkdir()
+    (other / "lock").write_text(f"{store.MACHINE}elsewhere")  # its lock may not be seen here
+    with store.writing(tmp_path):
+        pass
+    assert other.exists()
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):
@@ -385,7 +387,7 @@ def test_a_failed_write_leaves_nothing_under_its_name(load, tmp_path, monkeypatc
     def full(fd):
         raise OSError("no space left")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         put(tmp_path, load(), None, ids(0, 9))
     assert tree(tmp_path) == {}

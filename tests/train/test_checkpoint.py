@@ -1,5 +1,8 @@
 """Checkpoints: the newest, the best, and whose they are."""
 
+import random
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from configs import train as train_config
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
@@ -45,6 +49,90 @@ def test_scores_of_a_step_that_was_saved_without_them(tmp_path):
     checkpoints.save(4, state_at(4), DESCRIBED, {"worst": 0.5, "kind": "b", "scores": {}})
     assert checkpoints.best(state_at(0)).step == 4
     assert checkpoints.metadata()["measures"]["kind"] == "b"
+
+
+def write_steps(folder, *steps: int) -> None:
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        measures = {"worst": 1 / (step + 1), "kind": "a", "scores": {}}
+        checkpoints.save(step, state_at(step), DESCRIBED, measures)
+    checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    write_steps(folder, 4, 6)
+    return folder
+
+
+def damage(folder, how: str) -> None:
+    if how == "emptied":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif how == "unsealed":
+        (folder / sealed.FILE).unlink()
+    elif how == "short":
+        largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:-7])
+    else:
+        (folder / sealed.FILE).write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize("how", ["emptied", "unsealed", "short", "nested"])
+def test_a_damaged_newest_is_named_and_the_one_before_is_used(two_steps, tmp_path, how):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_steps, folder)
+    damage(folder / "6", how)
+    said = []
+    again = Checkpoints(folder, said.append)
+    assert len(said) == 1 and "DAMAGED" in said[0] and "step 6" in said[0] and "step 4" in said[0]
+    restored = again.restore(state_at(0), DESCRIBED)
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(4))
+    assert again.best(state_at(0)).step == 4
+    again.save(6, state_at(6), DESCRIBED, {})  # its name is free
+    again.close()
+    assert (folder / "damaged-6").is_dir()
+    Checkpoints(folder, said.append).restore(state_at(0), DESCRIBED)
+    assert len(said) == 1
+
+
+def test_every_flipped_byte_is_the_same_state_or_the_one_before(two_steps, tmp_path):
+    rng = random.Random(0)
+    for file in sorted(p for p in (two_steps / "6").rglob("*") if p.is_file()):
+        for place in rng.sample(range(file.stat().st_size), min(3, file.stat().st_size)):
+            folder = tmp_path / "checkpoints"
+            shutil.copytree(two_steps, folder)
+            target = folder / file.relative_to(two_steps)
+            content = bytearray(target.read_bytes())
+            content[place] ^= 1 << rng.randrange(8)
+            target.write_bytes(content)
+            said = []
+            Checkpoints(folder, said.append)
+            assert (folder / "6").exists() == (not said)
+            # White space in the seal is no damage.
+            assert said or target.name == sealed.FILE
+            shutil.rmtree(folder)
+
+
+def test_where_none_can_be_read_training_does_not_begin_anew(two_steps, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_steps, folder)
+    for step in ("4", "6"):
+        damage(folder / step, "short")
+    with pytest.raises(ValueError, match=r"No checkpoint in .*step 4.*step 6.* remove .*checkpoin"):
+        Checkpoints(folder)
+    assert {p.name for p in folder.iterdir()} >= {"4", "6"}  # nothing is touched
+
+
+def test_checkpoints_of_an_earlier_version_go_on(two_steps, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_steps, folder)
+    (folder / "6" / sealed.FILE).unlink()
+    metadata = folder / "6" / sealed.METADATA
+    metadata.write_text(metadata.read_text().replace('"sealed"', '"scaled"'))
+    restored = Checkpoints(folder, pytest.fail).restore(state_at(0), DESCRIBED)
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(6))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Entries of a store: a packet is the one that its document was built with, or it is refused."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import models
+from kvpacket_jax.packets.packet import build_packets, provenance_of
+from kvpacket_jax.serve import packet_file, store, store_key
+from kvpacket_jax.serve.packet_file import Entry, packet_path
+from tests.support.corpus import tree
+
+
+def ids(seed: int, length: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 256, length).tolist()
+
+
+@pytest.fixture(scope="module")
+def model(byte_model) -> models.LanguageModel:
+    return models.load(str(byte_model), "float32")
+
+
+def with_seal(path, arrays: dict, manifest: dict) -> None:
+    """A packet's file that agrees with itself."""
+    arrays = {n: np.ascontiguousarray(a) for n, a in arrays.items()}
+    sums = {n: hashlib.sha256(a.view(np.uint8)).hexdigest() for n, a in arrays.items()}
+    text = json.dumps(manifest | {"arrays": sums}, sort_keys=True, separators=(",", ":"))
+    save_file(arrays | {packet_file.SEAL: np.zeros(32, np.uint8)}, path, {"manifest": text})
+    with path.open("r+b") as file:
+        packet_file._seal(file)
+
+
+def forged(path, change) -> None:
+    """The packet with its arrays changed, in a file that agrees with itself and with its name."""
+    with safe_open(path, framework="numpy") as file:
+        manifest = json.loads(file.metadata()["manifest"])
+    manifest.pop("arrays")
+    arrays = load_file(path)
+    arrays.pop(packet_file.SEAL)
+    with_seal(path, change(arrays), manifest)
+
+
+def add(model, folder, key=None, *documents):
+    """Documents d0, d1, … with their packets; the provenance and the entries."""
+    provenance = provenance_of(model, None)
+    with store.writing(folder, key) as writer:
+        writer.provenance(provenance)
+        entries = [writer.packet(p) for p in build_packets(model, None, documents)]
+        for i, entry in enumerate(entries):
+            writer.document(provenance, f"d{i}", entry)
+    return provenance, entries
+
+
+def read(model, folder, ids, key=None):
+    provenance = provenance_of(model, None)
+    entries = store.find(folder, provenance, ids, key=key)
+    wanted = [packet_file.Wanted(e.packet, provenance, e.seal) for e in entries]
+    return packet_file.load(folder, wanted, model)
+
+
+def test_a_forged_packet_is_refused_and_built_again(model, tmp_path):
+    provenance, (entry,) = add(model, tmp_path, None, ids(0, 9))
+    path = packet_path(tmp_path, entry.packet)
+    forged(path, lambda arrays: {n: a + 1 for n, a in arrays.items()})
+    seal = packet_file.verify(tmp_path, entry.packet)  # by itself it is sound
+    for look in (
+        lambda: read(model, tmp_path, ["d0"]),
+        lambda: packet_file.read_tokens(tmp_path, *entry),
+        lambda: store.check_vouched(tmp_path, provenance, ["d0"], Entry(entry.packet, seal)),
+    ):
+        with pytest.raises(store.Damaged, match=entry.packet):
+            look()
+    (row,) = store.contents(tmp_path)
+    assert row.problem == "damaged"
+    add(model, tmp_path, None, ids(0, 9))
+    assert read(model, tmp_path, ["d0"])
+
+
+def test_an_entry_that_points_elsewhere_is_refused(model, tmp_path):
+    _, (one, other) = add(model, tmp_path, None, ids(0, 9), ids(1, 9))
+    (path,) = tmp_path.glob(f"documents/*/{hashlib.sha256(b'd0').hexdigest()}.json")
+    path.write_text(path.read_text().replace(one.packet, other.packet))
+    with pytest.raises(store.Damaged, match=other.packet):
+        read(model, tmp_path, ["d0"])
+
+
+KEY, OTHER = b"k" * 32, b"o" * 32
+
+
+def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
+    provenance, (one, other) = add(model, tmp_path, KEY, ids(0, 9), ids(1, 9))
+    assert len(read(model, tmp_path, ["d0", "d1"], KEY)) == 2
+    assert len(read(model, tmp_path, ["d0", "d1"])) == 2  # without one nothing is asked of them
+    (path,) = tmp_path.glob(f"documents/*/{hashlib.sha256(b'd0').hexdigest()}.json")
+    whole = json.loads(path.read_text())
+    moved = {"packet": other.packet, "seal": other.seal}
+    for change in (moved, {"seal": ""}, {"hmac": "x"}, {"hmac": None}, {"hmac": "é"}):
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(store.Damaged, match="not signed with the store's key"):
+            read(model, tmp_path, ["d0"], KEY)
+    path.write_text(json.dumps(whole))
+    with pytest.raises(store.Damaged, match="not signed"):
+        read(model, tmp_path, ["d0"], OTHER)
+    # Signed by another, or by nobody: built again.
+    for key, vouched in ((KEY, True), (OTHER, False)):
+        check = lambda: store.check_vouched(tmp_path, provenance, ["d0"], one, key)  # noqa: B023, E731
+        if vouched:
+            check()
+        else:
+            with pytest.raises(store.Damaged, match="its documents' entries"):
+                check()
+    with pytest.raises(store.Damaged, match="vouched for by nobody"):
+        store.find_preamble(tmp_path, provenance, one.packet, KEY)
+    assert store.find_preamble(tmp_path, provenance, "old") == Entry("old")
+
+
+def test_verify_refuses_what_load_refuses(model, tmp_path):
+    _, (entry,) = add(model, tmp_path, None, ids(0, 9))
+    path = packet_path(tmp_path, entry.packet)
+    whole = path.read_bytes()
+    changes = {
+        "one layer less": lambda a: {n: x for n, x in a.items() if not n.endswith(".1")},
+        "one more": lambda a: a | {"z.0": a["k.0"]},
+        "one row": lambda a: {n: x[:1] for n, x in a.items()},
+        "other heads": lambda a: a | {"k.0": a["k.0"][:, :1]},
+        "dtype": lambda a: {n: x.astype(np.float16) for n, x in a.items()},
+        "flat": lambda a: {n: x.reshape(len(x), -1) for n, x in a.items()},
+    }
+    wanted = [(entry.packet, provenance_of(model, None))]
+    for name, change in changes.items():
+        path.write_bytes(whole)
+        forged(path, change)
+        with pytest.raises(store.Damaged, match=entry.packet):
+            packet_file.load(tmp_path, wanted, model)
+        if name != "one layer less":  # how many layers there are only the model knows
+            with pytest.raises(store.Damaged, match=entry.packet):
+                packet_file.verify(tmp_path, entry.packet)
+
+
+def test_a_packet_that_is_not_finite_is_refused(model, tmp_path):
+    (packet,) = build_packets(model, None, [ids(0, 9)])
+    k = packet.cache.k
+    cache = packet.cache._replace(k=(k[0].at[0, 3, 0, 0].set(np.nan), *k[1:]))
+    bad = dataclasses.replace(packet, cache=cache)
+    with store.writing(tmp_path) as writer, pytest.raises(ValueError, match="keys of layer 0"):
+        writer.packet(bad)
+    assert tree(tmp_path) == {}
+
+
+def test_a_key_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv(store_key.VARIABLE, raising=False)
+    assert store_key.read() is None
+    monkeypatch.setenv(store_key.VARIABLE, "e" * 20)
+    (tmp_path / "key").write_bytes(KEY + b"\n")
+    assert (store_key.read(), store_key.read(tmp_path / "key")) == (b"e" * 20, KEY)
+    (tmp_path / "key").write_bytes(b"short\n")
+    with pytest.raises(ValueError, match="5 bytes, not at least 16"):
+        store_key.read(tmp_path / "key")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        store_key.read(tmp_path / "absent")
