@@ -15,7 +15,7 @@ RUN := .venv/bin/python -m
 # A worker that is replaced gets no tests, and the run hangs: it ends at a worker's crash instead.
 PARALLEL := -n 2 --dist loadfile --max-worker-restart=0
 
-.PHONY: help demo adapter test test-fast test-all plan lint format
+.PHONY: help demo adapter test test-fast test-all faults plan lint format
 .DEFAULT_GOAL := help
 
 help:  ## Lists the targets.
@@ -36,6 +36,9 @@ test-fast: $(STAMP)  ## The tests that need no download.
 
 test-all: lint  ## All tests, the long versions too.
 	$(RUN) pytest $(PARALLEL) -m "" --durations=20 $(ARGS)
+
+faults: $(STAMP)  ## Damages everything that is read, 21,000 times; ARGS=--scale=0.1 --seed=1
+	$(RUN) tests.support.faults $(ARGS)
 
 # libtpu, the TPU's compiler: beside it every import of jax asks for a TPU, so it has its own place.
 plan: .venv-tpu/installed-py$(VERSION)  ## Compiles training of two 7B and 8B models for a v5e:2x4 slice.

@@ -295,9 +295,9 @@ def _adapter_of(part: Part) -> Adapter | None:
 def _present(
     folder: pathlib.Path,
     key: bytes | None,
-    on_damaged: Callable[[str], None],
     provenance: Provenance,
     item: Item,
+    on_damaged: Callable[[str], None] = lambda text: None,
 ) -> Entry | None:
     """The entry of an item's packet if it is there and the one that was written; else None."""
     try:
@@ -312,8 +312,16 @@ def _present(
 
 
 def _write(
-    writer: store.Writer, provenance: Provenance, item: Item, present: Entry | None, packet: Packet
+    writer: store.Writer,
+    look: Callable[[Item], Entry | None],
+    provenance: Provenance,
+    item: Item,
+    present: Entry | None,
+    packet: Packet,
 ) -> None:
+    # Another process may have written it while it was computed here: its last bits may be others,
+    # and its documents point to it.
+    present = present or look(item)
     if present is None:
         try:
             present = writer.packet(packet)
@@ -379,13 +387,14 @@ def build(
     with store.writing(folder, key) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
             writer.provenance(part.provenance, part.names)
-            present_of = functools.partial(_present, folder, key, on_damaged, part.provenance)
-            look = lambda items, of=present_of: list(pool.map(of, items))  # noqa: E731
+            present_of = functools.partial(_present, folder, key, part.provenance)
+            aloud = functools.partial(present_of, on_damaged=on_damaged)
+            look = lambda items, of=aloud: list(pool.map(of, items))  # noqa: E731
             for items, present, packets in _computed(model, part, buckets, look):
                 written.update(i.name for i, p in zip(items, present, strict=True) if p is None)
                 wait()
                 futures = [
-                    pool.submit(_write, writer, part.provenance, item, entry, packet)
+                    pool.submit(_write, writer, present_of, part.provenance, item, entry, packet)
                     for item, entry, packet in zip(items, present, packets, strict=True)
                 ]
                 count = sum(len(item.tokens) for item in items)

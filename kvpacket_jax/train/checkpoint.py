@@ -158,7 +158,8 @@ def _set_damaged_aside(folder: epath.Path, log: Callable[[str], None]) -> None:
             wrong[step] = str(error)
     whole = [step for step in steps if step not in wrong]
     aside = sorted(name for name in names if name.startswith(ASIDE))
-    if not whole and (wrong or aside):
+    trained = [step for step in wrong if step]  # step 0 is begun anew without a loss
+    if not whole and (trained or aside):
         reasons = [f"step {step}: {reason}" for step, reason in wrong.items()]
         raise ValueError(
             f"No checkpoint in {folder} can be read ({'; '.join(reasons + aside)}). Training does "
@@ -167,9 +168,12 @@ def _set_damaged_aside(folder: epath.Path, log: Callable[[str], None]) -> None:
     for step, reason in wrong.items():
         target = _free(folder, f"{ASIDE}{step}")
         (folder / str(step)).rename(target)
+        rest = (
+            f"the newest that is whole is of step {whole[-1]}" if whole else "the run begins anew"
+        )
         log(
             f"DAMAGED: the checkpoint of step {step} in {folder}: {reason}. It is {target.name} "
-            f"now; the newest that is whole is of step {whole[-1]}."
+            f"now; {rest}."
         )
 
 

@@ -97,6 +97,15 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(two_steps, tmp_pat
     assert len(said) == 1
 
 
+def test_a_first_checkpoint_that_was_cut_short_is_begun_anew(tmp_path):
+    write_steps(tmp_path / "run", 0)
+    (tmp_path / "run" / "0" / sealed.FILE).unlink()
+    said = []
+    again = Checkpoints(tmp_path / "run", said.append)
+    assert again.metadata() is None and "DAMAGED" in said[0] and "anew" in said[0]
+    again.close()
+
+
 def test_every_flipped_byte_is_the_same_state_or_the_one_before(two_steps, tmp_path):
     rng = random.Random(0)
     for file in sorted(p for p in (two_steps / "6").rglob("*") if p.is_file()):

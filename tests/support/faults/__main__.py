@@ -1,6 +1,6 @@
 """Injects faults into everything that is read, and says what came of them: `make faults`.
 
-python -m tests.faults [--classes=packets,gguf] [--scale=0.1] [--seed=0]
+python -m tests.support.faults [--classes=packets,gguf] [--scale=0.1] [--seed=0]
 
 Ends with status 1 if anything but a right result or a refusal in words came of a fault.
 """
@@ -12,8 +12,8 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults import foreign, own
-from tests.faults.harness import FINDINGS, Faults, Tally, run
+from tests.support.faults import foreign, own
+from tests.support.faults.harness import FINDINGS, Faults, Tally, run
 
 CLASSES: dict[str, tuple[Faults, int]] = {
     "packets": (own.packets, 6000),

@@ -3,6 +3,7 @@
 A fault is right if what is read is as it was, or is refused in words; anything else is a finding.
 """
 
+import logging
 import multiprocessing
 import pathlib
 import random
@@ -100,24 +101,37 @@ def _follow(worker, pipe, number: int, first: int, findings: list[Finding], say)
 
 
 def _work(faults: Faults, folder: pathlib.Path, seed: str, number: int, first: int, pipe) -> None:
+    logging.disable(logging.CRITICAL)  # thousands of warnings that are right
     attempts = faults(folder / "it", random.Random(seed), number)
-    pristine = None
-    for i, attempt in enumerate(attempts):
-        if pristine is None:
-            pristine = _keep(folder)
-            for _ in range(2):  # compiles, and fills caches, before memory is looked at
-                assert attempt.right(attempt.read()), "what is not damaged is not read rightly"
-        if i < first:
-            continue
-        pipe.send((i, attempt.what))
-        if finding := _attempt(attempt):
-            pipe.send(finding)
-        if lost := _restore(folder, pristine):
-            pipe.send(Finding("lost", attempt.what, f"changed or gone: {', '.join(lost)}"))
+    for i, attempt in enumerate(checked(folder, attempts)):
+        if i >= first:
+            pipe.send((i, attempt.what))
+            for finding in inject(folder, attempt):
+                pipe.send(finding)
     pipe.send(None)
 
 
-def _attempt(attempt: Attempt) -> Finding | None:
+def checked(folder: pathlib.Path, attempts: Iterator[Attempt]) -> Iterator[Attempt]:
+    """The attempts; before the first, what is not damaged must be read rightly.
+
+    That also compiles, and fills caches, before memory is looked at.
+    """
+    for i, attempt in enumerate(attempts):
+        if not i:
+            assert attempt.right(attempt.read()), "what is not damaged is not read rightly"
+        yield attempt
+
+
+def inject(folder: pathlib.Path, attempt: Attempt) -> list[Finding]:
+    """One fault in a folder; what came of it, if it was not right."""
+    pristine = _keep(folder)
+    findings = _attempt(attempt)
+    if lost := _restore(folder, pristine):
+        findings.append(Finding("lost", attempt.what, f"changed or gone: {', '.join(lost)}"))
+    return findings
+
+
+def _attempt(attempt: Attempt) -> list[Finding]:
     attempt.inject()
     before, began = _resident(reset=True), time.monotonic()
     outcome, words = None, ""
@@ -136,7 +150,7 @@ def _attempt(attempt: Attempt) -> Finding | None:
         outcome, words = "hang", f"{time.monotonic() - began:.0f} s"
     if (more := _resident() - before) > MEMORY:
         outcome, words = "memory", f"{more / 2**20:.0f} MiB more"
-    return Finding(outcome, attempt.what, words) if outcome else None
+    return [Finding(outcome, attempt.what, words)] if outcome else []
 
 
 def _resident(reset: bool = False) -> int:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -13,11 +14,11 @@ import numpy as np
 import models
 from kvpacket_jax.packets.adapter import fingerprint
 from kvpacket_jax.packets.import_pt import read_pt
-from tests.faults import mutations
-from tests.faults.harness import Attempt, in_file
 from tests.support import byte_model, gguf_files
+from tests.support.faults import mutations
+from tests.support.faults.harness import Attempt, in_file
 
-PUBLISHED = pathlib.Path(__file__).parents[1] / "resources" / "published"
+PUBLISHED = pathlib.Path(__file__).parents[2] / "resources" / "published"
 TEXT = "The ferry to Lune leaves at 7:40."
 
 
@@ -63,11 +64,10 @@ def gguf(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Atte
     folder.mkdir()
     tensors = gguf_files.random_tensors("qwen2")
     path = gguf_files.write_gguf(folder / "it.gguf", "qwen2", tensors)
-    cache = folder.with_name("cache")
 
     def read() -> tuple[str, str]:
-        shutil.rmtree(cache, ignore_errors=True)
-        return _model(path, cache)
+        with tempfile.TemporaryDirectory() as cache:
+            return _model(path, pathlib.Path(cache))
 
     right = read()
     for data in mutations.damaged(path.read_bytes(), rng, number):

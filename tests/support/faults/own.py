@@ -23,10 +23,10 @@ from kvpacket_jax.train import log, setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
 from models import low_rank
-from tests.faults import mutations
-from tests.faults.harness import Attempt, in_file, without_file
 from tests.support import byte_model
 from tests.support.corpus import write_corpus
+from tests.support.faults import mutations
+from tests.support.faults.harness import Attempt, in_file, without_file
 
 WORDING = build.wording("completion", "Answer.")
 
