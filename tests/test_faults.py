@@ -15,7 +15,7 @@ from tests.support.faults import harness
 def test_a_fault_is_refused_in_words_or_changes_nothing(name, tmp_path):
     faults, _ = program.CLASSES[name]
     attempts = faults(tmp_path / "it", random.Random("in a test"), 24)
-    for attempt in harness.checked(tmp_path, attempts):
+    for attempt in harness.checked(attempts):
         assert not harness.inject(tmp_path, attempt)
 
 

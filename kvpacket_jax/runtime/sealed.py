@@ -35,15 +35,15 @@ def stamped(record: dict) -> dict:
 
 
 def unstamped(record: dict) -> dict:
-    """A record as it was given to `stamped`; Damaged where it is not.
+    """A record as it was given to `stamped`; Damaged where it is not, or has no digest.
 
-    One without a digest, of an earlier version, is taken as it is.
+    A record whose digest's name is damaged looks like one of an earlier version, which had none.
     """
     if not isinstance(record, dict):
         raise Damaged(f"it is not an object but {type(record).__name__}")
     fields = {name: value for name, value in record.items() if name != KEY}
-    if record.get(KEY) not in (None, json_digest(fields)):
-        raise Damaged("it is not what was written")
+    if record.get(KEY) != json_digest(fields):
+        raise Damaged("it is not what was written" if KEY in record else f"it has no {KEY}")
     return fields
 
 

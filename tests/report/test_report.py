@@ -13,6 +13,7 @@ import rich.console
 from kvpacket_jax.evaluate import summary
 from kvpacket_jax.report import figures, page, results, tables
 from kvpacket_jax.report.results import Point
+from kvpacket_jax.runtime import sealed
 
 MACHINE = {
     "device": "A <CPU> & more",
@@ -85,9 +86,11 @@ def write(folder, rows=None, options=None, **run):
     run["dataset"] = RUN["dataset"] | {"options": RUN["dataset"]["options"] | (options or {})}
     run["examples"] = f"digest of {run['dataset']}"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "run.json").write_text(json.dumps(sealed.stamped(run)))
     if rows is not False:
-        (folder / "results.json").write_text(json.dumps(rows or summaries()))
+        (folder / "results.json").write_text(
+            json.dumps([sealed.stamped(r) for r in rows or summaries()])
+        )
     return folder
 
 

@@ -36,7 +36,7 @@ def test_a_flipped_record_is_named_or_still_says_the_same(tmp_path):
             read = sealed.read_json(path, "Remove it.")
         except sealed.Damaged as error:
             assert str(error).startswith(f"{path} is damaged") and "Remove it." in str(error)
-        else:  # a flip in the digest's own name, or of white space
+        else:  # a flip of white space
             assert read.items() >= RECORD.items()
     for bad in BAD:
         path.write_bytes(bad)

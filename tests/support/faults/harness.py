@@ -3,13 +3,16 @@
 A fault is right if what is read is as it was, or is refused in words; anything else is a finding.
 """
 
+import io
 import logging
 import multiprocessing
 import pathlib
 import random
 import shutil
+import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -92,6 +95,8 @@ def _follow(worker, pipe, number: int, first: int, findings: list[Finding], say)
             break
         if message is None:
             return number
+        if isinstance(message, str):
+            raise RuntimeError(message)
         if isinstance(message, Finding):
             findings.append(message)
             say(f"{message.outcome}: {message.what}: {message.words}")
@@ -102,16 +107,20 @@ def _follow(worker, pipe, number: int, first: int, findings: list[Finding], say)
 
 def _work(faults: Faults, folder: pathlib.Path, seed: str, number: int, first: int, pipe) -> None:
     logging.disable(logging.CRITICAL)  # thousands of warnings that are right
-    attempts = faults(folder / "it", random.Random(seed), number)
-    for i, attempt in enumerate(checked(folder, attempts)):
-        if i >= first:
-            pipe.send((i, attempt.what))
-            for finding in inject(folder, attempt):
-                pipe.send(finding)
-    pipe.send(None)
+    sys.stderr = io.StringIO()  # and as many progress bars
+    try:
+        attempts = faults(folder / "it", random.Random(seed), number)
+        for i, attempt in enumerate(checked(attempts)):
+            if i >= first:
+                pipe.send((i, attempt.what))
+                for finding in inject(folder, attempt):
+                    pipe.send(finding)
+        pipe.send(None)
+    except Exception:  # of the faults themselves
+        pipe.send(traceback.format_exc())
 
 
-def checked(folder: pathlib.Path, attempts: Iterator[Attempt]) -> Iterator[Attempt]:
+def checked(attempts: Iterator[Attempt]) -> Iterator[Attempt]:
     """The attempts; before the first, what is not damaged must be read rightly.
 
     That also compiles, and fills caches, before memory is looked at.
