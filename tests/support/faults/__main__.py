@@ -12,7 +12,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.faults import foreign, own
+from tests.support.faults import foreign, live, own
 from tests.support.faults.harness import FINDINGS, Faults, Tally, run
 
 CLASSES: dict[str, tuple[Faults, int]] = {
@@ -24,6 +24,9 @@ CLASSES: dict[str, tuple[Faults, int]] = {
     "model_folder": (foreign.model_folder, 2500),
     "gguf": (foreign.gguf, 1500),
     "pt": (foreign.pt, 3000),
+    "full_disk": (live.full_disk, 100),
+    "killed_builders": (live.killed_builders, 10),
+    "soak": (live.soak, 5000),
 }
 
 NAMES = flags.DEFINE_list("classes", list(CLASSES), "Which.")
@@ -50,7 +53,7 @@ def main(argv):
     def one(name: str) -> Tally:
         faults, number = CLASSES[name]
         say = lambda text: console.print(f"{name}: {text}", markup=False)  # noqa: E731
-        tally = run(name, faults, SEED.value, max(int(number * SCALE.value), 20), say)
+        tally = run(name, faults, SEED.value, max(int(number * SCALE.value), 1), say)
         console.print(f"{name}: {tally.faults:,} faults, {tally.seconds:.0f} s")
         return tally
 

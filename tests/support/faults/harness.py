@@ -32,6 +32,7 @@ class Attempt(NamedTuple):
     read: Callable[[], object]
     right: Callable[[object], bool]  # of what was read
     mend: Callable[[], None]  # puts back what was damaged; what else has changed is lost
+    seconds: float = SECONDS  # that it may take
 
 
 class Finding(NamedTuple):
@@ -75,13 +76,13 @@ def run(name: str, faults: Faults, seed: int, number: int, say=lambda text: None
 
 def _follow(worker, pipe, number: int, first: int, findings: list[Finding], say) -> int:
     """Collects what a worker finds until it has ended; returns the next fault's number."""
-    patience, current = START, None
+    patience, current = START, None  # the fault under way: number, what it is, seconds
     while True:
         try:
             if not pipe.poll(patience):
                 if current is None:
                     raise RuntimeError(f"No fault was injected within {START:.0f} s.")
-                findings.append(Finding("hang", current[1], f"no end within {SECONDS:.0f} s"))
+                findings.append(Finding("hang", current[1], f"no end within {patience:.0f} s"))
                 break
             message = pipe.recv()
         except (EOFError, OSError):
@@ -101,7 +102,7 @@ def _follow(worker, pipe, number: int, first: int, findings: list[Finding], say)
             findings.append(message)
             say(f"{message.outcome}: {message.what}: {message.words}")
         else:
-            current, patience = message, SECONDS
+            current, patience = message, message[2]
     return current[0] + 1
 
 
@@ -112,7 +113,7 @@ def _work(faults: Faults, folder: pathlib.Path, seed: str, number: int, first: i
         attempts = faults(folder / "it", random.Random(seed), number)
         for i, attempt in enumerate(checked(attempts)):
             if i >= first:
-                pipe.send((i, attempt.what))
+                pipe.send((i, attempt.what, attempt.seconds))
                 for finding in inject(folder, attempt):
                     pipe.send(finding)
         pipe.send(None)
@@ -142,7 +143,7 @@ def inject(folder: pathlib.Path, attempt: Attempt) -> list[Finding]:
 
 def _attempt(attempt: Attempt) -> list[Finding]:
     attempt.inject()
-    before, began = _resident(reset=True), time.monotonic()
+    before, began = resident(reset=True), time.monotonic()
     outcome, words = None, ""
     try:
         value = attempt.read()
@@ -155,14 +156,14 @@ def _attempt(attempt: Attempt) -> list[Finding]:
         outcome, words = "traceback", f"{type(error).__name__}: {str(error)[:200]}"
     finally:
         attempt.mend()
-    if time.monotonic() - began > SECONDS:
+    if time.monotonic() - began > attempt.seconds:
         outcome, words = "hang", f"{time.monotonic() - began:.0f} s"
-    if (more := _resident() - before) > MEMORY:
+    if (more := resident() - before) > MEMORY:
         outcome, words = "memory", f"{more / 2**20:.0f} MiB more"
     return [Finding(outcome, attempt.what, words)] if outcome else []
 
 
-def _resident(reset: bool = False) -> int:
+def resident(reset: bool = False) -> int:
     """The most bytes that the process had in memory since it was last reset."""
     if reset:
         pathlib.Path("/proc/self/clear_refs").write_text("5")

@@ -31,13 +31,17 @@ from tests.support.faults.harness import Attempt, in_file, without_file
 WORDING = build.wording("completion", "Answer.")
 
 
-def _tiny(folder: pathlib.Path) -> models.LanguageModel:
+def tiny_model(folder: pathlib.Path) -> models.LanguageModel:
+    """A random model beside a folder."""
     where = folder.with_name("model")
-    where.mkdir(parents=True)
-    return models.load(str(byte_model.write(where)), "float32", folder.with_name("cache"))
+    if not where.exists():
+        where.mkdir(parents=True)
+        byte_model.write(where)
+    return models.load(str(where), "float32", folder.with_name("cache"))
 
 
-def _digest(arrays) -> str:
+def digest_of(arrays) -> str:
+    """SHA-256 of the arrays of a pytree."""
     content = hashlib.sha256()
     for array in jax.tree.leaves(arrays):
         content.update(np.asarray(array).tobytes())
@@ -63,14 +67,14 @@ def _damaged_files(
 
 def packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
     """A store's packets and entries, read as for a request of three documents."""
-    model = _tiny(folder)
+    model = tiny_model(folder)
     documents = corpus.read_file(write_corpus(folder.with_name("docs.jsonl"), 9))
     build.build(model, build.plan(model, None, WORDING, documents), folder)
     ids = ["d1", "d3", "d4"]
 
     def read() -> str:
         opened = session.open_session(model, folder, ids, WORDING, "no_recompute")
-        return _digest(opened.context) + str(opened.start)
+        return digest_of(opened.context) + str(opened.start)
 
     right = read()
     opened = session.open_session(model, folder, ids, WORDING, "no_recompute")
@@ -86,7 +90,7 @@ def packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[A
 
 def adapters(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
     """A trained adapter's folder."""
-    model = _tiny(folder)
+    model = tiny_model(folder)
     factors = low_rank.init(model.config, jax.random.key(0), 2, ("q", "v"))
     adapter = adapter_lib.empty(model.config.dim)._replace(
         header=jnp.ones((2, model.config.dim)),
@@ -119,13 +123,13 @@ def checkpoints(folder: pathlib.Path, rng: random.Random, number: int) -> Iterat
     written.close()
     whole = folder.with_name("whole")
     shutil.copytree(folder, whole)
-    right = {step: _digest(state_at(step)) for step in (4, 6)}
+    right = {step: digest_of(state_at(step)) for step in (4, 6)}
 
     def read() -> tuple[int, str]:
         again = Checkpoints(folder, log=lambda _: None)
         try:
             state = again.restore(state_at(0), described)
-            return int(state.step), _digest(state)
+            return int(state.step), digest_of(state)
         finally:
             again.close()
 
@@ -143,13 +147,13 @@ def checkpoints(folder: pathlib.Path, rng: random.Random, number: int) -> Iterat
 
 def teacher_targets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
     """The teacher's answers on disk: what is damaged is asked again."""
-    model = _tiny(folder)
+    model = tiny_model(folder)
     folder.mkdir(exist_ok=True)
     example = EncodedExample([1, 2, 3], [[4, 5, 6, 7], [8, 9]], [[10, 11], [12]])
 
     def read() -> str:
         found = teacher.targets(model, example, 4, epath.Path(folder))
-        return _digest([np.asarray(a) for a in found.answers]) + _digest(found.hidden)
+        return digest_of([np.asarray(a) for a in found.answers]) + digest_of(found.hidden)
 
     right = read()
     files = [p for p in folder.iterdir() if p.is_file()]
