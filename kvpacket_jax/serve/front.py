@@ -5,7 +5,7 @@ import kvpacket_jax as kvp
 model = kvp.load_model("qwen2.5-coder-0.5b")
 store = kvp.Store("packets", model)
 store.add({"ferry": "The ferry to Lune leaves at 7:40 from pier 3.", "bus": "…"})
-print(store.ask("When does the ferry leave?", ["ferry", "bus"]).text)
+print(store.ask("When does the ferry to Lune leave?", ["ferry", "bus"]).text)
 """
 
 import os
