@@ -63,5 +63,8 @@ def read(path: epath.PathLike) -> list[dict]:
             rows.append(row | {"step": int(row["step"])})
         except sealed.WRONG_JSON as error:
             if number < len(lines):
-                raise sealed.Damaged(f"{path}, line {number}: {error}. Remove the line.") from error
+                raise sealed.Damaged(
+                    f"{path}, line {number}: {error}. Remove the line, or the file: it is for "
+                    "figures only, and the run goes on without it."
+                ) from error
     return rows

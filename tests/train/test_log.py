@@ -1,8 +1,11 @@
 """The log of a run: what a resumed run drops of it, and what it reads after a kill."""
 
+import json
+
 import pytest
 from etils import epath
 
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.train.log import Log, read
 
 ROWS = [{"step": step, "loss": 0.5} for step in (1, 2, 3)]
@@ -34,13 +37,19 @@ def test_a_validation_takes_the_place_of_one_of_the_same_step(path):
     assert log.rows == [ROWS[0], expected]
 
 
+def written(*steps: int) -> str:
+    """Lines as they are written."""
+    return "".join(json.dumps(sealed.stamped({"step": step})) + "\n" for step in steps)
+
+
 def test_a_last_line_that_was_cut_short_is_left_out(path):
-    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    path.write_text(written(1, 2) + '{"ste')
     assert read(path) == [{"step": 1}, {"step": 2}]
     assert Log(path, 5).rows == read(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_another_line_that_cannot_be_read_is_named(path):
-    path.write_text('{"step": 1}\n{"ste\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*Remove the line"):
-        read(path)
+    for bad in ('{"ste\n', '{"step": 9}\n'):
+        path.write_text(written(1) + bad + written(2))
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*Remove the line"):
+            read(path)
