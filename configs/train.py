@@ -199,13 +199,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.checkpoint_every = 5
     config.validate_every = 25
 
+    _vary(config, arg)
+    return config
+
+
+def _vary(config: ConfigDict, arg: str | None) -> None:
+    """Makes a config what `arg` names."""
+    corpus = config.get_ref("corpus")
     if arg == "texts":
-        corpus = config.get_ref("corpus")
         config.mixture = ConfigDict(_texts_mixture(corpus))
         config.validation = ConfigDict(_texts_validation(corpus))
         config.optimizer.writer_learning_rate = 4e-4
     elif arg == "large":
-        corpus = config.get_ref("corpus")
         config.mixture = ConfigDict(_large_mixture(corpus))
         config.validation = ConfigDict(_large_validation(corpus))
         config.writer_rank, config.optimizer.writer_learning_rate = 32, 1e-3
@@ -221,4 +226,3 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.mixture = ConfigDict({"biography_5": config.mixture.biography_5})
         config.validation = ConfigDict({"biography": config.validation.biography})
         config.validation.biography.sets = 1
-    return config

@@ -62,20 +62,20 @@ def key() -> bytes | None:
 
 
 def load(cache_dir: pathlib.Path, console=None):
-    """The `build.Loaded` of the flags: a model, and what its packets are made with.
+    """The `loading.Loaded` of the flags: a model, and what its packets are made with.
 
     Args:
       console: as `progress.step` takes it.
 
-    Raises as `build.load_for_store` and `primers.parse`; that first, for it needs no model.
+    Raises as `loading.load_for_store` and `primers.parse`; that first, for it needs no model.
     """
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.serve import build, primers
+    from kvpacket_jax.serve import loading, primers
 
     primer = primers.parse(PRIMER.value)
     primers.check(ADAPTER.value, primer)
     with progress.step(f"Loading {MODEL.value}", console):
-        return build.load_for_store(
+        return loading.load_for_store(
             MODEL.value,
             DTYPE.value,
             folder(),

@@ -1,13 +1,16 @@
 """Files that are written whole or not at all, and are still there after a power cut."""
 
+import contextlib
 import errno
 import os
 import pathlib
+import platform
 import uuid
 
 from etils import epath
 
 AnyPath = pathlib.Path | epath.Path
+BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")  # on Linux
 NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # of folders, on file systems that cannot do it
 
 
@@ -87,3 +90,10 @@ def sync(path: AnyPath) -> None:
 def is_local(path: AnyPath) -> bool:
     """Whether a path is of this machine's file systems, and not of an object store."""
     return "://" not in str(path)
+
+
+def this_system() -> str:
+    """Names the running system since it was started: its processes see each other's locks."""
+    with contextlib.suppress(OSError):
+        return BOOT_ID.read_text().strip()
+    return f"{platform.node()} {uuid.getnode()}"

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-import models
 from kvpacket_jax import adapters
 from kvpacket_jax.data import (
     TEMPLATES,
@@ -46,7 +45,7 @@ from kvpacket_jax.serve.corpus import Document
 from kvpacket_jax.serve.packet_file import Damaged, Entry, packet_name
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.serve.provenance import Names
-from models import LanguageModel, sharding
+from models import LanguageModel
 from models.identity import digest
 
 WRITERS = 8  # threads: writing waits for the disk, and goes on while the next batch is computed
@@ -93,39 +92,6 @@ def wording(template: str, instruction: str | None = None) -> Wording:
     """The wording of a template's name, with the usual instruction if None."""
     known_names.check(template, TEMPLATES, "template")
     return Wording(TEMPLATES[template], INSTRUCTION if instruction is None else instruction)
-
-
-class Loaded(NamedTuple):
-    """A model, and the fields of the Maker of its documents' packets."""
-
-    model: LanguageModel
-    adapter: Adapter | None
-    adapter_name: str
-    choice: FromCorpus | None
-
-
-def load_for_store(
-    source: str,
-    dtype: str,
-    folder: pathlib.Path,
-    cache_dir: pathlib.Path | None = None,
-    adapter: str | None = None,
-    template: str = "chat",
-    other_model: bool = False,
-    mesh: str | None = None,
-    primer: primers.Texts | FromCorpus | None = None,
-) -> Loaded:
-    """A model and an adapter to build or read the store `folder` with.
-
-    Args:
-      dtype: "auto" is the dtype of the store's packets, if they have but one.
-      adapter, template, other_model, primer: as `primers.maker` takes them.
-      mesh: as models.load takes it.
-    """
-    primers.check(adapter, primer)
-    model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
-    sharding.log_layout(model.config, model.params)
-    return Loaded(model, *primers.maker(model, adapter, primer, template, other_model))
 
 
 def names_of(model: LanguageModel, adapter: Adapter | None, name: str | None = None) -> Names:

@@ -143,14 +143,18 @@ def remark(session: Session, adapter_name: str, least: float) -> str:
     adapter, model = session.method.adapter, session.model
     if adapter is None:
         return ""
-    documents_by = session.wanted[-1].provenance
-    lengths = [
-        len(packet.manifest.tokens)
-        for packet, wanted in zip(session.packets, session.wanted, strict=True)
-        if wanted.provenance == documents_by
-    ]
+    lengths = [len(packet.manifest.tokens) for packet in _apart(session)[1]]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
     return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
+
+
+def _apart(session: Session) -> tuple[list[Packet], list[Packet]]:
+    """The preamble's packet, if there is one, and the documents'."""
+    documents_by = session.wanted[-1].provenance
+    preamble, documents = [], []
+    for packet, wanted in zip(session.packets, session.wanted, strict=True):
+        (documents if wanted.provenance == documents_by else preamble).append(packet)
+    return preamble, documents
 
 
 def _preamble(
@@ -239,10 +243,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
     """
     model = session.model
     query = build.encode(model, session.wording, Question(question, ())).questions[0]
-    documents_by = session.wanted[-1].provenance
-    documents, preamble = [], []
-    for packet, wanted in zip(session.packets, session.wanted, strict=True):
-        (documents if wanted.provenance == documents_by else preamble).append(packet)
+    preamble, documents = _apart(session)
     request = Request([], [p.manifest.tokens for p in documents], query)
 
     def load() -> list[Packet]:

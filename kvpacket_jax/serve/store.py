@@ -15,10 +15,8 @@ import hashlib
 import hmac
 import json
 import pathlib
-import platform
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,13 +26,12 @@ from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import packet_file
 from kvpacket_jax.serve.packet_file import Damaged, Entry, damaged, packet_path
 from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
-from models.files import make_folder, publish
+from models.files import make_folder, publish, this_system
 from models.identity import digest
 
 PARTIAL = ".partial-"
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
 MACHINE = "machine "  # begins what a lock file says
-BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
 
 
@@ -348,7 +345,7 @@ def writing(folder: pathlib.Path, key: bytes | None = None) -> Iterator[Writer]:
         # Opened, not made: a second lock file would let two processes think they hold it.
         with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
             machine = lock.read()
-            if machine.startswith(MACHINE) and machine != _this_machine():
+            if machine.startswith(MACHINE) and machine != MACHINE + this_system():
                 continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
@@ -366,14 +363,7 @@ def _own_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> pathlib.Pa
             lock = stack.enter_context((partial / "locking").open("w"))
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.write(_this_machine())
+            lock.write(MACHINE + this_system())
             lock.flush()
             (partial / "locking").rename(partial / "lock")  # never there without its machine
             return partial
-
-
-def _this_machine() -> str:
-    """Names the running system: processes of the same one see each other's locks."""
-    with contextlib.suppress(OSError):
-        return f"{MACHINE}{BOOT_ID.read_text().strip()}"
-    return f"{MACHINE}{platform.node()} {uuid.getnode()}"

@@ -6,10 +6,11 @@ import glob
 import os
 import pathlib
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterator
+
+from models.files import this_system
 
 SUFFIX = ".partial"
 # A folder that nobody has touched for so long is left over, whoever made it.
@@ -52,9 +53,7 @@ def remove_abandoned(destination: pathlib.Path) -> None:
 
 def _host() -> str:
     """This system since it was started, with no dot in it."""
-    with contextlib.suppress(OSError):
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname().replace(".", "-")
+    return this_system().replace(".", "-")
 
 
 def _is_free(path: pathlib.Path) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import models
 from kvpacket_jax.measure.memory import memory_analysis, tree_bytes
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build
+from kvpacket_jax.serve import loading
 from models.sources import random_models
 from models.transformer import init_params
 
@@ -70,4 +70,4 @@ def test_programs_that_need_text_say_that_it_cannot_read(tmp_path):
     with pytest.raises(ValueError, match="random:small came without a tokenizer"):
         model.check_tokenizer()
     with pytest.raises(ValueError, match="random:small is a shape .* cannot read texts"):
-        build.load_for_store("random:small", "float32", tmp_path)
+        loading.load_for_store("random:small", "float32", tmp_path)

@@ -19,16 +19,11 @@ from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
-from kvpacket_jax.serve import build, corpus, packet_file, store
+from kvpacket_jax.serve import build, corpus, loading, packet_file, store
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
 BATCH_TOKENS = 128
-
-
-@pytest.fixture(scope="module")
-def model(byte_model):
-    return models.load(str(byte_model), "float32")
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +249,7 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
     assert store.resolved_dtype(tmp_path, "auto") == "auto"
     run_build(model, plan(model, None, docs), tmp_path)
-    found, *_ = build.load_for_store(str(byte_model), "auto", tmp_path, adapter="none")
+    found, *_ = loading.load_for_store(str(byte_model), "auto", tmp_path, adapter="none")
     assert found.dtype == "float32"
     assert store.resolved_dtype(tmp_path, "bfloat16") == "bfloat16"
     other = models.load(str(byte_model), "bfloat16")

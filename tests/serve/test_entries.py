@@ -9,7 +9,6 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import models
 from kvpacket_jax.packets.packet import build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store, store_key
 from kvpacket_jax.serve.packet_file import Entry, packet_path
@@ -18,11 +17,6 @@ from tests.support.corpus import tree
 
 def ids(seed: int, length: int) -> list[int]:
     return np.random.default_rng(seed).integers(0, 256, length).tolist()
-
-
-@pytest.fixture(scope="module")
-def model(byte_model) -> models.LanguageModel:
-    return models.load(str(byte_model), "float32")
 
 
 def with_seal(path, arrays: dict, manifest: dict) -> None:

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 import kvpacket_jax as kvp
-import models
 from kvpacket_jax import adapters
 from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import packet as packet_lib
 from kvpacket_jax.packets.packet import build_packets
-from kvpacket_jax.serve import build, corpus, listing, packet_file, primers, session, store
+from kvpacket_jax.serve import build, corpus, listing, loading, packet_file, primers, session, store
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.serve.similarity import Index
 from models import kv_cache
@@ -21,11 +20,6 @@ from tests.support.corpus import tree, write_corpus
 
 WORDING = build.wording("completion", "Answer.")
 CHOICES = ("corpus:2", "similar:2")
-
-
-@pytest.fixture(scope="module")
-def model(byte_model):
-    return models.load(str(byte_model), "float32")
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +262,9 @@ def test_what_does_not_fit_is_refused(model, documents, tmp_path):
     with pytest.raises(ValueError, match="Bare packets have no primer. Leave out --adapter=none"):
         make(model, "similar:2", "none")
     with pytest.raises(ValueError, match="Bare packets have no primer"):
-        build.load_for_store("absent", "auto", tmp_path, adapter="none", primer=FromCorpus("x", 1))
+        loading.load_for_store(
+            "absent", "auto", tmp_path, adapter="none", primer=FromCorpus("x", 1)
+        )
     (tmp_path / "long.txt").write_text("x" * 5000)
     with pytest.raises(ValueError, match=r"long.txt has 5,\d+ tokens; the context of .* is 4,096"):
         make(model, tmp_path / "long.txt")

@@ -1,19 +1,12 @@
 """A session reads the card of its adapter."""
 
 import jax.numpy as jnp
-import pytest
 
-import models
 from kvpacket_jax.adapters import card
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.serve import build, corpus, session
 
 WORDING = build.wording("completion", "Answer.")
-
-
-@pytest.fixture(scope="module")
-def model(byte_model):
-    return models.load(str(byte_model), "float32")
 
 
 def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path):

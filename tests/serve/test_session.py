@@ -30,11 +30,6 @@ NEW_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
-def model(byte_model):
-    return models.load(str(byte_model), "float32")
-
-
-@pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("store")
     docs = write_corpus(folder.parent / "docs.jsonl", 20)

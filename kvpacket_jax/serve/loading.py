@@ -1,0 +1,43 @@
+"""A model, and what the packets of a store are made with, from their names."""
+
+import pathlib
+from typing import NamedTuple
+
+import models
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.serve import primers, store
+from kvpacket_jax.serve.primers import FromCorpus
+from models import LanguageModel, sharding
+
+
+class Loaded(NamedTuple):
+    """A model, and the fields of the Maker of its documents' packets."""
+
+    model: LanguageModel
+    adapter: Adapter | None
+    adapter_name: str
+    choice: FromCorpus | None
+
+
+def load_for_store(
+    source: str,
+    dtype: str,
+    folder: pathlib.Path,
+    cache_dir: pathlib.Path | None = None,
+    adapter: str | None = None,
+    template: str = "chat",
+    other_model: bool = False,
+    mesh: str | None = None,
+    primer: primers.Texts | FromCorpus | None = None,
+) -> Loaded:
+    """A model and an adapter to build or read the store `folder` with.
+
+    Args:
+      dtype: "auto" is the dtype of the store's packets, if they have but one.
+      adapter, template, other_model, primer: as `primers.maker` takes them.
+      mesh: as models.load takes it.
+    """
+    primers.check(adapter, primer)
+    model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
+    sharding.log_layout(model.config, model.params)
+    return Loaded(model, *primers.maker(model, adapter, primer, template, other_model))
