@@ -6,6 +6,7 @@ biography_10, biography_20, biography_64
 niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
 own_docs         five documents such as people have: price lists, manuals, minutes
+own_notes        five notes of a line each
 corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE
 jsonl            your own file, with the same option
 
@@ -54,6 +55,7 @@ SETS = {
     "niah": ("niah", NEEDLES, 50),
     "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
     "own_docs": ("own_docs", {}, 120),
+    "own_notes": ("own_docs", {"notes": True}, 60),
     "corpus": ("corpus", {"path": "", "num_documents": 5, "num_questions": 10}, 100),
     "jsonl": ("jsonl", {"path": ""}, 0),
 }

@@ -66,6 +66,7 @@ def _validation() -> dict[str, ConfigDict]:
 
 # The sizes of :texts, where they are not :large's.
 CHAPTERS = dict(PROSE, documents=3, tokens=280, questions=10, answers=128, learning=3)
+LINES = dict(documents=10, tokens=48, questions=10, row=32, new_tokens=16, answers=112, learning=10)
 
 
 def _texts_mixture(corpus) -> dict[str, ConfigDict]:
@@ -74,17 +75,20 @@ def _texts_mixture(corpus) -> dict[str, ConfigDict]:
     life = dict(num_questions=16, document_words=(50, 80))
     namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=600, num_chunks=5, num_needles=10, num_questions=10)
+    lines = dict(num_documents=(8, 10), num_questions=10)
     return {
-        "lives_5": _entry("biography", 0.15, FIVE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.15, TEN, num_documents=(8, 10), **life, **namesakes),
+        "lives_5": _entry("biography", 0.14, FIVE, num_documents=5, **life),
+        "lives_10": _entry("biography", 0.14, TEN, num_documents=(8, 10), **life, **namesakes),
+        "facts": _entry("biography", 0.05, LINES, one_fact=True, document_words=(6, 20), **lines),
+        "lines": _entry("corpus", 0.07, LINES, notes=True, document_words=(5, 28), **docs | lines),
         "needles": _entry("niah", 0.1, NOTES, kinds=("multi_key", "multi_value"), **needles),
-        "notes": _entry("wikipedia", 0.2, NOTES, document_words=(60, 90), **many),
-        "docs": _entry("corpus", 0.2, NOTES, document_words=(45, 80), **docs),
+        "notes": _entry("wikipedia", 0.16, NOTES, document_words=(60, 90), **many),
+        "docs": _entry("corpus", 0.16, NOTES, document_words=(45, 80), **docs),
         "chapters": _entry(
             "wikipedia", 0.1, CHAPTERS, num_documents=3, document_words=(120, 200), **many
         ),
         "manuals": _entry(
-            "corpus", 0.1, CHAPTERS, num_documents=3, document_words=(110, 180), **docs
+            "corpus", 0.08, CHAPTERS, num_documents=3, document_words=(110, 180), **docs
         ),
     }
 
@@ -98,6 +102,7 @@ def _texts_validation(corpus) -> dict[str, ConfigDict]:
         "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
         "docs": kind("corpus", 6, NOTES, **docs),
         "own_docs": kind("own_docs", 12, LETTERS),
+        "own_notes": kind("own_docs", 12, LINES, notes=True),
     }
 
 
@@ -209,7 +214,7 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
     if arg == "texts":
         config.mixture = ConfigDict(_texts_mixture(corpus))
         config.validation = ConfigDict(_texts_validation(corpus))
-        config.optimizer.writer_learning_rate = 4e-4
+        config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2
     elif arg == "large":
         config.mixture = ConfigDict(_large_mixture(corpus))
         config.validation = ConfigDict(_large_validation(corpus))

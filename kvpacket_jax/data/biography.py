@@ -28,6 +28,7 @@ class BiographyConfig(generated.GeneratorConfig):
     forms: tuple[str, ...] = FORMS
     shared_names: bool = False  # people of a set share first names and surnames, never both
     two_hop: bool = False  # half of the questions name their person by another fact
+    one_fact: bool = False  # a document tells one of the six facts: a note of a line
 
     def __post_init__(self):
         super().__post_init__()
@@ -38,6 +39,8 @@ class BiographyConfig(generated.GeneratorConfig):
             pair = generated.as_range(name, getattr(self, name), 1, high)
             object.__setattr__(self, name, pair)
         object.__setattr__(self, "forms", generated.as_choices("forms", self.forms, FORMS))
+        if self.one_fact and self.two_hop:
+            raise ValueError("two_hop names a person by a second fact, and one_fact tells one.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,8 @@ def generate(split: str, index: int, config: BiographyConfig) -> Example:
     number = rng.randint(*config.num_documents)
     for _ in range(1000):
         people = _draw_people(rng, split, number, config.shared_names)
+        if config.one_fact:
+            people = [_with_one_fact(rng, p) for p in people]
         documents = tuple(_write(rng, p, rng.randint(*config.document_words)) for p in people)
         if _unambiguous(people, documents):
             break
@@ -77,7 +82,7 @@ def generate(split: str, index: int, config: BiographyConfig) -> Example:
         raise RuntimeError(
             f"no {number} people of {split!r} whose values are apart: widen the pools"
         )
-    pairs = list(itertools.product(range(number), words.VALUES))
+    pairs = [(i, attribute) for i, person in enumerate(people) for attribute in person.facts]
     chosen = rng.sample(pairs, min(config.num_questions, len(pairs)))
     questions = tuple(
         _ask(rng, people[i], i, attribute, rng.choice(config.forms), config.two_hop)
@@ -94,6 +99,11 @@ def _draw_people(rng, split, number, shared_names: bool) -> list[Person]:
         female = first in words.FEMALE_NAMES
         people.append(Person(first, last, female, {a: drawn[a][i] for a in words.VALUES}))
     return people
+
+
+def _with_one_fact(rng, person: Person) -> Person:
+    attribute = rng.choice(list(person.facts))
+    return dataclasses.replace(person, facts={attribute: person.facts[attribute]})
 
 
 def _draw_names(rng, split, number, shared: bool) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ class CorpusConfig(generated.GeneratorConfig):
     path: str  # .jsonl or .jsonl.gz
     num_documents: int | tuple[int, int] = 5
     document_words: tuple[int, int] = (20, 400)
+    notes: bool = False  # of each document a sentence alone, that has an answer
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,15 +74,33 @@ def _check(number: int, record: dict) -> dict:
 
 def pool(split: str, config: CorpusConfig) -> tuple[dict, ...]:
     """The records of `split` whose documents are of `config.document_words`."""
-    return _pool(split, config.path, config.document_words)
+    return _pool(split, config.path, config.document_words, config.notes)
 
 
 @functools.lru_cache(maxsize=16)
-def _pool(split: str, path: str, document_words: tuple[int, int]) -> tuple[dict, ...]:
+def _pool(split: str, path: str, document_words: tuple[int, int], notes: bool) -> tuple[dict, ...]:
     by_id = {record["id"]: record for record in records(path)}
     chosen = (by_id[name] for name in generated.pool_of(list(by_id), split))
+    if notes:
+        chosen = (note for record in chosen if (note := _note(record, document_words)))
     least, most = document_words
     return tuple(r for r in chosen if least <= len(r["text"].split()) <= most)
+
+
+def _note(record: dict, document_words: tuple[int, int]) -> dict | None:
+    """The first sentence of `document_words` with an answer, and what is asked about it."""
+    least, most = document_words
+    for paragraph in _body(record["text"]).split("\n\n"):
+        # Texts are wrapped: a line may end amid a sentence.
+        for sentence in passages.SENTENCE_END.split(" ".join(paragraph.split())):
+            asked = [
+                q
+                for q in record["questions"]
+                if any(passages.stands_in(answer, sentence) for answer in q["answers"])
+            ]
+            if asked and least <= len(sentence.split()) <= most:
+                return record | {"text": sentence, "questions": asked}
+    return None
 
 
 def generate(split: str, index: int, config: CorpusConfig) -> Example:
