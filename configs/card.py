@@ -6,7 +6,7 @@ Sizes of an entry are as in configs/train.py; `sets` are sets of documents, each
 from ml_collections import ConfigDict
 
 from configs import arguments
-from configs.train import FIVE, LETTERS, LIVES, NOTES, PAGES, kind
+from configs.train import FIVE, LETTERS, LINES, LIVES, NOTES, PAGES, kind
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "wikipedia": test("wikipedia", 35, NOTES, document_words=(50, 90), **prose),
             "wikipedia, long": test("wikipedia", 35, PAGES, document_words=(95, 190), **prose),
             "own_docs": test("own_docs", 12, LETTERS),
+            "own_notes": test("own_docs", 12, LINES, notes=True),
         }
     )
     return config

@@ -107,6 +107,7 @@ def test_splits_share_no_key_word_and_no_number():
         ("biography", {"num_documents": 20}),
         ("biography", {"document_words": biography.SHORT_DOCUMENT}),
         ("biography", {"shared_names": True, "two_hop": True}),
+        ("biography", {"one_fact": True, "document_words": (6, 20)}),
         ("niah", {}),
         ("niah", {"num_tokens": 4096, "num_chunks": (2, 16)}),
     ],
@@ -158,6 +159,15 @@ def test_a_question_of_two_hops_tells_of_its_person_by_another_fact():
         told = max((v for v in facts if v in question.text), key=len)
         holding = [j for j, d in enumerate(example.documents) if told in d]
         assert holding == [i] and told not in question.answers
+
+
+def test_a_note_tells_the_one_fact_that_is_asked():
+    options = dict(one_fact=True, document_words=(6, 20), num_documents=8)
+    for example in sample("biography", "train", 20, **options):
+        assert len(example.questions) == len(example.documents) == 8
+        assert max(len(document.split()) for document in example.documents) <= 20
+    with pytest.raises(ValueError, match="one_fact tells one"):
+        sample("biography", "train", 1, one_fact=True, two_hop=True)
 
 
 def test_every_fact_names_its_person_in_full():

@@ -46,6 +46,20 @@ def test_what_completes_a_cut_sentence_stands_in_its_document():
     assert {"cut", "about", "1_hop", "2_hop"} <= kinds
 
 
+@pytest.mark.parametrize("notes", [False, True])
+def test_own_documents_hold_their_answers(notes):
+    examples = data.load("own_docs", "validation", notes=notes)
+    assert len(examples) == 12 and len({example.id for example in examples}) == 12
+    for example in examples:
+        assert len(example.documents) == 5
+        for question in example.questions:
+            texts = [example.documents[i] for i in question.info["documents"]]
+            found = [any(a in text for text in texts) for a in question.answers]
+            assert any(found) or not notes, question
+    with pytest.raises(ValueError, match="no split 'train'"):
+        data.load("own_docs", "train", notes=notes)
+
+
 def test_an_index_past_the_end_and_unknown_options_are_refused():
     source = data.load("wikipedia", "test", num_test=3)
     assert len(source) == 3 and source[-1] == source[2]
