@@ -7,6 +7,9 @@ niah             needles in 2,000 tokens of prose in 8 chunks
 wikipedia        five paragraphs of Wikipedia
 own_docs         five documents such as people have: price lists, manuals, minutes
 own_notes        five notes of a line each
+hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.folder=DIR for files
+                 that are there already
+musique          twenty paragraphs, two to four gold; needs the folder
 corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE
 jsonl            your own file, with the same option
 
@@ -56,6 +59,8 @@ SETS = {
     "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
     "own_docs": ("own_docs", {}, 120),
     "own_notes": ("own_docs", {"notes": True}, 60),
+    "hotpot_qa": ("hotpot_qa", {"folder": "", "num_documents": 10}, 100),
+    "musique": ("musique", {"folder": "", "num_documents": 20}, 100),
     "corpus": ("corpus", {"path": "", "num_documents": 5, "num_questions": 10}, 100),
     "jsonl": ("jsonl", {"path": ""}, 0),
 }

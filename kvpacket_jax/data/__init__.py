@@ -32,6 +32,8 @@ DATASETS = {
     "wikipedia": "wikipedia",
     "own_docs": "own_docs",
     "corpus": "corpus",
+    "hotpot_qa": "hotpot_qa",
+    "musique": "musique",
     "jsonl": "jsonl",
 }
 

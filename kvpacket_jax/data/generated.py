@@ -6,6 +6,7 @@ stores what that function returns.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -49,12 +50,12 @@ def example_rng(name: str, version: str, config, split: str, index: int) -> rand
         for k, v in dataclasses.asdict(config).items()
         if k != "preamble" and k not in {f"num_{s}" for s in SPLITS} and v is not False
     }  # what is switched off is left out: a new switch changes no example of those without it
-    return random.Random(_digest([name, version, drawn, split, index]))
+    return random.Random(digest([name, version, drawn, split, index]))
 
 
 def fingerprint(name: str, version, config: GeneratorConfig, split: str) -> str:
     """Names all that the examples of a generated set are a function of."""
-    return f"{_digest([name, str(version), dataclasses.asdict(config), split]):064x}"
+    return f"{digest([name, str(version), dataclasses.asdict(config), split]):064x}"
 
 
 def pool_of(pool: Sequence, split: str) -> tuple:
@@ -116,15 +117,13 @@ class GeneratedConfig(tfds.core.BuilderConfig):
     def __init__(self, options: GeneratorConfig):
         described = json.dumps(dataclasses.asdict(options))
         super().__init__(
-            name=f"{_digest(dataclasses.asdict(options)):064x}"[:16], description=described
+            name=f"{digest(dataclasses.asdict(options)):064x}"[:16], description=described
         )
         self.options = options
 
 
-class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Stores `generate(split, index, config)`; a subclass sets VERSION and `generate`."""
-
-    generate: Callable[[str, int, GeneratorConfig], Example]
+class StoredBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Stores examples as flat records."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
@@ -140,6 +139,12 @@ class GeneratedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
         )
+
+
+class GeneratedBuilder(StoredBuilder, skip_registration=True):
+    """Stores `generate(split, index, config)`; a subclass sets VERSION and `generate`."""
+
+    generate: Callable[[str, int, GeneratorConfig], Example]
 
     def _split_generators(self, dl_manager):
         options = self.builder_config.options
@@ -198,39 +203,54 @@ def open_generated(
     check_options(builder_class.name, config_class, options)
     config = GeneratedConfig(config_class(**options))
 
-    with _quiet():
-        builder = _builder(builder_class, config, data_dir)
+    builder = prepared(builder_class, config, data_dir)
+    drawn_from = fingerprint(builder_class.name, builder_class.VERSION, config.options, split)
+    return ExampleSource(builder.as_data_source(split=split), drawn_from)
+
+
+def prepared(
+    builder_class: type[StoredBuilder],
+    config: tfds.core.BuilderConfig,
+    data_dir: str | os.PathLike,
+    aloud: bool = False,
+) -> StoredBuilder:
+    """The builder of a config, its examples written to `data_dir` on first use.
+
+    Args:
+      aloud: shows tfds's bars, for sets that are downloaded.
+    """
+    make = functools.partial(
+        builder_class, config=config, data_dir=os.fspath(data_dir), file_format="array_record"
+    )
+    with _quiet(aloud):
+        builder = make()
         try:
             builder.download_and_prepare()
         except OSError:
             # Another process may have put its copy, which is the same, into place first.
-            builder = _builder(builder_class, config, data_dir)
+            builder = make()
             if not builder.is_prepared():
                 raise
-        drawn_from = fingerprint(builder_class.name, builder_class.VERSION, config.options, split)
-        return ExampleSource(builder.as_data_source(split=split), drawn_from)
-
-
-def _builder(builder_class, config, data_dir) -> GeneratedBuilder:
-    return builder_class(config=config, data_dir=os.fspath(data_dir), file_format="array_record")
+        return builder
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet(bars: bool):
     """tfds announces a download, draws bars and warns of every config that it does not know.
 
-    Nothing is downloaded, writing takes a second or two, and every config is new to it.
+    Mostly nothing is downloaded, writing takes a second or two, and every config is new to it.
     """
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
+    (tfds.enable_progress_bar if bars else tfds.disable_progress_bar)()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.nullcontext() if bars else contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         tfds.enable_progress_bar()
         logging.set_verbosity(level)
 
 
-def _digest(value) -> int:
+def digest(value) -> int:
+    """A number of 256 bits that names a JSON-able value."""
     return int(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest(), 16)
