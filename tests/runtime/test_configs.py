@@ -46,7 +46,9 @@ def test_programs_find_the_projects_configs_from_any_folder(program, flags, mess
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "cost", "sweep_lengths", "sweep_documents"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "cost", "sweep_lengths", "sweep_documents", "sweep_distractors"]
+)
 def test_every_config_refuses_a_name_it_does_not_know(name):
     done = subprocess.run(
         [
