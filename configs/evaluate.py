@@ -4,6 +4,7 @@ biography        five biographies of about 100 tokens, 10 questions about each s
 biography_10, biography_20, biography_64
                  ten and twenty documents, and packets of about 64 tokens: rare in training
 niah             needles in 2,000 tokens of prose in 8 chunks
+ruler            several needles a question, variable tracking, common words in 2,000 tokens
 wikipedia        five paragraphs of Wikipedia
 own_docs         five documents such as people have: price lists, manuals, minutes
 own_notes        five notes of a line each
@@ -56,6 +57,7 @@ SETS = {
     "biography_20": ("biography", BIOGRAPHY | {"num_documents": 20}, 150),
     "biography_64": ("biography", BIOGRAPHY | {"document_words": 40}, 150),
     "niah": ("niah", NEEDLES, 50),
+    "ruler": ("ruler", {}, 60),
     "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
     "own_docs": ("own_docs", {}, 120),
     "own_notes": ("own_docs", {"notes": True}, 60),

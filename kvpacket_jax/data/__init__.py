@@ -29,6 +29,7 @@ __all__ = [
 DATASETS = {
     "biography": "biography",
     "niah": "niah",
+    "ruler": "ruler",
     "wikipedia": "wikipedia",
     "own_docs": "own_docs",
     "corpus": "corpus",

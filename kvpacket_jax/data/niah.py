@@ -40,7 +40,7 @@ pepper piano pillow pirate planet pocket pond prairie puzzle quarry rabbit raven
 rocket saddle sailor shadow shovel spider spoon squirrel stone stream sword temple thicket thunder
 tiger tower tunnel turnip valley violin wagon walnut whale window winter zebra"""
 
-_NEEDLES = {
+NEEDLES = {
     False: "The special magic number for {key} is {value}.",
     True: "One of the special magic numbers for {key} is {value}.",
 }
@@ -113,13 +113,13 @@ def generate(split: str, index: int, config: NiahConfig) -> Example:
     num_chunks = rng.randint(*config.num_chunks)
     num_tokens = rng.randint(*config.num_tokens)
 
-    keys = _draw_keys(rng, split, max(1, num_needles // num_values), config.share_words)
-    values = iter(_draw_values(rng, split, len(keys) * num_values))
+    keys = draw_keys(rng, split, max(1, num_needles // num_values), config.share_words)
+    values = iter(draw_values(rng, split, len(keys) * num_values))
     needles = [(key, next(values)) for key in keys for _ in range(num_values)]
     chunks = [[] for _ in range(num_chunks)]
     for key, value in needles:
         chunks[rng.randrange(num_chunks)].append(
-            _NEEDLES[num_values > 1].format(key="-".join(key), value=value)
+            NEEDLES[num_values > 1].format(key="-".join(key), value=value)
         )
 
     documents, used = [], set()
@@ -137,7 +137,7 @@ def generate(split: str, index: int, config: NiahConfig) -> Example:
     return Example(f"niah-{split}-{index}", tuple(documents), questions, config.preamble)
 
 
-def _draw_keys(rng, split, number, share_words) -> list[tuple[str, str]]:
+def draw_keys(rng, split, number, share_words) -> list[tuple[str, str]]:
     adjectives, nouns = key_words(split)
     keys = []
     while len(keys) < number:
@@ -154,7 +154,7 @@ def _draw_keys(rng, split, number, share_words) -> list[tuple[str, str]]:
     return keys
 
 
-def _draw_values(rng, split, number) -> list[int]:
+def draw_values(rng, split, number) -> list[int]:
     values = []
     while len(values) < number:
         value = rng.randint(1_000_000, 9_999_999)
