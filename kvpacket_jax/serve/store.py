@@ -17,7 +17,8 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
@@ -109,27 +110,44 @@ def find_preamble(
     return entry or Entry(name)
 
 
-def check_vouched(
-    folder: pathlib.Path,
-    provenance: Provenance,
-    ids: Sequence[str | None],
-    entry: Entry,
-    key: bytes | None = None,
-) -> None:
-    """Raises Damaged for a packet that is another than its documents' entries are of.
+class Vouchers:
+    """The entries of a provenance, asked whether a packet is the one that they are of.
 
-    Args:
-      ids: of the documents whose packet it is; None is the preamble.
-      key: a packet that no entry signed with it is of is refused too: it may be anybody's.
+    Documents with the same text share a packet. All entries are read, once, where those of the
+    documents at hand leave it open: there may be thousands.
     """
-    known = []
-    for id in ids:
-        with contextlib.suppress(Damaged):  # it is written anew
-            known.append(_entry(_documents(folder, provenance) / _file_name(id), key))
-    seals = [own.seal for own in known if own is not None and own.packet == entry.packet]
-    if any(seal not in ("", entry.seal) for seal in seals) or (key and entry.seal not in seals):
-        path = packet_path(folder, entry.packet)
-        raise damaged(path, "it is not the packet that its documents' entries are of")
+
+    def __init__(self, folder: pathlib.Path, provenance: Provenance, key: bytes | None = None):
+        """Only entries that are signed with `key` count, if it is not None."""
+        self._folder, self._own, self._key = folder, _documents(folder, provenance), key
+        self._all: set[Entry] | None = None
+        self._lock = threading.Lock()
+
+    def check(self, ids: Sequence[str | None], entry: Entry) -> None:
+        """Raises Damaged for a packet that is another than the entries are of.
+
+        With a key a packet that no entry is of is refused too: it may be anybody's.
+
+        Args:
+          ids: of the documents whose packet it is; None is the preamble.
+        """
+        known = self._read(self._own / _file_name(id) for id in ids)
+        seals = {own.seal for own in known if own.packet == entry.packet}
+        if entry.seal in seals or not (self._key or seals - {""}):
+            return
+        with self._lock:
+            if self._all is None:
+                self._all = self._read(self._own.glob("*.json"))
+        if entry not in self._all:
+            path = packet_path(self._folder, entry.packet)
+            raise damaged(path, "it is not the packet that its documents' entries are of")
+
+    def _read(self, paths: Iterable[pathlib.Path]) -> set[Entry]:
+        known = set()
+        for path in paths:
+            with contextlib.suppress(Damaged):  # it is written anew, or is no document's
+                known.add(_entry(path, self._key))
+        return known - {None}
 
 
 def ids(folder: pathlib.Path, provenance: Provenance) -> list[str]:

@@ -65,7 +65,7 @@ def test_a_forged_packet_is_refused_and_built_again(model, tmp_path):
     for look in (
         lambda: read(model, tmp_path, ["d0"]),
         lambda: packet_file.read_tokens(tmp_path, *entry),
-        lambda: store.check_vouched(tmp_path, provenance, ["d0"], Entry(entry.packet, seal)),
+        lambda: store.Vouchers(tmp_path, provenance).check(["d0"], Entry(entry.packet, seal)),
     ):
         with pytest.raises(store.Damaged, match=entry.packet):
             look()
@@ -102,15 +102,28 @@ def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
         read(model, tmp_path, ["d0"], OTHER)
     # Signed by another, or by nobody: built again.
     for key, vouched in ((KEY, True), (OTHER, False)):
-        check = lambda: store.check_vouched(tmp_path, provenance, ["d0"], one, key)  # noqa: B023, E731
+        vouchers = store.Vouchers(tmp_path, provenance, key)
         if vouched:
-            check()
+            vouchers.check(["d0"], one)
         else:
             with pytest.raises(store.Damaged, match="its documents' entries"):
-                check()
+                vouchers.check(["d0"], one)
     with pytest.raises(store.Damaged, match="vouched for by nobody"):
         store.find_preamble(tmp_path, provenance, one.packet, KEY)
     assert store.find_preamble(tmp_path, provenance, "old") == Entry("old")
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_any_document_of_a_packet_vouches_for_it(model, tmp_path, key):
+    provenance, (entry, other) = add(model, tmp_path, key, ids(0, 9), ids(1, 9))
+    vouchers = store.Vouchers(tmp_path, provenance, key)
+    vouchers.check(["new"], entry)
+    with store.writing(tmp_path, key) as writer:  # of the packet before it was built again
+        writer.document(provenance, "old", entry._replace(seal="0" * 64))
+    vouchers.check(["old"], entry)
+    for wrong in (entry._replace(seal=other.seal), other._replace(seal="0" * 64)):
+        with pytest.raises(store.Damaged, match="its documents' entries"):
+            vouchers.check(["d0", "d1"], wrong)
 
 
 def test_verify_refuses_what_load_refuses(model, tmp_path):
