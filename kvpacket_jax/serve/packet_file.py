@@ -29,6 +29,7 @@ from models import LanguageModel, kv_cache
 from models.identity import digest
 from models.kv_cache import KVCache
 
+PACKETS = "packets"  # the folder in a store
 # An array of 32 bytes: SHA-256 of all that stands before the arrays. Without it a flipped bit there
 # could go unnoticed: the format itself protects nothing.
 SEAL = "header_sha256"
@@ -68,7 +69,7 @@ def packet_name(provenance: Provenance, tokens: Sequence[int], length: int) -> s
 
 def packet_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where a store keeps a packet."""
-    return folder / "packets" / f"{name}.safetensors"
+    return folder / PACKETS / f"{name}.safetensors"
 
 
 def _identity(provenance: Provenance, tokens: Sequence[int], length: int) -> dict:

@@ -10,13 +10,10 @@ read meanwhile.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
 import pathlib
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -25,14 +22,13 @@ from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import packet_file
-from kvpacket_jax.serve.packet_file import Damaged, Entry, damaged, packet_path
+from kvpacket_jax.serve.packet_file import PACKETS, Damaged, Entry, damaged, packet_path
 from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
-from models.files import make_folder, publish, this_system
+from models import partial
+from models.files import make_folder, publish
 from models.identity import digest
 
-PARTIAL = ".partial-"
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
-MACHINE = "machine "  # begins what a lock file says
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
 
 
@@ -302,15 +298,16 @@ def _not_there(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str) -> 
 class Writer:
     """Puts packets and documents into a store; its methods may run in several threads."""
 
-    def __init__(self, folder: pathlib.Path, partial: pathlib.Path, key: bytes | None):
-        self.folder, self._partial, self._key = folder, partial, key
-        self._mode = (partial / "lock").stat().st_mode
-        make_folder(folder / "packets")
+    def __init__(self, folder: pathlib.Path, own: pathlib.Path, key: bytes | None):
+        self.folder, self._own, self._key = folder, own, key
+        (own / "plain").touch()
+        self._mode = (own / "plain").stat().st_mode
+        make_folder(folder / PACKETS)
 
     def packet(self, packet: Packet) -> Entry:
         """Writes a packet, over one that is there. Raises as `packet_file.write`."""
-        entry = packet_file.write(self._partial, packet)
-        self._publish(self._partial / entry.packet, packet_path(self.folder, entry.packet))
+        entry = packet_file.write(self._own, packet)
+        self._publish(self._own / entry.packet, packet_path(self.folder, entry.packet))
         return entry
 
     def provenance(self, provenance: Provenance, names: Names = Names()) -> None:
@@ -336,7 +333,7 @@ class Writer:
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             if path.read_text("utf-8") == text:
                 return
-        temporary = self._partial / path.name
+        temporary = self._own / path.name
         temporary.write_text(text, "utf-8")
         self._publish(temporary, path)
 
@@ -350,38 +347,8 @@ class Writer:
 def writing(folder: pathlib.Path, key: bytes | None = None) -> Iterator[Writer]:
     """A Writer; what it has under way lies in a folder of its own inside the store.
 
-    The entries it writes are signed with `key`.
-
-    Folders that killed processes left are removed: a live process holds a lock in its own. Where a
-    file system has no locks nobody can tell, and they stay; so do those of other machines, which
-    may not see each other's locks.
+    What killed processes left is removed. The entries it writes are signed with `key`.
     """
     make_folder(folder)
-    for left in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):
-            left.rmdir()  # one without its lock yet; a live owner makes another
-        # Opened, not made: a second lock file would let two processes think they hold it.
-        with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
-            machine = lock.read()
-            if machine.startswith(MACHINE) and machine != MACHINE + this_system():
-                continue
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    with contextlib.ExitStack() as stack:
-        partial = _own_folder(folder, stack)
-        stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        yield Writer(folder, partial, key)
-
-
-def _own_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> pathlib.Path:
-    while True:
-        partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
-        # Until it is locked another process may take it for a dead one's and remove it.
-        with contextlib.suppress(FileNotFoundError):
-            lock = stack.enter_context((partial / "locking").open("w"))
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.write(MACHINE + this_system())
-            lock.flush()
-            (partial / "locking").rename(partial / "lock")  # never there without its machine
-            return partial
+    with partial.folder(folder / PACKETS) as own:
+        yield Writer(folder, own, key)

@@ -19,6 +19,7 @@ from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
 from kvpacket_jax.serve.packet_file import Entry, packet_path
 from kvpacket_jax.serve.provenance import Names
+from models import partial
 from models.rope import Llama3Rope, Rope
 from tests.support.corpus import tree
 
@@ -325,10 +326,9 @@ def test_a_damaged_entry_is_refused(tmp_path):
 
 def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_path):
     model = load()
-    left = tmp_path / f"{store.PARTIAL}dead"
+    left = partial.name_for(tmp_path / "packets")
     left.mkdir()
-    for name in ("lock", "half.safetensors"):
-        (left / name).write_bytes(b"x")
+    (left / "half.safetensors").write_bytes(b"x")
     with store.writing(tmp_path) as writer:
         assert not left.exists()
         with store.writing(tmp_path) as other:
@@ -339,15 +339,6 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["packets"]
     for name in names:
         packet_file.verify(tmp_path, name)
-
-
-def test_what_another_machine_has_under_way_stays(tmp_path):
-    other = tmp_path / f"{store.PARTIAL}other"
-    other.mkdir()
-    (other / "lock").write_text(f"{store.MACHINE}elsewhere")  # its lock may not be seen here
-    with store.writing(tmp_path):
-        pass
-    assert other.exists()
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):
