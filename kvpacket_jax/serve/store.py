@@ -23,12 +23,14 @@ from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import packet_file
 from kvpacket_jax.serve.packet_file import PACKETS, Damaged, Entry, damaged, packet_path
-from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
+from kvpacket_jax.serve.provenance import Names, check_fields, differences, names_in, to_fields
 from models import partial
 from models.files import make_folder, publish
 from models.identity import digest
 
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
+# What an entry may have: with a secret, without one, and as earlier versions wrote it.
+ENTRY_KEYS = ({"id", "packet", "seal", "hmac"}, {"id", "packet", "seal"}, {"id", "packet"})
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
 
 
@@ -206,9 +208,13 @@ def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> Stored
 
 def _provenance_at(path: pathlib.Path) -> dict:
     try:
-        fields = sealed.unstamped(json.loads(path.read_bytes()))
+        fields = json.loads(path.read_bytes())
+        # Earlier versions wrote no digest: the folder's name is that of all but the names.
+        if not isinstance(fields, dict) or sealed.KEY in fields:
+            fields = sealed.unstamped(fields)
         if digest({k: v for k, v in fields.items() if k != "names"}) != path.parent.name:
             raise ValueError("it is another provenance than its folder's name says")
+        check_fields(fields)
         return fields
     except sealed.WRONG_JSON as error:
         raise damaged(path, str(error)) from error
@@ -243,6 +249,10 @@ def _entry_fields(path: pathlib.Path) -> dict | None:
         fields = json.loads(path.read_bytes())
         if _file_name(fields["id"]) != path.name:
             raise ValueError(f"it is of document {fields['id']!r}")
+        if (
+            fields.keys() not in ENTRY_KEYS
+        ):  # one without a seal would pass for an earlier version's
+            raise ValueError(f"it has {', '.join(map(ascii, sorted(fields)))}")
         if not all(isinstance(x, str) for x in (fields["packet"], fields.get("seal", ""))):
             raise ValueError("it names no packet")
         return fields

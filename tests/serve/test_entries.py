@@ -83,6 +83,38 @@ def test_an_entry_that_points_elsewhere_is_refused(model, tmp_path):
         read(model, tmp_path, ["d0"])
 
 
+def test_a_flipped_letter_in_an_entry_is_refused_or_changes_what_it_says(model, tmp_path):
+    provenance, (entry,) = add(model, tmp_path, None, ids(0, 9))
+    (path,) = tmp_path.glob(f"documents/*/{hashlib.sha256(b'd0').hexdigest()}.json")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            (found,) = store.find(tmp_path, provenance, ["d0"])
+        except store.Damaged:
+            continue
+        # Its packet has another seal, or there is no such packet.
+        assert found != entry and found.seal
+    path.write_text(json.dumps({"id": "d0", "packet": entry.packet}))  # an earlier version's
+    assert store.find(tmp_path, provenance, ["d0"]) == [Entry(entry.packet)]
+
+
+def test_a_store_of_an_earlier_version_is_read_as_it_is(model, tmp_path):
+    add(model, tmp_path, None, ids(0, 9))
+    (path,) = tmp_path.glob("documents/*/provenance.json")
+    fields = json.loads(path.read_text())
+    for gone in ("sha256", "names"):  # names came before digests
+        del fields[gone]
+        path.write_text(json.dumps(fields))
+        assert store.resolved_dtype(tmp_path, "auto") == "float32"
+        assert [(row.id, row.problem) for row in store.contents(tmp_path)] == [("d0", "")]
+    for change in ({"dtype": "bfloat16"}, {"sha257": "0" * 64}, {"names": {"model": 5}}):
+        path.write_text(json.dumps(fields | change))
+        assert store.resolved_dtype(tmp_path, "auto") == "auto"
+        with pytest.raises(store.Damaged, match=r"provenance\.json"):
+            store.contents(tmp_path)
+
+
 KEY, OTHER = b"k" * 32, b"o" * 32
 
 
