@@ -259,6 +259,7 @@ def _adapter_of(part: Part) -> Adapter | None:
 
 
 def _present(
+    model: LanguageModel,
     folder: pathlib.Path,
     vouchers: store.Vouchers,
     item: Item,
@@ -266,7 +267,7 @@ def _present(
 ) -> Entry | None:
     """The entry of an item's packet if it is there and the one that was written; else None."""
     try:
-        entry = Entry(item.name, packet_file.verify(folder, item.name))
+        entry = Entry(item.name, packet_file.verify(folder, item.name, model))
         vouchers.check(item.ids or [None], entry)
         return entry
     except FileNotFoundError:
@@ -353,7 +354,7 @@ def build(
         for part in parts:
             writer.provenance(part.provenance, part.names)
             vouchers = store.Vouchers(folder, part.provenance, key)
-            present_of = functools.partial(_present, folder, vouchers)
+            present_of = functools.partial(_present, model, folder, vouchers)
             aloud = functools.partial(present_of, on_damaged=on_damaged)
             look = lambda items, of=aloud: list(pool.map(of, items))  # noqa: E731
             for items, present, packets in _computed(model, part, buckets, look):

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def test_a_forged_packet_is_refused_and_built_again(model, tmp_path):
     provenance, (entry,) = add(model, tmp_path, None, ids(0, 9))
     path = packet_path(tmp_path, entry.packet)
     forged(path, lambda arrays: {n: a + 1 for n, a in arrays.items()})
-    seal = packet_file.verify(tmp_path, entry.packet)  # by itself it is sound
+    seal = packet_file.verify(tmp_path, entry.packet, model)  # by itself it is sound
     for look in (
         lambda: read(model, tmp_path, ["d0"]),
         lambda: packet_file.read_tokens(tmp_path, *entry),
@@ -164,6 +166,8 @@ def test_verify_refuses_what_load_refuses(model, tmp_path):
     whole = path.read_bytes()
     changes = {
         "one layer less": lambda a: {n: x for n, x in a.items() if not n.endswith(".1")},
+        "fewer heads": lambda a: {n: x[:, :1] for n, x in a.items()},
+        "heads for dims": lambda a: {n: x.swapaxes(1, 2) for n, x in a.items()},
         "one more": lambda a: a | {"z.0": a["k.0"]},
         "one row": lambda a: {n: x[:1] for n, x in a.items()},
         "other heads": lambda a: a | {"k.0": a["k.0"][:, :1]},
@@ -171,14 +175,62 @@ def test_verify_refuses_what_load_refuses(model, tmp_path):
         "flat": lambda a: {n: x.reshape(len(x), -1) for n, x in a.items()},
     }
     wanted = [(entry.packet, provenance_of(model, None))]
-    for name, change in changes.items():
+    for change in changes.values():
         path.write_bytes(whole)
         forged(path, change)
         with pytest.raises(store.Damaged, match=entry.packet):
             packet_file.load(tmp_path, wanted, model)
-        if name != "one layer less":  # how many layers there are only the model knows
-            with pytest.raises(store.Damaged, match=entry.packet):
-                packet_file.verify(tmp_path, entry.packet)
+        with pytest.raises(store.Damaged, match=entry.packet):
+            packet_file.verify(tmp_path, entry.packet, model)
+
+
+def test_a_crafted_packet_is_refused_in_a_line(model, tmp_path):
+    provenance, (entry,) = add(model, tmp_path, None, ids(0, 9))
+    path = packet_path(tmp_path, entry.packet)
+    arrays = load_file(path)
+    arrays.pop(packet_file.SEAL)
+    with safe_open(path, framework="numpy") as file:
+        manifest = json.loads(file.metadata()["manifest"])
+    del manifest["arrays"]
+    without = [{k: v for k, v in manifest.items() if k != name} for name in manifest]
+    strange = (None, -1, "x", [None], {"a": 1}, 2**40)
+    wrong = [
+        manifest | {name: value} for name in ("length", "tokens", "dtype") for value in strange
+    ]
+    for fields in [*without, *wrong, {}]:
+        name = packet_file.digest(fields)  # the entry of a store without a key may name it
+        with_seal(packet_path(tmp_path, name), arrays, fields)
+        with pytest.raises(ValueError, match=name) as error:
+            packet_file.load(tmp_path, [(name, provenance)], model)
+        assert "\n" not in str(error.value)
+
+
+def test_the_bytes_that_are_hashed_are_those_that_are_used(model, tmp_path, monkeypatch):
+    _, (entry,) = add(model, tmp_path, KEY, ids(0, 9))
+    (right,) = read(model, tmp_path, ["d0"], KEY)
+    path, whole, other = packet_path(tmp_path, entry.packet), tmp_path / "whole", tmp_path / "other"
+    shutil.copy(path, whole)
+    forged(path, lambda arrays: {n: a + 1 for n, a in arrays.items()})
+    seal = packet_file.verify(tmp_path, entry.packet, model)
+    other.write_bytes(path.read_bytes().replace(bytes.fromhex(seal), bytes.fromhex(entry.seal)))
+    original = pathlib.Path.open
+
+    def put(file):
+        shutil.copy(file, tmp_path / "now")
+        (tmp_path / "now").replace(path)
+
+    def swapped(self, *args, **options):
+        """The packet is whole while it is opened, and at no other time."""
+        put(whole)
+        opened = original(self, *args, **options)
+        put(other)
+        return opened
+
+    put(other)
+    wanted = [packet_file.Wanted(entry.packet, provenance_of(model, None), entry.seal)]
+    monkeypatch.setattr(pathlib.Path, "open", swapped)
+    (found,) = packet_file.load(tmp_path, wanted, model)
+    np.testing.assert_array_equal(found.cache.k[0], right.cache.k[0])
 
 
 def test_a_packet_that_is_not_finite_is_refused(model, tmp_path):
