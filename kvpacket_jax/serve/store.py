@@ -28,10 +28,12 @@ from models import partial
 from models.files import make_folder, publish
 from models.identity import digest
 
+PROVENANCE = "provenance.json"
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
 # What an entry may have: with a secret, without one, and as earlier versions wrote it.
 ENTRY_KEYS = ({"id", "packet", "seal", "hmac"}, {"id", "packet", "seal"}, {"id", "packet"})
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
+UNSIGNED = "not signed"  # with the store's key, where there is one
 
 
 class StoredDocument(NamedTuple):
@@ -43,7 +45,7 @@ class StoredDocument(NamedTuple):
     packet: str  # its name
     tokens: int  # of the document, without soft tokens; 0 where `problem` says why
     num_bytes: int  # of the packet's file, which documents with the same text share
-    problem: str = ""  # "missing" or "damaged"
+    problem: str = ""  # "missing", "damaged" or UNSIGNED
 
 
 # ---- reading
@@ -159,7 +161,7 @@ def provenances(folder: pathlib.Path) -> list[dict]:
     The next build of that provenance writes it anew.
     """
     fields = []
-    for path in sorted(folder.glob("documents/*/provenance.json")):
+    for path in sorted(folder.glob(f"documents/*/{PROVENANCE}")):
         with contextlib.suppress(Damaged):
             fields.append(_provenance_at(path))
     return fields
@@ -176,22 +178,31 @@ def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
     return there.pop() if len(there) == 1 else dtype
 
 
-def contents(folder: pathlib.Path) -> list[StoredDocument]:
+def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocument]:
     """The documents of a store by model, adapter and id; only headers of packets are read.
+
+    Of entries that are not signed with `key` that is said, and nothing read of their packets.
 
     Raises FileNotFoundError where there is no store, Damaged for an entry that is damaged.
     """
     check_exists(folder)
     documents = []
-    for path in folder.glob("documents/*/provenance.json"):
-        fields = _provenance_at(path)
+    for own in folder.glob("documents/*"):
+        entries = [path for path in own.glob("*.json") if path.name != PROVENANCE]
+        if not entries:  # the preamble's, or just begun
+            continue
+        fields = _provenance_at(own / PROVENANCE)
         names = names_in(fields)
         # Stores written before names were kept have digests only.
         names = Names(names.model or fields["model"][:16], names.adapter or fields["adapter"][:16])
-        for entry in path.parent.glob("*.json"):
-            if entry != path and (read := _entry_fields(entry)) is not None:
-                row = StoredDocument(read["id"], names, fields["dtype"], read["packet"], 0, 0)
+        for entry in entries:
+            if (read := _entry_fields(entry)) is None:
+                continue
+            row = StoredDocument(read["id"], names, fields["dtype"], read["packet"], 0, 0)
+            if key is None or _is_signed(entry, read, key):
                 documents.append(_listed(folder, row, read.get("seal", "")))
+            else:
+                documents.append(row._replace(problem=UNSIGNED))
     return sorted(documents, key=lambda document: (document.names, document.dtype, document.id))
 
 
@@ -216,6 +227,8 @@ def _provenance_at(path: pathlib.Path) -> dict:
             raise ValueError("it is another provenance than its folder's name says")
         check_fields(fields)
         return fields
+    except FileNotFoundError:
+        raise damaged(path, "it is not there") from None
     except sealed.WRONG_JSON as error:
         raise damaged(path, str(error)) from error
 
@@ -236,12 +249,9 @@ def _entry(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
     fields = _entry_fields(path)
     if fields is None:
         return None
-    entry = Entry(fields["packet"], fields.get("seal", ""))
-    if key is not None:
-        signature = _signature(key, path, fields["id"], entry)
-        if not entry.seal or not hmac.compare_digest(signature, str(fields.get("hmac")).encode()):
-            raise damaged(path, "it is not signed with the store's key")
-    return entry
+    if key is not None and not _is_signed(path, fields, key):
+        raise damaged(path, "it is not signed with the store's key")
+    return Entry(fields["packet"], fields.get("seal", ""))
 
 
 def _entry_fields(path: pathlib.Path) -> dict | None:
@@ -262,24 +272,31 @@ def _entry_fields(path: pathlib.Path) -> dict | None:
         raise damaged(path, str(error)) from error
 
 
-def _signature(key: bytes, path: pathlib.Path, id: str | None, entry: Entry) -> bytes:
+def _is_signed(path: pathlib.Path, fields: dict, key: bytes) -> bool:
+    entry, found = Entry(fields["packet"], fields.get("seal", "")), fields.get("hmac")
+    if not entry.seal or not isinstance(found, str) or not found.isascii():
+        return False
+    return hmac.compare_digest(_signature(key, path, fields["id"], entry), found)
+
+
+def _signature(key: bytes, path: pathlib.Path, id: str | None, entry: Entry) -> str:
     """HMAC-SHA-256 of an entry and of where it stands, in hexadecimal digits."""
     signed = digest({"provenance": path.parent.name, "id": id, **entry._asdict()})
-    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest().encode()
+    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()
 
 
 def _ids_in(folder: pathlib.Path) -> list[str]:
     known = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            fields = _entry_fields(path) if path.name != "provenance.json" else None
+            fields = _entry_fields(path) if path.name != PROVENANCE else None
             known += [fields["id"]] if fields else []
     return known
 
 
 def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: Names) -> str:
     others = [
-        differences(_provenance_at(entry.parent / "provenance.json"), provenance, names)
+        differences(_provenance_at(entry.parent / PROVENANCE), provenance, names)
         for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}"))
     ]
     if others:
@@ -325,7 +342,7 @@ class Writer:
 
         The names are kept beside it, for messages and listings.
         """
-        path = _documents(self.folder, provenance) / "provenance.json"
+        path = _documents(self.folder, provenance) / PROVENANCE
         make_folder(path.parent)
         fields = to_fields(provenance) | {"names": names._asdict()}
         self._text(path, sealed.stamped(fields))
@@ -335,7 +352,7 @@ class Writer:
         path = _documents(self.folder, provenance) / _file_name(id)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
-            fields["hmac"] = _signature(self._key, path, id, entry).decode()
+            fields["hmac"] = _signature(self._key, path, id, entry)
         self._text(path, fields)
 
     def _text(self, path: pathlib.Path, value: dict) -> None:

@@ -115,6 +115,9 @@ def test_a_store_of_an_earlier_version_is_read_as_it_is(model, tmp_path):
         assert store.resolved_dtype(tmp_path, "auto") == "auto"
         with pytest.raises(store.Damaged, match=r"provenance\.json"):
             store.contents(tmp_path)
+    path.unlink()  # which is no empty store
+    with pytest.raises(store.Damaged, match=r"provenance\.json is damaged: it is not there"):
+        store.contents(tmp_path)
 
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -127,11 +130,15 @@ def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
     (path,) = tmp_path.glob(f"documents/*/{hashlib.sha256(b'd0').hexdigest()}.json")
     whole = json.loads(path.read_text())
     moved = {"packet": other.packet, "seal": other.seal}
-    for change in (moved, {"seal": ""}, {"hmac": "x"}, {"hmac": None}, {"hmac": "é"}):
+    for change in (moved, {"seal": ""}, {"hmac": "x"}, {"hmac": None}, {"hmac": "\ud800"}):
         path.write_text(json.dumps(whole | change))
         with pytest.raises(store.Damaged, match="not signed with the store's key"):
             read(model, tmp_path, ["d0"], KEY)
+        rows = store.contents(tmp_path, KEY)
+        assert [row.problem for row in rows] == [store.UNSIGNED, ""]
     path.write_text(json.dumps(whole))
+    for key, problem in ((KEY, ""), (None, ""), (OTHER, store.UNSIGNED)):
+        assert [row.problem for row in store.contents(tmp_path, key)] == [problem] * 2
     with pytest.raises(store.Damaged, match="not signed"):
         read(model, tmp_path, ["d0"], OTHER)
     # Signed by another, or by nobody: built again.
