@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags
 
-from launch import caches, devices, errors, serving
+from launch import caches, devices, errors, serving, stores
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -46,13 +46,13 @@ def main(argv):
     from kvpacket_jax.serve import session
 
     cache_dir = caches.use()
-    folder = serving.folder()
+    folder = stores.folder()
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
         session.check_method(METHOD.value)
         if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
             raise ValueError("--show_cost compares packets with full_recompute: omit --method.")
-        wording, key = serving.wording(), serving.key()
+        wording, key = serving.wording(), stores.key()
         session.check_documents(folder, DOCUMENTS.value)
         if QUERY.value is not None:
             session.check_question(QUERY.value)

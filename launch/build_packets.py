@@ -10,7 +10,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch import caches, devices, errors, serving
+from launch import caches, devices, errors, serving, stores
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -41,7 +41,7 @@ def main(argv):
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
         wording = serving.wording()
-        shard, key = shards.parse(SHARD.value), serving.key()
+        shard, key = shards.parse(SHARD.value), stores.key()
         documents = corpus.read_file(pathlib.Path(INPUT.value).expanduser(), on_bad)
         loaded = serving.load(cache_dir)
         with progress.step(f"Tokenising {len(documents):,} documents"):
@@ -57,7 +57,7 @@ def main(argv):
                 choice=loaded.choice,
             )
         with BuildProgress(parts) as bar:
-            folder = serving.folder()
+            folder = stores.folder()
             build.build(loaded.model, parts, folder, on_batch=bar.add, on_damaged=bar.say, key=key)
     print(bar.summary())
 

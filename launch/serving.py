@@ -1,10 +1,12 @@
-"""The flags of the programs that build and read a store: its model, adapter, primer and wording."""
+"""The flags of the programs that build a store's packets and answer from them: what made them."""
 
 import pathlib
 
 from absl import flags
 
-from launch import devices
+from launch import devices, stores
+
+flags.adopt_module_key_flags(stores)  # so that --help shows them
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
 DTYPE = flags.DEFINE_enum(
@@ -13,7 +15,6 @@ DTYPE = flags.DEFINE_enum(
     ["auto", "float32", "bfloat16"],
     "auto: that of the store's packets, else the faster one.",
 )
-STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
 ADAPTER = flags.DEFINE_string(
     "adapter",
     None,
@@ -33,17 +34,6 @@ TEMPLATE = flags.DEFINE_string(
     "template", "chat", "The wording around the texts: chat or completion."
 )
 PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
-KEY_FILE = flags.DEFINE_string(
-    "store_key_file",
-    None,
-    "A file with a secret that the store's entries are signed with and checked by; default: the "
-    "environment's KVPACKET_STORE_KEY, if any.",
-)
-
-
-def folder() -> pathlib.Path:
-    """The store's."""
-    return pathlib.Path(STORE.value).expanduser()
 
 
 def wording():
@@ -52,13 +42,6 @@ def wording():
     from kvpacket_jax.serve import build
 
     return build.wording(TEMPLATE.value, PREAMBLE.value)
-
-
-def key() -> bytes | None:
-    """The store's secret, if it has one; FileNotFoundError, ValueError as `store_key.read`."""
-    from kvpacket_jax.serve import store_key
-
-    return store_key.read(KEY_FILE.value)
 
 
 def load(cache_dir: pathlib.Path, console=None):
@@ -78,7 +61,7 @@ def load(cache_dir: pathlib.Path, console=None):
         return loading.load_for_store(
             MODEL.value,
             DTYPE.value,
-            folder(),
+            stores.folder(),
             cache_dir,
             ADAPTER.value,
             TEMPLATE.value,

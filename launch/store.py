@@ -3,15 +3,12 @@
 python -m launch.store ls --store=DIR
 """
 
-import pathlib
-
 from absl import app, flags
 
-from launch import errors
+from launch import errors, stores
 
-flags.adopt_module_key_flags(errors)  # so that --help shows it
-
-STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
+flags.adopt_module_key_flags(errors)  # so that --help shows them
+flags.adopt_module_key_flags(stores)
 
 
 def main(argv):
@@ -22,7 +19,7 @@ def main(argv):
     from kvpacket_jax.serve import listing, store
 
     with errors.in_one_line():
-        documents = store.contents(pathlib.Path(STORE.value).expanduser())
+        documents = store.contents(stores.folder(), stores.key())
     progress.console.print(listing.table(documents))
     progress.SHOWN.say(listing.total(documents))
 

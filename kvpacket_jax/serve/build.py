@@ -259,16 +259,16 @@ def _adapter_of(part: Part) -> Adapter | None:
 
 
 def _present(
+    model: LanguageModel,
     folder: pathlib.Path,
-    key: bytes | None,
-    provenance: Provenance,
+    vouchers: store.Vouchers,
     item: Item,
     on_damaged: Callable[[str], None] = lambda text: None,
 ) -> Entry | None:
     """The entry of an item's packet if it is there and the one that was written; else None."""
     try:
-        entry = Entry(item.name, packet_file.verify(folder, item.name))
-        store.check_vouched(folder, provenance, item.ids or [None], entry, key)
+        entry = Entry(item.name, packet_file.verify(folder, item.name, model))
+        vouchers.check(item.ids or [None], entry)
         return entry
     except FileNotFoundError:
         return None
@@ -353,7 +353,8 @@ def build(
     with store.writing(folder, key) as writer, ThreadPoolExecutor(WRITERS) as pool:
         for part in parts:
             writer.provenance(part.provenance, part.names)
-            present_of = functools.partial(_present, folder, key, part.provenance)
+            vouchers = store.Vouchers(folder, part.provenance, key)
+            present_of = functools.partial(_present, model, folder, vouchers)
             aloud = functools.partial(present_of, on_damaged=on_damaged)
             look = lambda items, of=aloud: list(pool.map(of, items))  # noqa: E731
             for items, present, packets in _computed(model, part, buckets, look):

@@ -6,7 +6,7 @@ import rich.table
 from rich.text import Text
 
 from kvpacket_jax.runtime import format
-from kvpacket_jax.serve.store import StoredDocument
+from kvpacket_jax.serve.store import UNSIGNED, StoredDocument
 
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
@@ -33,7 +33,12 @@ def total(documents: Sequence[StoredDocument]) -> str:
         f"Documents: {len(documents):,}. Packets: {len(packets):,}, of {tokens:,} tokens, "
         f"{format.si(num_bytes)}B."
     )
-    bad = sum(1 for d in documents if d.problem)
-    if bad:
+    unsigned = sum(1 for d in documents if d.problem == UNSIGNED)
+    if bad := sum(1 for d in documents if d.problem) - unsigned:
         text += f" {bad:,} missing or damaged: launch.build_packets on the same input mends them."
+    if unsigned:
+        text += (
+            f" {unsigned:,} not signed with the key: launch.build_packets on the same input, with "
+            "the key, builds them again."
+        )
     return text

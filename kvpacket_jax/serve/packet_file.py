@@ -9,11 +9,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import jax
 import numpy as np
@@ -23,16 +24,19 @@ from safetensors import numpy as safetensors_numpy
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.packet import manifest as packet_manifest
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.runtime.sealed import Damaged
-from kvpacket_jax.serve.provenance import differences, to_fields
+from kvpacket_jax.serve.provenance import check_fields, differences, to_fields
 from models import LanguageModel, kv_cache
 from models.identity import digest
 from models.kv_cache import KVCache
 
+PACKETS = "packets"  # the folder in a store
 # An array of 32 bytes: SHA-256 of all that stands before the arrays. Without it a flipped bit there
 # could go unnoticed: the format itself protects nothing.
 SEAL = "header_sha256"
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as safetensors names them
+HEADER_BYTES = 10**8  # safetensors' own limit
 READERS = 4  # threads: one waits for the disk while another copies and hashes
 
 
@@ -68,7 +72,7 @@ def packet_name(provenance: Provenance, tokens: Sequence[int], length: int) -> s
 
 def packet_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where a store keeps a packet."""
-    return folder / "packets" / f"{name}.safetensors"
+    return folder / PACKETS / f"{name}.safetensors"
 
 
 def _identity(provenance: Provenance, tokens: Sequence[int], length: int) -> dict:
@@ -86,7 +90,6 @@ def load(
     Several are read at once. The program that composes a packet takes it to the device, which
     costs less than a transfer for each of its arrays.
 
-    Args:
     Raises:
       FileNotFoundError, Damaged: naming the file; damaged is also another packet than the seal's.
       ValueError: a packet of another provenance, naming what differs.
@@ -108,17 +111,16 @@ def forget(folder: pathlib.Path, wanted: Sequence[Wanted]) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def verify(folder: pathlib.Path, name: str) -> str:
-    """Reads a packet and checks all that `load` does but its model; its seal, as in Entry.
+def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
+    """Reads a packet and checks all that `load` does; its seal, as in Entry.
 
-    Raises FileNotFoundError, Damaged.
+    The name stands for its provenance. Raises FileNotFoundError, Damaged.
     """
-    path = packet_path(folder, name)
-    with _open(path, name) as (file, manifest):
-        _layout(path, file, manifest)
-        for array in manifest["arrays"]:
-            _array(path, file, manifest, array)
-        return file.get_tensor(SEAL).tobytes().hex()
+    with _open(packet_path(folder, name), name) as file:
+        shape = _shape(file, model)
+        for array in file.manifest["arrays"]:
+            _read_array(file, array, np.empty(shape, model.dtype))
+        return file.seal
 
 
 def read_tokens(folder: pathlib.Path, name: str, seal: str = "") -> list[int]:
@@ -126,8 +128,8 @@ def read_tokens(folder: pathlib.Path, name: str, seal: str = "") -> list[int]:
 
     Only the file's header is read and compared.
     """
-    with _open(packet_path(folder, name), name, seal) as (_, manifest):
-        return manifest["tokens"]
+    with _open(packet_path(folder, name), name, seal) as file:
+        return file.manifest["tokens"]
 
 
 def _read(
@@ -138,20 +140,18 @@ def _read(
     model: LanguageModel,
     buckets: Buckets,
 ) -> Packet:
-    c, path = model.config, packet_path(folder, name)
-    with _open(path, name, seal) as (file, manifest):
-        _check_provenance(path, manifest, provenance, model)
-        if (layout := _layout(path, file, manifest)) != (c.num_layers, c.num_kv_heads, c.head_dim):
-            raise damaged(path, f"its layers, heads and head dim are {layout}")
-        length = manifest["length"]
+    c = model.config
+    with _open(packet_path(folder, name), name, seal) as file:
+        manifest = file.manifest
+        _check_provenance(file.path, manifest, provenance, model)
+        length = _shape(file, model)[0]
         slots = buckets.packet(length)
         shape = (c.num_layers, 1, slots, c.num_kv_heads, c.head_dim)
 
-        # Array by array into its place: beside the packet there is never more than one of them.
         def part(letter: str) -> np.ndarray:
             layers = np.zeros(shape, model.dtype)
             for i, layer in enumerate(layers):
-                layer[0, :length] = _array(path, file, manifest, f"{letter}.{i}")
+                _read_array(file, f"{letter}.{i}", layer[0, :length])
             return layers
 
         k, v = (part(x) if c.scan_layers else tuple(part(x)) for x in "kv")
@@ -161,60 +161,98 @@ def _read(
     return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]))
 
 
+class _File(NamedTuple):
+    """A packet's file, open once: what is known of it comes from the bytes that were hashed."""
+
+    path: pathlib.Path
+    raw: BinaryIO
+    start: int  # of the arrays
+    arrays: dict[str, dict]  # dtype, shape and data_offsets by name, as safetensors has them
+    manifest: dict
+    seal: str  # as in Entry
+
+
 @contextlib.contextmanager
-def _open(
-    path: pathlib.Path, name: str, seal: str = ""
-) -> Iterator[tuple[safetensors.safe_open, dict]]:
-    """The file and its manifest, both as they were written; the arrays are yet to be compared."""
+def _open(path: pathlib.Path, name: str, seal: str = "") -> Iterator[_File]:
+    """The file, its header as it was written; the arrays are yet to be compared.
+
+    Raises FileNotFoundError, Damaged.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there. Build it: launch.build_packets.")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            with path.open("rb") as raw:
-                digest_of_header = _header_digest(raw)
-                if digest_of_header != file.get_tensor(SEAL).tobytes():
-                    raise damaged(path, "its header is not the one that was written")
-            if seal not in ("", digest_of_header.hex()):
-                raise damaged(path, "it is not the packet that the document's entry is of")
-            manifest = json.loads(file.metadata()["manifest"])
-            identity = {k: v for k, v in manifest.items() if k != "arrays"}
+    with path.open("rb") as raw:
+        try:
+            file = _parsed(path, raw, _header(raw))
+            identity = {k: v for k, v in file.manifest.items() if k != "arrays"}
             if digest(identity) != name:
-                raise damaged(path, "it holds another packet than its name says")
-            yield file, manifest
-    except safetensors.SafetensorError as error:
-        raise damaged(path, str(error)) from error
+                raise ValueError("it holds another packet than its name says")
+            if seal not in ("", file.seal):
+                raise ValueError("it is not the packet that the document's entry is of")
+        except sealed.WRONG_JSON as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise damaged(path, what) from error
+        yield file
 
 
-def _header_digest(raw) -> bytes:
-    size = raw.read(8)
-    return hashlib.sha256(size + raw.read(int.from_bytes(size, "little"))).digest()
+def _header(raw: BinaryIO) -> bytes:
+    """The bytes before the arrays; ValueError for a file that is cut or no safetensors."""
+    head = raw.read(8)
+    size = int.from_bytes(head, "little")
+    if size > min(os.fstat(raw.fileno()).st_size - 8, HEADER_BYTES):
+        raise ValueError("it is cut short, or no packet")
+    return head + raw.read(size)
 
 
-def _layout(path: pathlib.Path, file, manifest: dict) -> tuple[int, int, int]:
-    """Layers, key/value heads and head dim, of a file that has the arrays of a packet, no others.
+def _parsed(path: pathlib.Path, raw: BinaryIO, header: bytes) -> _File:
+    """Raises of sealed.WRONG_JSON for a header that is no packet's, or not as it was written."""
+    arrays = json.loads(header[8:])
+    manifest = json.loads(arrays.pop("__metadata__")["manifest"])
+    ends = [0]
+    for array in arrays.values():
+        begin, end = array["data_offsets"]
+        if not (type(begin) is type(end) is int and 0 <= begin <= end):
+            raise ValueError("its arrays are nowhere")
+        ends.append(end)
+    if len(header) + max(ends) != os.fstat(raw.fileno()).st_size:
+        raise ValueError("it is longer or shorter than its arrays")
+    seal = hashlib.sha256(header).digest()
+    raw.seek(len(header) + arrays.pop(SEAL)["data_offsets"][0])
+    if raw.read(32) != seal:
+        raise ValueError("its header is not the one that was written")
+    check_fields(manifest)
+    numbers = [manifest["length"], *manifest["tokens"]]
+    if not isinstance(manifest["arrays"], dict) or not all(map(_is_int32, numbers)):
+        raise ValueError("its manifest is no packet's")
+    return _File(path, raw, len(header), arrays, manifest, seal.hex())
 
-    All are `[length, K, H]`, in the manifest's dtype.
-    """
-    layers = len(manifest["arrays"]) // 2
-    expected = {f"{letter}.{i}" for letter in "kv" for i in range(layers)}
-    if not expected or not expected == set(manifest["arrays"]) == set(file.keys()) - {SEAL}:
-        raise damaged(path, "it has other arrays than the keys and values of its layers")
-    slices = [file.get_slice(array) for array in expected]
-    shapes = {tuple(x.get_shape()) for x in slices}
-    dtype = DTYPES.get(manifest["dtype"])
-    length, *rest = next(iter(shapes))
-    if len(shapes) > 1 or length != manifest["length"] or len(rest) != 2:
-        raise damaged(path, f"its arrays have shapes {sorted(shapes)}")
-    if {x.get_dtype() for x in slices} != {dtype}:
-        raise damaged(path, f"its numbers are not {manifest['dtype']}")
-    return layers, *rest
+
+def _is_int32(number) -> bool:
+    return type(number) is int and 0 <= number < 2**31
 
 
-def _array(path: pathlib.Path, file, manifest: dict, name: str) -> np.ndarray:
-    array = file.get_tensor(name)
-    if hashlib.sha256(array.view(np.uint8)).hexdigest() != manifest["arrays"][name]:
-        raise damaged(path, f"array {name} is not the one that was written")
-    return array
+def _shape(file: _File, model: LanguageModel) -> tuple[int, int, int]:
+    """`[length, K, H]` of all arrays; Damaged unless they are the keys and values of the model."""
+    c, dtype = model.config, DTYPES[str(model.dtype)]
+    names = {f"{letter}.{i}" for letter in "kv" for i in range(c.num_layers)}
+    if not names == set(file.manifest["arrays"]) == set(file.arrays):
+        raise damaged(file.path, f"its arrays are not the keys and values of {c.num_layers} layers")
+    shape = (file.manifest["length"], c.num_kv_heads, c.head_dim)
+    num_bytes = math.prod(shape) * model.dtype.itemsize
+    for name, array in file.arrays.items():
+        begin, end = array["data_offsets"]
+        described = array.get("dtype"), array.get("shape"), end - begin
+        if described != (dtype, list(shape), num_bytes):
+            raise damaged(file.path, f"its array {name} is not {dtype} {list(shape)}")
+    return shape
+
+
+def _read_array(file: _File, name: str, out: np.ndarray) -> None:
+    """Reads an array into its place; Damaged for one that is not as it was written."""
+    file.raw.seek(file.start + file.arrays[name]["data_offsets"][0])
+    numbers = out.view(np.uint8)
+    file.raw.readinto(numbers)
+    if hashlib.sha256(numbers).hexdigest() != file.manifest["arrays"][name]:
+        raise damaged(file.path, f"array {name} is not the one that was written")
 
 
 def _check_provenance(
@@ -263,11 +301,8 @@ def write(folder: pathlib.Path, packet: Packet) -> Entry:
 
 def _seal(file) -> str:
     """Fills in the digest of the header, which does not depend on it, and returns it."""
-    start = 8 + int.from_bytes(file.read(8), "little")
-    file.seek(8)
-    place = json.loads(file.read(start - 8))[SEAL]["data_offsets"][0]
-    file.seek(0)
-    seal = _header_digest(file)
-    file.seek(start + place)
+    header = _header(file)
+    seal = hashlib.sha256(header).digest()
+    file.seek(len(header) + json.loads(header[8:])[SEAL]["data_offsets"][0])
     file.write(seal)
     return seal.hex()

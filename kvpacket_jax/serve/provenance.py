@@ -7,6 +7,7 @@ from typing import NamedTuple
 from kvpacket_jax.packets.packet import Provenance
 
 FORMAT = 1  # of a packet's file
+TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
 
 
 class Names(NamedTuple):
@@ -25,6 +26,14 @@ def to_fields(provenance: Provenance) -> dict:
     return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}
 
 
+def check_fields(fields: dict) -> None:
+    """Raises ValueError for what cannot be the fields of a provenance on disk, and their names."""
+    names = fields.get("names", {})
+    texts = {name: fields.get(name) for name in TEXTS} | {f"names: {n}": names[n] for n in names}
+    if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
+        raise ValueError(f"its {wrong[0]} is no text")
+
+
 def names_in(fields: dict) -> Names:
     """The names beside the fields of a provenance on disk; empty in stores that have none."""
     names = fields.get("names", {})
@@ -40,10 +49,10 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
     """
     expected, stored_names = to_fields(provenance), names_in(stored)
     return " and ".join(
-        f"another {field}: {_shown(stored[field], getattr(stored_names, field, ''))}, not "
+        f"another {field}: {_shown(stored.get(field), getattr(stored_names, field, ''))}, not "
         f"{_shown(expected[field], getattr(names, field, ''))}"
         for field in expected
-        if stored[field] != expected[field]
+        if stored.get(field) != expected[field]
     )
 
 

@@ -10,29 +10,30 @@ read meanwhile.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import packet_file
-from kvpacket_jax.serve.packet_file import Damaged, Entry, damaged, packet_path
-from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
-from models.files import make_folder, publish, this_system
+from kvpacket_jax.serve.packet_file import PACKETS, Damaged, Entry, damaged, packet_path
+from kvpacket_jax.serve.provenance import Names, check_fields, differences, names_in, to_fields
+from models import partial
+from models.files import make_folder, publish
 from models.identity import digest
 
-PARTIAL = ".partial-"
+PROVENANCE = "provenance.json"
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
-MACHINE = "machine "  # begins what a lock file says
+# What an entry may have: with a secret, without one, and as earlier versions wrote it.
+ENTRY_KEYS = ({"id", "packet", "seal", "hmac"}, {"id", "packet", "seal"}, {"id", "packet"})
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
+UNSIGNED = "not signed"  # with the store's key, where there is one
 
 
 class StoredDocument(NamedTuple):
@@ -44,7 +45,7 @@ class StoredDocument(NamedTuple):
     packet: str  # its name
     tokens: int  # of the document, without soft tokens; 0 where `problem` says why
     num_bytes: int  # of the packet's file, which documents with the same text share
-    problem: str = ""  # "missing" or "damaged"
+    problem: str = ""  # "missing", "damaged" or UNSIGNED
 
 
 # ---- reading
@@ -109,27 +110,44 @@ def find_preamble(
     return entry or Entry(name)
 
 
-def check_vouched(
-    folder: pathlib.Path,
-    provenance: Provenance,
-    ids: Sequence[str | None],
-    entry: Entry,
-    key: bytes | None = None,
-) -> None:
-    """Raises Damaged for a packet that is another than its documents' entries are of.
+class Vouchers:
+    """The entries of a provenance, asked whether a packet is the one that they are of.
 
-    Args:
-      ids: of the documents whose packet it is; None is the preamble.
-      key: a packet that no entry signed with it is of is refused too: it may be anybody's.
+    Documents with the same text share a packet. All entries are read, once, where those of the
+    documents at hand leave it open: there may be thousands.
     """
-    known = []
-    for id in ids:
-        with contextlib.suppress(Damaged):  # it is written anew
-            known.append(_entry(_documents(folder, provenance) / _file_name(id), key))
-    seals = [own.seal for own in known if own is not None and own.packet == entry.packet]
-    if any(seal not in ("", entry.seal) for seal in seals) or (key and entry.seal not in seals):
-        path = packet_path(folder, entry.packet)
-        raise damaged(path, "it is not the packet that its documents' entries are of")
+
+    def __init__(self, folder: pathlib.Path, provenance: Provenance, key: bytes | None = None):
+        """Only entries that are signed with `key` count, if it is not None."""
+        self._folder, self._own, self._key = folder, _documents(folder, provenance), key
+        self._all: set[Entry] | None = None
+        self._lock = threading.Lock()
+
+    def check(self, ids: Sequence[str | None], entry: Entry) -> None:
+        """Raises Damaged for a packet that is another than the entries are of.
+
+        With a key a packet that no entry is of is refused too: it may be anybody's.
+
+        Args:
+          ids: of the documents whose packet it is; None is the preamble.
+        """
+        known = self._read(self._own / _file_name(id) for id in ids)
+        seals = {own.seal for own in known if own.packet == entry.packet}
+        if entry.seal in seals or not (self._key or seals - {""}):
+            return
+        with self._lock:
+            if self._all is None:
+                self._all = self._read(self._own.glob("*.json"))
+        if entry not in self._all:
+            path = packet_path(self._folder, entry.packet)
+            raise damaged(path, "it is not the packet that its documents' entries are of")
+
+    def _read(self, paths: Iterable[pathlib.Path]) -> set[Entry]:
+        known = set()
+        for path in paths:
+            with contextlib.suppress(Damaged):  # it is written anew, or is no document's
+                known.add(_entry(path, self._key))
+        return known - {None}
 
 
 def ids(folder: pathlib.Path, provenance: Provenance) -> list[str]:
@@ -143,7 +161,7 @@ def provenances(folder: pathlib.Path) -> list[dict]:
     The next build of that provenance writes it anew.
     """
     fields = []
-    for path in sorted(folder.glob("documents/*/provenance.json")):
+    for path in sorted(folder.glob(f"documents/*/{PROVENANCE}")):
         with contextlib.suppress(Damaged):
             fields.append(_provenance_at(path))
     return fields
@@ -160,22 +178,31 @@ def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
     return there.pop() if len(there) == 1 else dtype
 
 
-def contents(folder: pathlib.Path) -> list[StoredDocument]:
+def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocument]:
     """The documents of a store by model, adapter and id; only headers of packets are read.
+
+    Of entries that are not signed with `key` that is said, and nothing read of their packets.
 
     Raises FileNotFoundError where there is no store, Damaged for an entry that is damaged.
     """
     check_exists(folder)
     documents = []
-    for path in folder.glob("documents/*/provenance.json"):
-        fields = _provenance_at(path)
+    for own in folder.glob("documents/*"):
+        entries = [path for path in own.glob("*.json") if path.name != PROVENANCE]
+        if not entries:  # the preamble's, or just begun
+            continue
+        fields = _provenance_at(own / PROVENANCE)
         names = names_in(fields)
         # Stores written before names were kept have digests only.
         names = Names(names.model or fields["model"][:16], names.adapter or fields["adapter"][:16])
-        for entry in path.parent.glob("*.json"):
-            if entry != path and (read := _entry_fields(entry)) is not None:
-                row = StoredDocument(read["id"], names, fields["dtype"], read["packet"], 0, 0)
+        for entry in entries:
+            if (read := _entry_fields(entry)) is None:
+                continue
+            row = StoredDocument(read["id"], names, fields["dtype"], read["packet"], 0, 0)
+            if key is None or _is_signed(entry, read, key):
                 documents.append(_listed(folder, row, read.get("seal", "")))
+            else:
+                documents.append(row._replace(problem=UNSIGNED))
     return sorted(documents, key=lambda document: (document.names, document.dtype, document.id))
 
 
@@ -192,10 +219,16 @@ def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> Stored
 
 def _provenance_at(path: pathlib.Path) -> dict:
     try:
-        fields = sealed.unstamped(json.loads(path.read_bytes()))
+        fields = json.loads(path.read_bytes())
+        # Earlier versions wrote no digest: the folder's name is that of all but the names.
+        if not isinstance(fields, dict) or sealed.KEY in fields:
+            fields = sealed.unstamped(fields)
         if digest({k: v for k, v in fields.items() if k != "names"}) != path.parent.name:
             raise ValueError("it is another provenance than its folder's name says")
+        check_fields(fields)
         return fields
+    except FileNotFoundError:
+        raise damaged(path, "it is not there") from None
     except sealed.WRONG_JSON as error:
         raise damaged(path, str(error)) from error
 
@@ -216,12 +249,9 @@ def _entry(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
     fields = _entry_fields(path)
     if fields is None:
         return None
-    entry = Entry(fields["packet"], fields.get("seal", ""))
-    if key is not None:
-        signature = _signature(key, path, fields["id"], entry)
-        if not entry.seal or not hmac.compare_digest(signature, str(fields.get("hmac")).encode()):
-            raise damaged(path, "it is not signed with the store's key")
-    return entry
+    if key is not None and not _is_signed(path, fields, key):
+        raise damaged(path, "it is not signed with the store's key")
+    return Entry(fields["packet"], fields.get("seal", ""))
 
 
 def _entry_fields(path: pathlib.Path) -> dict | None:
@@ -229,6 +259,10 @@ def _entry_fields(path: pathlib.Path) -> dict | None:
         fields = json.loads(path.read_bytes())
         if _file_name(fields["id"]) != path.name:
             raise ValueError(f"it is of document {fields['id']!r}")
+        if (
+            fields.keys() not in ENTRY_KEYS
+        ):  # one without a seal would pass for an earlier version's
+            raise ValueError(f"it has {', '.join(map(ascii, sorted(fields)))}")
         if not all(isinstance(x, str) for x in (fields["packet"], fields.get("seal", ""))):
             raise ValueError("it names no packet")
         return fields
@@ -238,24 +272,31 @@ def _entry_fields(path: pathlib.Path) -> dict | None:
         raise damaged(path, str(error)) from error
 
 
-def _signature(key: bytes, path: pathlib.Path, id: str | None, entry: Entry) -> bytes:
+def _is_signed(path: pathlib.Path, fields: dict, key: bytes) -> bool:
+    entry, found = Entry(fields["packet"], fields.get("seal", "")), fields.get("hmac")
+    if not entry.seal or not isinstance(found, str) or not found.isascii():
+        return False
+    return hmac.compare_digest(_signature(key, path, fields["id"], entry), found)
+
+
+def _signature(key: bytes, path: pathlib.Path, id: str | None, entry: Entry) -> str:
     """HMAC-SHA-256 of an entry and of where it stands, in hexadecimal digits."""
     signed = digest({"provenance": path.parent.name, "id": id, **entry._asdict()})
-    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest().encode()
+    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()
 
 
 def _ids_in(folder: pathlib.Path) -> list[str]:
     known = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            fields = _entry_fields(path) if path.name != "provenance.json" else None
+            fields = _entry_fields(path) if path.name != PROVENANCE else None
             known += [fields["id"]] if fields else []
     return known
 
 
 def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: Names) -> str:
     others = [
-        differences(_provenance_at(entry.parent / "provenance.json"), provenance, names)
+        differences(_provenance_at(entry.parent / PROVENANCE), provenance, names)
         for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}"))
     ]
     if others:
@@ -284,15 +325,16 @@ def _not_there(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str) -> 
 class Writer:
     """Puts packets and documents into a store; its methods may run in several threads."""
 
-    def __init__(self, folder: pathlib.Path, partial: pathlib.Path, key: bytes | None):
-        self.folder, self._partial, self._key = folder, partial, key
-        self._mode = (partial / "lock").stat().st_mode
-        make_folder(folder / "packets")
+    def __init__(self, folder: pathlib.Path, own: pathlib.Path, key: bytes | None):
+        self.folder, self._own, self._key = folder, own, key
+        (own / "plain").touch()
+        self._mode = (own / "plain").stat().st_mode
+        make_folder(folder / PACKETS)
 
     def packet(self, packet: Packet) -> Entry:
         """Writes a packet, over one that is there. Raises as `packet_file.write`."""
-        entry = packet_file.write(self._partial, packet)
-        self._publish(self._partial / entry.packet, packet_path(self.folder, entry.packet))
+        entry = packet_file.write(self._own, packet)
+        self._publish(self._own / entry.packet, packet_path(self.folder, entry.packet))
         return entry
 
     def provenance(self, provenance: Provenance, names: Names = Names()) -> None:
@@ -300,7 +342,7 @@ class Writer:
 
         The names are kept beside it, for messages and listings.
         """
-        path = _documents(self.folder, provenance) / "provenance.json"
+        path = _documents(self.folder, provenance) / PROVENANCE
         make_folder(path.parent)
         fields = to_fields(provenance) | {"names": names._asdict()}
         self._text(path, sealed.stamped(fields))
@@ -310,7 +352,7 @@ class Writer:
         path = _documents(self.folder, provenance) / _file_name(id)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
-            fields["hmac"] = _signature(self._key, path, id, entry).decode()
+            fields["hmac"] = _signature(self._key, path, id, entry)
         self._text(path, fields)
 
     def _text(self, path: pathlib.Path, value: dict) -> None:
@@ -318,7 +360,7 @@ class Writer:
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             if path.read_text("utf-8") == text:
                 return
-        temporary = self._partial / path.name
+        temporary = self._own / path.name
         temporary.write_text(text, "utf-8")
         self._publish(temporary, path)
 
@@ -332,38 +374,8 @@ class Writer:
 def writing(folder: pathlib.Path, key: bytes | None = None) -> Iterator[Writer]:
     """A Writer; what it has under way lies in a folder of its own inside the store.
 
-    The entries it writes are signed with `key`.
-
-    Folders that killed processes left are removed: a live process holds a lock in its own. Where a
-    file system has no locks nobody can tell, and they stay; so do those of other machines, which
-    may not see each other's locks.
+    What killed processes left is removed. The entries it writes are signed with `key`.
     """
     make_folder(folder)
-    for left in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):
-            left.rmdir()  # one without its lock yet; a live owner makes another
-        # Opened, not made: a second lock file would let two processes think they hold it.
-        with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
-            machine = lock.read()
-            if machine.startswith(MACHINE) and machine != MACHINE + this_system():
-                continue
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    with contextlib.ExitStack() as stack:
-        partial = _own_folder(folder, stack)
-        stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        yield Writer(folder, partial, key)
-
-
-def _own_folder(folder: pathlib.Path, stack: contextlib.ExitStack) -> pathlib.Path:
-    while True:
-        partial = pathlib.Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
-        # Until it is locked another process may take it for a dead one's and remove it.
-        with contextlib.suppress(FileNotFoundError):
-            lock = stack.enter_context((partial / "locking").open("w"))
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.write(MACHINE + this_system())
-            lock.flush()
-            (partial / "locking").rename(partial / "lock")  # never there without its machine
-            return partial
+    with partial.folder(folder / PACKETS) as own:
+        yield Writer(folder, own, key)

@@ -12,9 +12,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from models import identity
+from models import identity, partial
 from models.foreign import digests, json_file
-from models.sources import partial
 
 NOTE = "source.json"
 WEIGHTS = ".safetensors"

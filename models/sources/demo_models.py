@@ -15,8 +15,8 @@ from typing import BinaryIO
 import rich.console
 import rich.progress
 
+from models import partial
 from models.foreign import digests
-from models.sources import partial
 
 
 @dataclasses.dataclass(frozen=True)

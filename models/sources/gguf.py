@@ -17,11 +17,11 @@ import rich.console
 import rich.progress
 from safetensors.numpy import save_file
 
-from models import tokenizer
+from models import partial, tokenizer
 from models.families import FAMILIES
 from models.foreign import digests, gguf_file, regular
 from models.foreign.gguf_file import File, Tensor
-from models.sources import converted, gguf_metadata, partial
+from models.sources import converted, gguf_metadata
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 

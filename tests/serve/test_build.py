@@ -149,7 +149,7 @@ def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     ((new, _),) = store.find(folder, provenance, ["d7"])
     (packet,) = packet_file.load(folder, [(new, provenance)], model)
     assert model.tokenizer.decode(packet.manifest.tokens) == "another text\n\n"
-    packet_file.verify(folder, old)
+    packet_file.verify(folder, old, model)
 
 
 # ---- the plan

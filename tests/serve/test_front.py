@@ -81,6 +81,18 @@ def test_with_a_key_nothing_is_read_that_another_wrote(model, tmp_path):
         mine.ask("When?", ["ferry", "tram"], 2)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_text_under_a_new_id_leaves_its_packet_as_it_is(model, tmp_path, signed):
+    (tmp_path / "key").write_text("k" * 32)
+    key_file = tmp_path / "key" if signed else None
+    store = kvp.Store(tmp_path / "packets", model, "none", **MADE_WITH, key_file=key_file)
+    store.add(DOCUMENTS | {"tram": "the tram is late"})
+    before = tree(store.folder / "packets")
+    assert store.add({"again": DOCUMENTS["ferry"]}) == kvp.Added([], ["again"])
+    assert tree(store.folder / "packets") == before
+    store.ask("When?", ["ferry", "again"], 2)
+
+
 def test_mistakes_are_named(model, tmp_path):
     store = kvp.Store(tmp_path / "packets", model, "none", **MADE_WITH)
     with pytest.raises(FileNotFoundError, match="no store .*packets"):

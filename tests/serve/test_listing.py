@@ -21,6 +21,12 @@ def test_the_program_lists_a_store(byte_model, tmp_path):
     rows = [line.split() for line in listed.stdout.splitlines()]
     assert [row[0] for row in rows if "float32" in row] == ["a", "b", "c"]
     assert "Documents: 3. Packets: 2, of 15 tokens, " in listed.stdout
+    assert "problem" not in listed.stdout and "signed" not in listed.stdout
+    (tmp_path / "key").write_text("k" * 32)
+    keyed = [*command, f"--store_key_file={tmp_path / 'key'}"]
+    listed = subprocess.run(keyed, cwd=ROOT, capture_output=True, text=True)
+    assert listed.stdout.count("not signed") == 4, listed.stderr
+    assert "3 not signed with the key: launch.build_packets" in " ".join(listed.stdout.split())
     command[-1] = "--store=absent"
     absent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert absent.returncode == 1 and "There is no store absent" in absent.stderr

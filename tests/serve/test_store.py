@@ -19,6 +19,7 @@ from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
 from kvpacket_jax.serve.packet_file import Entry, packet_path
 from kvpacket_jax.serve.provenance import Names
+from models import partial
 from models.rope import Llama3Rope, Rope
 from tests.support.corpus import tree
 
@@ -143,7 +144,7 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
         bad[place] ^= rng.choice((1, 2, 4, 8, 16, 32, 64, 128, 255))
         path.write_bytes(bad)
         with pytest.raises(store.Damaged, match=str(path)):
-            packet_file.verify(tmp_path, wanted[0][0])
+            packet_file.verify(tmp_path, wanted[0][0], model)
     # White space for white space passes for JSON, and for the format's own reader.
     padding = [i for i in range(header - 8, header) if whole[i] == ord(" ")]
     assert padding
@@ -151,7 +152,7 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
         path.write_bytes(whole[:place] + b"\t" + whole[place + 1 :])
         load_file(path)
         with pytest.raises(store.Damaged, match=str(path)):
-            packet_file.verify(tmp_path, wanted[0][0])
+            packet_file.verify(tmp_path, wanted[0][0], model)
     for cut in (0, 1, 7, 8, 9, header - 1, header, header + 5, len(whole) - 1):
         path.write_bytes(whole[:cut])
         with pytest.raises(store.Damaged, match=str(path)):
@@ -160,7 +161,7 @@ def test_every_flipped_byte_is_refused(load, tmp_path):
     with pytest.raises(store.Damaged, match=str(path)):
         packet_file.load(tmp_path, wanted, model)
     path.write_bytes(whole)
-    packet_file.verify(tmp_path, wanted[0][0])
+    packet_file.verify(tmp_path, wanted[0][0], model)
 
 
 def test_one_packet_in_the_place_of_another_is_refused(load, tmp_path):
@@ -183,16 +184,16 @@ def test_arrays_that_changed_places_are_refused(load, tmp_path):
     path.write_bytes(whole[:header] + second + first + whole[header + 2 * size :])
     np.testing.assert_array_equal(load_file(path)["k.0"], arrays["k.1"])
     with pytest.raises(store.Damaged, match="array k.0"):
-        packet_file.verify(tmp_path, name)
+        packet_file.verify(tmp_path, name, model)
 
 
 def test_a_file_that_is_no_packet_is_refused(load, tmp_path):
     (tmp_path / "packets").mkdir()
     save_file({"k.0": np.zeros(3)}, packet_path(tmp_path, NAME))
     with pytest.raises(store.Damaged, match=NAME):
-        packet_file.verify(tmp_path, NAME)
+        packet_file.verify(tmp_path, NAME, load())
     with pytest.raises(FileNotFoundError, match="build_packets"):
-        packet_file.verify(tmp_path, "absent")
+        packet_file.verify(tmp_path, "absent", load())
 
 
 @pytest.mark.parametrize(
@@ -325,10 +326,9 @@ def test_a_damaged_entry_is_refused(tmp_path):
 
 def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_path):
     model = load()
-    left = tmp_path / f"{store.PARTIAL}dead"
+    left = partial.name_for(tmp_path / "packets")
     left.mkdir()
-    for name in ("lock", "half.safetensors"):
-        (left / name).write_bytes(b"x")
+    (left / "half.safetensors").write_bytes(b"x")
     with store.writing(tmp_path) as writer:
         assert not left.exists()
         with store.writing(tmp_path) as other:
@@ -338,16 +338,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_one_is_not(load, tmp_pa
         writer.packet(packets[1])  # its folder outlived the other's
     assert [p.name for p in tmp_path.iterdir()] == ["packets"]
     for name in names:
-        packet_file.verify(tmp_path, name)
-
-
-def test_what_another_machine_has_under_way_stays(tmp_path):
-    other = tmp_path / f"{store.PARTIAL}other"
-    other.mkdir()
-    (other / "lock").write_text(f"{store.MACHINE}elsewhere")  # its lock may not be seen here
-    with store.writing(tmp_path):
-        pass
-    assert other.exists()
+        packet_file.verify(tmp_path, name, model)
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing_under_its_name(load, tmp_path):

@@ -16,7 +16,8 @@ from tests.support.faults import foreign, live, own
 from tests.support.faults.harness import FINDINGS, Faults, Tally, run
 
 CLASSES: dict[str, tuple[Faults, int]] = {
-    "packets": (own.packets, 6000),
+    "packets": (own.packets, 4000),
+    "signed_packets": (own.signed_packets, 2000),
     "adapters": (own.adapters, 2000),
     "checkpoints": (own.checkpoints, 600),
     "teacher_targets": (own.teacher_targets, 2400),

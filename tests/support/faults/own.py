@@ -56,7 +56,7 @@ def _damaged_files(
         yield without_file(path, read, right)
     for i in range(number - len(paths)):
         path = paths[i % len(paths)]
-        if path.suffix == ".json" and i % 2:
+        if path.suffix in (".json", ".entry") and i % 2:
             (text,) = mutations.strange_json(path.read_text(), rng, 1)
             data = text.encode()
         else:
@@ -65,27 +65,37 @@ def _damaged_files(
         yield in_file(path, data, read, right)
 
 
-def packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
-    """A store's packets and entries, read as for a request of three documents."""
+def packets(
+    folder: pathlib.Path, rng: random.Random, number: int, key: bytes | None = None
+) -> Iterator[Attempt]:
+    """A store's packets and entries, read as for a request of three documents, and listed."""
     model = tiny_model(folder)
     documents = corpus.read_file(write_corpus(folder.with_name("docs.jsonl"), 9))
-    build.build(model, build.plan(model, None, WORDING, documents), folder)
+    build.build(model, build.plan(model, None, WORDING, documents), folder, key=key)
     ids = ["d1", "d3", "d4"]
 
-    def read() -> str:
-        opened = session.open_session(model, folder, ids, WORDING, "no_recompute")
-        return digest_of(opened.context) + str(opened.start)
+    def open_session() -> session.Session:
+        return session.open_session(model, folder, ids, WORDING, "no_recompute", key=key)
+
+    def read() -> tuple[str, list]:
+        opened = open_session()
+        return digest_of(opened.context) + str(opened.start), store.contents(folder, key)
 
     right = read()
-    opened = session.open_session(model, folder, ids, WORDING, "no_recompute")
-    files = [store.packet_path(folder, w.name) for w in opened.wanted]
+    files = [store.packet_path(folder, w.name) for w in open_session().wanted]
     entries = [
         p for p in folder.glob("documents/*/*.json") if json.loads(p.read_text()).get("id") in ids
     ]
+    entries += folder.glob(f"documents/*/{store.PREAMBLE}")
     provenances = list(folder.glob("documents/*/provenance.json"))
     # Of a packet's two copies, entry and file, half of the faults each.
     for some, count in ((files, number // 2), (entries + provenances, number - number // 2)):
         yield from _damaged_files(some, rng, count, read, lambda found: found == right)
+
+
+def signed_packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
+    """The same with a key."""
+    yield from packets(folder, rng, number, b"k" * 32)
 
 
 def adapters(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
