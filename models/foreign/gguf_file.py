@@ -126,7 +126,16 @@ class _Header:
         names = [info[0] for info in infos]
         if len(set(names)) < len(names):
             raise ValueError("a tensor stands twice")
-        return File(fields, [self.tensor(start, *info) for info in infos])
+        tensors, expected = [], 0
+        for info in infos:
+            name, *_, offset = info
+            # As llama.cpp has it: one behind the other. A tensor elsewhere would be read from
+            # another's bytes, or leave some that nobody reads.
+            if offset != expected:
+                raise ValueError(f"{name} begins at {offset:,}, expected {expected:,}")
+            tensors.append(self.tensor(start, *info))
+            expected = offset + -(-tensors[-1].data.nbytes // alignment) * alignment
+        return File(fields, tensors)
 
     def unpack(self, kinds: str) -> tuple[Any, ...]:
         kinds = "<" + kinds

@@ -214,6 +214,40 @@ def test_a_gguf_header_is_believed_no_further_than_its_file(tmp_path, name):
     refused(path, r"m\.gguf is truncated or corrupt")
 
 
+def offsets_at(gguf_path):
+    """Where the header of a GGUF file has the offset of each tensor, by name."""
+    content, at = gguf_path.read_bytes(), {}
+    for tensor in gguf_file.open_file(gguf_path).tensors:
+        name = key(tensor.name, len(tensor.shape))
+        here = content.index(struct.pack("<" + name[0], *name[1:]))
+        at[tensor.name] = here + 8 + len(tensor.name) + 4 + 8 * len(tensor.shape) + 4
+    return content, at
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_q.weight"])
+def test_tensors_of_a_gguf_lie_one_behind_the_other(gguf_path, name):
+    content, at = offsets_at(gguf_path)
+    (own,) = struct.unpack_from("<Q", content, at[name])
+    others = {struct.unpack_from("<Q", content, at[f"blk.{i}.attn_q.weight"])[0] for i in (0, 1)}
+    for offset in (others | {own + 4, own + 32}) - {own}:
+        changed = bytearray(content)
+        struct.pack_into("<Q", changed, at[name], offset)
+        gguf_path.write_bytes(changed)
+        refused(gguf_path, rf"m\.gguf is truncated or corrupt .*{name} begins at {offset:,}")
+
+
+def test_tensors_of_safetensors_lie_one_behind_the_other(folder):
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:size])
+    layers = [f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1)]
+    header[layers[1]]["data_offsets"] = header[layers[0]]["data_offsets"]
+    changed = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(changed)) + changed + content[size:])
+    refused(folder, "model.safetensors is not a complete safetensors file.*offset")
+
+
 def test_arrays_beyond_all_vocabularies_are_refused(tmp_path):
     content = header(("IQQ", 3, 0, 1), key("a", 9), ("IQ", 0, 2**23)) + b"\0" * 2**23
     (tmp_path / "m.gguf").write_bytes(content)
