@@ -55,6 +55,8 @@ CONFIG = Table(
       _attn_implementation_internal use_flash_attn _flash_attn_2_enabled output_attentions
       forced_eos_token_id cross_attention_hidden_size max_sequence_length""",
     only={
+        "is_causal": (True,),  # false lets every token see all, as in models of embeddings
+        "is_encoder_decoder": (False,),
         "rope_interleaved": (False,),
         "use_mrope": (False,),
         "partial_rotary_factor": (1, 1.0),
@@ -74,6 +76,8 @@ CONFIG = Table(
     watched=(
         r"(?i)rope|rotary|position|quant|compress|bits|attention|attn|window|eos|stop|softcap|scal"
         r"|multiplier|temperature|bias|norm|head|layer_type|alibi|expert|moe|act(_fn|ivation)|embed"
+        # Who sees whom, layers apart from the others, and a program of the model's own.
+        r"|causal|mask|direction|per_layer|shar(ed|ing)|clip|auto_map"
     ),
 )
 GENERATION = Table(
