@@ -154,8 +154,8 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, downloaded or converted from GGUF.
 
     Reads tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json,
-    added_tokens.json, chat_template.jinja, config.json and generation_config.json. Raises FileNotFoundError without a tokenizer.json, and ValueError if
-    a file cannot be understood.
+    added_tokens.json, chat_template.jinja, config.json and generation_config.json. Raises
+    FileNotFoundError without a tokenizer.json, and ValueError if a file cannot be understood.
     """
     folder = pathlib.Path(folder)
     file = folder / "tokenizer.json"

@@ -19,7 +19,13 @@ from models.config import ModelConfig
 from models.families import FAMILIES, MODEL_TENSORS
 from models.foreign import json_file
 from models.foreign.digests import Digests
-from models.foreign.safetensors_file import check_held_once, open_file, read_tensor, tensor_files
+from models.foreign.safetensors_file import (
+    check_held_once,
+    check_tensor,
+    open_file,
+    read_tensor,
+    tensor_files,
+)
 
 KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
@@ -66,14 +72,19 @@ def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path
     shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
     flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
 
+    named = [(sharding.path_name(path), leaf, *_tensor_names(config, path)) for path, leaf in flat]
+    # All of them before the first: a config's sizes are not allocated before the files have them.
+    for _, leaf, names, _ in named:
+        shape = leaf.shape[1:] if _stacked(config, names) else leaf.shape
+        for name in names:
+            check_tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
+
     def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
-        tensor = read_tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
+        tensor = read_tensor(opened[files[name]], files[name], name)
         return _place(config, path_name, tensor, shape, dtype, kernel)
 
     leaves = []
-    for path, leaf in flat:
-        path_name = sharding.path_name(path)
-        names, kernel = _tensor_names(config, path)
+    for path_name, leaf, names, kernel in named:
         if _stacked(config, names):
             device = sharding.of(config, path_name, leaf.shape)
             stacked = jnp.zeros(leaf.shape, dtype, device=device)
