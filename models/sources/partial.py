@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from models.files import this_system
+from models.files import make_folder, this_system
 
 SUFFIX = ".partial"
 # A folder that nobody has touched for so long is left over, whoever made it.
@@ -26,7 +26,7 @@ def folder(destination: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     remove_abandoned(destination)
     path = name_for(destination)
-    path.mkdir(parents=True)
+    make_folder(path)
     lock = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks: age tells
