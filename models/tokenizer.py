@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
 from models.foreign import added_tokens, chat_template, json_file, regular
+from models.foreign.gguf_file import File
 from models.foreign.settings import GENERATION, GGUF_TOKENIZER, TOKENIZER
 
 # GGUF's token types that are not plain text.
@@ -273,23 +274,23 @@ def _stop_ids(
     return tuple(sorted(ids - {None}))
 
 
-def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The tokenizer in a `gguf.GGUFReader`, and the content of its tokenizer_config.json.
+def from_gguf(file: File) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer in the metadata of a GGUF file, and the content of its tokenizer_config.json.
 
     Raises ValueError if the vocabulary is not byte-level BPE, its pre-tokenizer is unknown, or
     metadata are missing.
     """
-    model, pre = _metadata(reader, "model"), _metadata(reader, "pre")
+    model, pre = _metadata(file, "model"), _metadata(file, "pre")
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         raise ValueError(
             f"the GGUF tokenizer {model!r} with pre-tokenizer {pre!r} is not supported; supported: "
             f"'gpt2' with {', '.join(PRE_TOKENIZERS)}. Use the model's Hugging Face hub id instead."
         )
     normalizer, pre_tokenizer, ignore_merges = PRE_TOKENIZERS[pre]()
-    tokens, types = _metadata(reader, "tokens"), _metadata(reader, "token_type")
+    tokens, types = _metadata(file, "tokens"), _metadata(file, "token_type")
     # Unused entries only pad the vocabulary to the embeddings' rows.
     vocab = {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED}
-    merges = [tuple(merge.split(" ")) for merge in _metadata(reader, "merges")]
+    merges = [tuple(merge.split(" ")) for merge in _metadata(file, "merges")]
 
     tok = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges)
@@ -321,38 +322,42 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             for t in added
         },
     }
-    GGUF_TOKENIZER.check("tokenizer.ggml", _tokenizer_keys(reader))
+    GGUF_TOKENIZER.check("tokenizer.ggml", _tokenizer_keys(file))
     names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
     for gguf_name, hf_name in names.items():
-        if (field := reader.fields.get(f"tokenizer.ggml.{gguf_name}_token_id")) is not None:
-            config[f"{hf_name}_token"] = tokens[field.contents()]
-    if (field := reader.fields.get("tokenizer.chat_template")) is not None:
-        config["chat_template"] = field.contents()
+        if (i := gguf_token_id(file, gguf_name)) is not None:
+            config[f"{hf_name}_token"] = tokens[i]
+    if (template := file.fields.get("tokenizer.chat_template")) is not None:
+        config["chat_template"] = template
     return tok, config
 
 
-def gguf_stop_ids(reader: Any) -> list[int]:
+def gguf_stop_ids(file: File) -> list[int]:
     """The ids that the metadata of a GGUF file call ends, the main one first.
 
     Ends of sequence, of turn and of message. ValueError for one that is no token.
     """
-    last, ids = len(_metadata(reader, "tokens")) - 1, []
-    for key in (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")):
-        if (field := reader.fields.get(key)) is not None:
-            ids.append(json_file.integer("the GGUF metadata", key, field.contents(), 0, last))
-    return list(dict.fromkeys(ids))
+    ids = [gguf_token_id(file, end) for end in ("eos", "eot", "eom")]
+    return [i for i in dict.fromkeys(ids) if i is not None]
 
 
-def _tokenizer_keys(reader: Any) -> dict[str, Any]:
+def gguf_token_id(file: File, name: str) -> int | None:
+    """The id that the metadata of a GGUF file have under a name. ValueError if it is no token."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    if (i := file.fields.get(key)) is None:
+        return None
+    return json_file.integer("the GGUF metadata", key, i, 0, len(_metadata(file, "tokens")) - 1)
+
+
+def _tokenizer_keys(file: File) -> dict[str, Any]:
     prefix = "tokenizer.ggml."
-    return {k.removeprefix(prefix): "set" for k in reader.fields if k.startswith(prefix)}
+    return {k.removeprefix(prefix): "set" for k in file.fields if k.startswith(prefix)}
 
 
-def _metadata(reader: Any, key: str) -> Any:
-    field = reader.fields.get(f"tokenizer.ggml.{key}")
-    if field is None:
-        keys = [k for k in reader.fields if k.startswith("tokenizer.")]
+def _metadata(file: File, key: str) -> Any:
+    if f"tokenizer.ggml.{key}" not in file.fields:
+        keys = [k for k in file.fields if k.startswith("tokenizer.")]
         raise ValueError(
             f"the GGUF metadata lack tokenizer.ggml.{key}; they have {', '.join(keys) or 'none'}"
         )
-    return field.contents()
+    return file.fields[f"tokenizer.ggml.{key}"]

@@ -68,23 +68,37 @@ def _wanted_names(config: ModelConfig) -> set[str]:
     return top | {p.format(i=i) for i in range(config.num_layers) for p in patterns}
 
 
-def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path]):
-    shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
-    flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-
-    named = [(sharding.path_name(path), leaf, *_tensor_names(config, path)) for path, leaf in flat]
-    # All of them before the first: a config's sizes are not allocated before the files have them.
-    for _, leaf, names, _ in named:
+def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of each tensor that a Hugging Face folder must have; nothing is allocated."""
+    shapes = {}
+    for path, leaf in _abstract(config)[0]:
+        names, _ = _tensor_names(config, path)
         shape = leaf.shape[1:] if _stacked(config, names) else leaf.shape
-        for name in names:
-            check_tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
+        shapes |= {name: _hf_shape(name, shape) for name in names}
+    return shapes
+
+
+@functools.lru_cache(maxsize=4)  # a large model takes a second
+def _abstract(config: ModelConfig):
+    """The parameters' paths and shapes, and the structure of their tree."""
+    tree = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
+    return jax.tree_util.tree_flatten_with_path(tree)
+
+
+def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path]):
+    # All of them before the first: a config's sizes are not allocated before the files have them.
+    for name, shape in hf_shapes(config).items():
+        check_tensor(opened[files[name]], files[name], name, shape)
+    flat, treedef = _abstract(config)
 
     def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
         tensor = read_tensor(opened[files[name]], files[name], name)
         return _place(config, path_name, tensor, shape, dtype, kernel)
 
     leaves = []
-    for path_name, leaf, names, kernel in named:
+    for path, leaf in flat:
+        path_name = sharding.path_name(path)
+        names, kernel = _tensor_names(config, path)
         if _stacked(config, names):
             device = sharding.of(config, path_name, leaf.shape)
             stacked = jnp.zeros(leaf.shape, dtype, device=device)

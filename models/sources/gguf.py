@@ -55,14 +55,15 @@ def convert(
     file = gguf_file.open_file(path)
     with regular.one_line(path, "cannot be converted"):
         config = gguf_metadata.hf_config_of(file, dtype)
-        names = gguf_metadata.hf_names(file, config["num_hidden_layers"])
+        names = gguf_metadata.hf_names(file, config)
         tok, tok_config = tokenizer.from_gguf(file)
 
     with partial.folder(folder) as unfinished:
         _write_json(unfinished / "config.json", config)
         _write_json(unfinished / "tokenizer_config.json", tok_config)
         files.write_whole(unfinished / "tokenizer.json", tok.to_str())
-        _write_weights(unfinished, file, names, config, DTYPES[dtype], progress)
+        with regular.one_line(path, "cannot be converted"):
+            _write_weights(unfinished, file, names, config, DTYPES[dtype], progress)
         if digests.of_file(path) != source["sha256"]:
             raise ValueError(f"{path} changed while it was converted. Try again when it is whole.")
         converted.write_note(unfinished, source)

@@ -8,6 +8,7 @@ import struct
 import time
 
 import gguf as gguf_lib
+import numpy as np
 import pytest
 
 import models
@@ -259,7 +260,7 @@ def test_a_gguf_is_read_as_its_library_reads_it(gguf_path):
     their_fields = {k: f for k, f in theirs.fields.items() if not k.startswith("GGUF.")}
     assert ours.fields.keys() == their_fields.keys()
     for name, field in their_fields.items():
-        assert ours.fields[name].contents() == field.contents()
+        assert ours.fields[name] == field.contents()
     assert [t.name for t in ours.tensors] == [t.name for t in theirs.tensors]
     for a, b in zip(ours.tensors, theirs.tensors, strict=True):
         assert a.tensor_type == b.tensor_type and list(a.shape) == list(b.shape[::-1])
@@ -284,11 +285,40 @@ def test_a_gguf_is_read_as_its_library_reads_it(gguf_path):
         ({"split.count": 2, "split.no": 0}, "part 1 of 2 of a split model: join them"),
         ({"tokenizer.ggml.eot_token_id": 10**6}, "eot_token_id' must be an integer from 0"),
         ({"tokenizer.ggml.eos_token_id": 10**6}, "eos_token_id' must be an integer from 0"),
+        *(
+            ({f"tokenizer.ggml.{name}_token_id": -1}, f"{name}_token_id' must be an integer from 0")
+            for name in ("bos", "unknown", "padding", "eos")
+        ),
     ],
 )
 def test_metadata_are_understood_or_refused(tmp_path, metadata, error):
     path = write_gguf(tmp_path / "m.gguf", "qwen2", random_tensors("qwen2"), metadata=metadata)
     refused(path, f"m.gguf cannot be converted .*{error}")
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "shape"),
+    [
+        ("llama", "blk.1.attn_q.weight", (30, 32)),  # 4 heads
+        ("qwen2", "blk.1.attn_q.weight", (30, 32)),
+        ("qwen2", "blk.0.attn_norm.weight", (31,)),
+        ("qwen2", "token_embd.weight", (400,)),
+        ("qwen2", "output.weight", (32, 400)),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named_with_its_file(tmp_path, family, name, shape):
+    tensors = random_tensors(family) | {name: np.ones(shape, np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", family, tensors)
+    refused(path, f"m.gguf cannot be converted .*{name} has shape .* the metadata ask for")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_fails_while_weights_are_written_names_the_file(gguf_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a line\nand another")
+
+    monkeypatch.setattr(gguf, "_dequantise", fail)
+    refused(gguf_path, r"m\.gguf cannot be converted \(a line and another")
 
 
 def test_a_factor_without_a_type_is_linear(tmp_path):
@@ -351,7 +381,7 @@ def test_damaged_ggufs_are_read_or_refused(gguf_path):
             file = gguf_file.open_file(gguf_path)
             with regular.one_line(gguf_path, "cannot be converted"):
                 config = gguf.gguf_metadata.hf_config_of(file, "float32")
-                gguf.gguf_metadata.hf_names(file, config["num_hidden_layers"])
+                gguf.gguf_metadata.hf_names(file, config)
                 gguf.tokenizer.from_gguf(file)
         except ValueError as error:
             assert "\n" not in str(error) and str(gguf_path) in str(error), repr(error)
