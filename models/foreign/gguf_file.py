@@ -124,7 +124,10 @@ class _Header:
             if offset != expected:
                 raise ValueError(f"{name} begins at {offset:,}, expected {expected:,}")
             tensors.append(self.tensor(start, *info))
-            expected = offset + -(-tensors[-1].data.nbytes // alignment) * alignment
+            end = offset + tensors[-1].data.nbytes
+            expected = -(-end // alignment) * alignment
+        if tensors and len(self.data) > start + expected:
+            raise ValueError(f"its tensors end at {start + end:,}, and more follows")
         return File(fields, tensors)
 
     def unpack(self, kinds: str) -> tuple[Any, ...]:

@@ -237,6 +237,12 @@ def test_tensors_of_a_gguf_lie_one_behind_the_other(gguf_path, name):
         refused(gguf_path, rf"m\.gguf is truncated or corrupt .*{name} begins at {offset:,}")
 
 
+@pytest.mark.parametrize("more", [b"\0", b"\0" * 128])
+def test_nothing_follows_the_tensors_of_a_gguf(gguf_path, more):
+    gguf_path.write_bytes(gguf_path.read_bytes() + more)
+    refused(gguf_path, r"m\.gguf is truncated or corrupt .*its tensors end at .* and more follows")
+
+
 def test_tensors_of_safetensors_lie_one_behind_the_other(folder):
     path = folder / "model.safetensors"
     content = path.read_bytes()

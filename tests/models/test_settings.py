@@ -87,6 +87,7 @@ def test_two_spellings_are_merged_as_transformers_does(tmp_path, model_type):
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights are read from GGUF"),
         ({"quantization": {"bits": 4}}, "quantised weights are read from GGUF"),
         ({"stop_strings": ["\n"]}, "stop_strings"),
+        ({"eor_token_id": 2}, "'eor_token_id' is 2. This setting is not known"),  # once eos
         ({"hidden_size": "32"}, "m/config.json: 'hidden_size' must be an integer from 1 .*32"),
         ({"hidden_size": True}, "'hidden_size' must be an integer"),
         ({"num_hidden_layers": 10**6}, "'num_hidden_layers' must be an integer from 1 to 1,024"),

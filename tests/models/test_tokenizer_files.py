@@ -214,6 +214,7 @@ def test_a_template_has_limits(folder, template):
         ("generation_config.json", {"eos_token_id": -1}, "'eos_token_id' must be an integer"),
         ("generation_config.json", {"eos_token_id": True}, "'eos_token_id' must be an integer"),
         ("generation_config.json", {"stop_strings": ["x"]}, "'stop_strings'"),
+        ("generation_config.json", {"eor_token_id": 2}, "'eor_token_id' is 2. This setting is not"),
         (
             "generation_config.json",
             "[" * 10**5,
