@@ -105,6 +105,15 @@ def _check_settings(hf: dict[str, Any], source: str) -> None:
             f"{source}: layer_types is {json_file.brief(layer_types)}; layers here are all "
             "'full_attention'."
         )
+    # A family that has no switch for it has the window wherever its length is given.
+    window, has_switch = hf.get("sliding_window"), "use_sliding_window" in FAMILIES[name].hf_config
+    if window is not None and not has_switch and layer_types is None:
+        longest = hf.get("max_position_embeddings")
+        if not isinstance(longest, int) or not isinstance(window, int) or window < longest:
+            raise ValueError(
+                f"{source}: sliding_window is {json_file.brief(window)}, but layers here attend to "
+                "all positions. Remove it if the model runs without it."
+            )
     if hf.get("hidden_act", "silu") != "silu":
         raise ValueError(f"{source}: hidden_act {hf['hidden_act']!r} is not supported, only silu.")
     # A family with biases has them whatever the key says; the others must not ask for them.

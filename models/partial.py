@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from models.files import this_system
+from models.files import make_folder, this_system
 
 SUFFIX = ".partial"
 # A folder that nobody has touched for so long is left over, unless its lock is seen to be held.
@@ -30,7 +30,7 @@ def folder(destination: pathlib.Path) -> Iterator[pathlib.Path]:
     with contextlib.ExitStack() as stack:
         while True:
             path = name_for(destination)
-            path.mkdir(parents=True)
+            make_folder(path)
             # Until it is locked another process may take it for a dead one's and remove it.
             with contextlib.suppress(FileNotFoundError):
                 stack.enter_context(_locked(path, fcntl.LOCK_EX))

@@ -12,7 +12,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
-from models.foreign import chat_template, json_file, regular
+from models.foreign import added_tokens, chat_template, json_file, regular
+from models.foreign.gguf_file import File
 from models.foreign.settings import GENERATION, GGUF_TOKENIZER, TOKENIZER
 
 # GGUF's token types that are not plain text.
@@ -63,11 +64,12 @@ class Tokenizer:
 
     with_special: tokenizers.Tokenizer
     text_only: tokenizers.Tokenizer  # reads control tokens as the text they are written in
-    control_ids: frozenset[int]  # what was added to the vocabulary: no document may write them
+    control_ids: frozenset[int]  # added to the vocabulary, or stops: no document may write them
     config: dict[str, Any]  # tokenizer_config.json
     chat_template: str | None
     stop_ids: tuple[int, ...]  # tokens that end an answer, ascending
-    fingerprint: str  # SHA-256 hex of tokenizer.json and the chat template
+    fingerprint: str  # SHA-256 hex of tokenizer.json, what is added to it, and the chat template
+    file: pathlib.Path  # tokenizer.json, for messages
 
     @property
     def vocab_size(self) -> int:
@@ -84,22 +86,28 @@ class Tokenizer:
         With `special`, control tokens written in the text ("<|im_end|>") become single ids: for
         text of our own. Without, they are ordinary characters: a document cannot end its turn.
 
-        Raises ValueError for half a surrogate pair, and for text that the tokenizer's model itself
-        reads as a control token.
+        Raises ValueError for half a surrogate pair, for text that the tokenizer's model itself
+        reads as a control token, and for text that it has no tokens for.
         """
         if special:
-            return _ids(self.with_special, text)
-        ids = _ids(self.text_only, text)
+            return _ids(self.with_special, text, self.file)
+        ids = _ids(self.text_only, text, self.file)
         if self.control_ids.isdisjoint(ids):
             return ids
-        ids = _ids(self._without_control, text)
-        if not self.control_ids.isdisjoint(ids):
-            raise ValueError("the tokenizer reads ordinary text as one of its control tokens")
-        return ids
+        around = _ids(self._without_control, text, self.file)
+        # A model without the token may have no other for the same text, and drops it.
+        lost = self.decode(around, skip_special=False) != self.decode(ids, skip_special=False)
+        if lost or not self.control_ids.isdisjoint(around):
+            tokens = [self.with_special.id_to_token(i) for i in self.control_ids.intersection(ids)]
+            raise ValueError(
+                f"{self.file}: the tokenizer reads ordinary text as its control tokens "
+                f"{json_file.names(map(str, tokens))}. Use a model whose stops are no text."
+            )
+        return around
 
     @functools.cached_property
     def _without_control(self) -> tokenizers.Tokenizer:
-        return _without(self.text_only, self.control_ids)
+        return _without(self.text_only, self.control_ids, self.file)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids; incomplete characters come out as U+FFFD."""
@@ -124,7 +132,9 @@ class Tokenizer:
             {"role": "user", "content": USER_MARKER},
         ]
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
-        special = {name: _token_text(self.config[name]) for name in names if self.config.get(name)}
+        special = {
+            name: added_tokens.text_of(self.config[name]) for name in names if self.config.get(name)
+        }
         chat = chat_template.render(self.chat_template, messages, special, thinking)
         before, marker, after = chat.partition(USER_MARKER)
         if not marker or USER_MARKER in after:
@@ -144,9 +154,9 @@ class Tokenizer:
 def load(folder: str | os.PathLike) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, downloaded or converted from GGUF.
 
-    Reads tokenizer.json and, where present, tokenizer_config.json, chat_template.jinja, config.json
-    and generation_config.json. Raises FileNotFoundError without a tokenizer.json, and ValueError if
-    a file cannot be understood.
+    Reads tokenizer.json and, where present, tokenizer_config.json, special_tokens_map.json,
+    added_tokens.json, chat_template.jinja, config.json and generation_config.json. Raises
+    FileNotFoundError without a tokenizer.json, and ValueError if a file cannot be understood.
     """
     folder = pathlib.Path(folder)
     file = folder / "tokenizer.json"
@@ -166,6 +176,11 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         # A saved tokenizer may carry the lengths of somebody's training batches.
         with_special.no_truncation()
         with_special.no_padding()
+        if getattr(with_special.model, "dropout", None):
+            raise ValueError("its dropout is not 0: a text would have other tokens each time")
+    added = added_tokens.add(folder, config, with_special)
+    stop_ids = _stop_ids(folder, with_special, config)
+    with regular.one_line(file, "is not a tokenizer that can be read"):
         # Two tokenizers over one model: whether added tokens are recognised is a setting, which
         # another thread would see change. Files differ in which of them they call special, Qwen's
         # leave out <tool_call>: a document must not be able to write any, whatever the file says.
@@ -173,57 +188,49 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         text_only.normalizer = with_special.normalizer
         text_only.pre_tokenizer = with_special.pre_tokenizer
         unknown = with_special.token_to_id(getattr(with_special.model, "unk_token", None) or "")
-        control_ids = frozenset(with_special.get_added_tokens_decoder()) - {unknown}
-        _ids(text_only, "A text, 1 line.\n")
-        if getattr(with_special.model, "dropout", None):
-            raise ValueError("its dropout is not 0: a text would have other tokens each time")
-    _check_added(folder / "tokenizer_config.json", config, with_special)
+        control_ids = {*with_special.get_added_tokens_decoder()} - {unknown} | {*stop_ids}
+        _ids(text_only, "A text, 1 line.\n", file)
     digest = hashlib.sha256(serialised.encode("utf-8"))
     digest.update(b"\0" + (template or "").encode("utf-8"))
+    if added:
+        digest.update(b"\0" + "\n".join(added).encode("utf-8"))
     return Tokenizer(
         with_special=with_special,
         text_only=text_only,
-        control_ids=control_ids,
+        control_ids=frozenset(control_ids),
         config=config,
         chat_template=template,
-        stop_ids=_stop_ids(folder, with_special, config),
+        stop_ids=stop_ids,
         fingerprint=digest.hexdigest(),
+        file=file,
     )
 
 
-def _check_added(file: pathlib.Path, config: dict[str, Any], tok: tokenizers.Tokenizer) -> None:
-    """Raises ValueError for tokens that tokenizer_config.json adds and tokenizer.json lacks."""
-    added = config.get("added_tokens_decoder") or {}
-    with regular.one_line(file, "has added_tokens_decoder that cannot be read"):
-        texts = {int(i): _token_text(token) for i, token in added.items()}
-    for i, text in texts.items():
-        if text is not None and tok.token_to_id(text) != i:
-            raise ValueError(
-                f"{file}: the added token {json_file.brief(text)} has the id {i}, in "
-                f"tokenizer.json {tok.token_to_id(text)}. The files are of different models: "
-                "fetch them again."
-            )
-
-
-def _ids(tok: tokenizers.Tokenizer, text: str) -> list[int]:
+def _ids(tok: tokenizers.Tokenizer, text: str, file: pathlib.Path) -> list[int]:
     try:
-        return tok.encode(text, add_special_tokens=False).ids
-    except TypeError as error:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
         raise ValueError("the text is not UTF-8: it holds half of a surrogate pair") from error
+    with regular.one_line(file, "is of a tokenizer that cannot read the text: use another model"):
+        return tok.encode(text, add_special_tokens=False).ids
 
 
-def _without(tok: tokenizers.Tokenizer, ids: frozenset[int]) -> tokenizers.Tokenizer:
+def _without(
+    tok: tokenizers.Tokenizer, ids: frozenset[int], file: pathlib.Path
+) -> tokenizers.Tokenizer:
     """The same tokenizer, whose model does not have the tokens `ids`: it reads around them."""
     spec = json.loads(tok.to_str())
     model = spec["model"]
     if not isinstance(model.get("vocab"), dict):
-        raise ValueError(f"a {model.get('type')} tokenizer reads text as one of its control tokens")
+        raise ValueError(
+            f"{file}: a {model.get('type')} tokenizer reads text as one of its control tokens"
+        )
     gone = {token for token, i in model["vocab"].items() if i in ids}
     model["vocab"] = {token: i for token, i in model["vocab"].items() if i not in ids}
     if "merges" in model:
         pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
         model["merges"] = [list(m) for m in pairs if not gone & {*m, "".join(m)}]
-    with regular.one_line(pathlib.Path("tokenizer.json"), "reads text as control tokens"):
+    with regular.one_line(file, "reads text as control tokens"):
         return tokenizers.Tokenizer.from_str(json.dumps(spec))
 
 
@@ -240,13 +247,6 @@ def _chat_template(folder: pathlib.Path, config: dict[str, Any]) -> str | None:
     return template
 
 
-def _token_text(token: Any) -> str | None:
-    content = token.get("content") if isinstance(token, dict) else token
-    if content is not None and not isinstance(content, str):
-        raise ValueError(f"a special token must be a text, found {json_file.brief(token)}")
-    return content
-
-
 def _stop_ids(
     folder: pathlib.Path, tok: tokenizers.Tokenizer, config: dict[str, Any]
 ) -> tuple[int, ...]:
@@ -258,7 +258,7 @@ def _stop_ids(
         ("special_tokens_map.json", special_tokens),
     ):
         with regular.one_line(folder / file, "has an eos_token that cannot be read"):
-            text = _token_text(named.get("eos_token"))
+            text = added_tokens.text_of(named.get("eos_token"))
         if text and tok.token_to_id(text) is None:
             raise ValueError(
                 f"{folder / file}: the eos_token {text!r} is not in tokenizer.json. The files are "
@@ -274,23 +274,23 @@ def _stop_ids(
     return tuple(sorted(ids - {None}))
 
 
-def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The tokenizer in a `gguf.GGUFReader`, and the content of its tokenizer_config.json.
+def from_gguf(file: File) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer in the metadata of a GGUF file, and the content of its tokenizer_config.json.
 
     Raises ValueError if the vocabulary is not byte-level BPE, its pre-tokenizer is unknown, or
     metadata are missing.
     """
-    model, pre = _metadata(reader, "model"), _metadata(reader, "pre")
+    model, pre = _metadata(file, "model"), _metadata(file, "pre")
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         raise ValueError(
             f"the GGUF tokenizer {model!r} with pre-tokenizer {pre!r} is not supported; supported: "
             f"'gpt2' with {', '.join(PRE_TOKENIZERS)}. Use the model's Hugging Face hub id instead."
         )
     normalizer, pre_tokenizer, ignore_merges = PRE_TOKENIZERS[pre]()
-    tokens, types = _metadata(reader, "tokens"), _metadata(reader, "token_type")
+    tokens, types = _metadata(file, "tokens"), _metadata(file, "token_type")
     # Unused entries only pad the vocabulary to the embeddings' rows.
     vocab = {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED}
-    merges = [tuple(merge.split(" ")) for merge in _metadata(reader, "merges")]
+    merges = [tuple(merge.split(" ")) for merge in _metadata(file, "merges")]
 
     tok = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges)
@@ -322,38 +322,42 @@ def from_gguf(reader: Any) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             for t in added
         },
     }
-    GGUF_TOKENIZER.check("tokenizer.ggml", _tokenizer_keys(reader))
+    GGUF_TOKENIZER.check("tokenizer.ggml", _tokenizer_keys(file))
     names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
     for gguf_name, hf_name in names.items():
-        if (field := reader.fields.get(f"tokenizer.ggml.{gguf_name}_token_id")) is not None:
-            config[f"{hf_name}_token"] = tokens[field.contents()]
-    if (field := reader.fields.get("tokenizer.chat_template")) is not None:
-        config["chat_template"] = field.contents()
+        if (i := gguf_token_id(file, gguf_name)) is not None:
+            config[f"{hf_name}_token"] = tokens[i]
+    if (template := file.fields.get("tokenizer.chat_template")) is not None:
+        config["chat_template"] = template
     return tok, config
 
 
-def gguf_stop_ids(reader: Any) -> list[int]:
+def gguf_stop_ids(file: File) -> list[int]:
     """The ids that the metadata of a GGUF file call ends, the main one first.
 
     Ends of sequence, of turn and of message. ValueError for one that is no token.
     """
-    last, ids = len(_metadata(reader, "tokens")) - 1, []
-    for key in (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")):
-        if (field := reader.fields.get(key)) is not None:
-            ids.append(json_file.integer("the GGUF metadata", key, field.contents(), 0, last))
-    return list(dict.fromkeys(ids))
+    ids = [gguf_token_id(file, end) for end in ("eos", "eot", "eom")]
+    return [i for i in dict.fromkeys(ids) if i is not None]
 
 
-def _tokenizer_keys(reader: Any) -> dict[str, Any]:
+def gguf_token_id(file: File, name: str) -> int | None:
+    """The id that the metadata of a GGUF file have under a name. ValueError if it is no token."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    if (i := file.fields.get(key)) is None:
+        return None
+    return json_file.integer("the GGUF metadata", key, i, 0, len(_metadata(file, "tokens")) - 1)
+
+
+def _tokenizer_keys(file: File) -> dict[str, Any]:
     prefix = "tokenizer.ggml."
-    return {k.removeprefix(prefix): "set" for k in reader.fields if k.startswith(prefix)}
+    return {k.removeprefix(prefix): "set" for k in file.fields if k.startswith(prefix)}
 
 
-def _metadata(reader: Any, key: str) -> Any:
-    field = reader.fields.get(f"tokenizer.ggml.{key}")
-    if field is None:
-        keys = [k for k in reader.fields if k.startswith("tokenizer.")]
+def _metadata(file: File, key: str) -> Any:
+    if f"tokenizer.ggml.{key}" not in file.fields:
+        keys = [k for k in file.fields if k.startswith("tokenizer.")]
         raise ValueError(
             f"the GGUF metadata lack tokenizer.ggml.{key}; they have {', '.join(keys) or 'none'}"
         )
-    return field.contents()
+    return file.fields[f"tokenizer.ggml.{key}"]

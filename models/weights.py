@@ -19,7 +19,13 @@ from models.config import ModelConfig
 from models.families import FAMILIES, MODEL_TENSORS
 from models.foreign import json_file
 from models.foreign.digests import Digests
-from models.foreign.safetensors_file import check_held_once, open_file, read_tensor, tensor_files
+from models.foreign.safetensors_file import (
+    check_held_once,
+    check_tensor,
+    open_file,
+    read_tensor,
+    tensor_files,
+)
 
 KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
@@ -62,12 +68,31 @@ def _wanted_names(config: ModelConfig) -> set[str]:
     return top | {p.format(i=i) for i in range(config.num_layers) for p in patterns}
 
 
+def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of each tensor that a Hugging Face folder must have; nothing is allocated."""
+    shapes = {}
+    for path, leaf in _abstract(config)[0]:
+        names, _ = _tensor_names(config, path)
+        shape = leaf.shape[1:] if _stacked(config, names) else leaf.shape
+        shapes |= {name: _hf_shape(name, shape) for name in names}
+    return shapes
+
+
+@functools.lru_cache(maxsize=4)  # a large model takes a second
+def _abstract(config: ModelConfig):
+    """The parameters' paths and shapes, and the structure of their tree."""
+    tree = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
+    return jax.tree_util.tree_flatten_with_path(tree)
+
+
 def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path]):
-    shapes = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))
-    flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    # All of them before the first: a config's sizes are not allocated before the files have them.
+    for name, shape in hf_shapes(config).items():
+        check_tensor(opened[files[name]], files[name], name, shape)
+    flat, treedef = _abstract(config)
 
     def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
-        tensor = read_tensor(opened[files[name]], files[name], name, _hf_shape(name, shape))
+        tensor = read_tensor(opened[files[name]], files[name], name)
         return _place(config, path_name, tensor, shape, dtype, kernel)
 
     leaves = []

@@ -14,6 +14,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from models.files import write_whole
+
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Makes this process one of those that train together; before anything else of jax.
@@ -73,8 +75,7 @@ def check_shared(folder: epath.Path) -> None:
     marker = folder / f".shared-{token}"
     with together():
         if is_first():
-            folder.mkdir(parents=True, exist_ok=True)
-            marker.write_text(str(token))
+            write_whole(marker, str(token))
     seen = marker.exists() and marker.read_text() == str(token)
     blind = np.flatnonzero(~share(np.bool_(seen)))
     if is_first():

@@ -4,20 +4,18 @@ A JSON object has the digest of its other fields beside them. A folder of orbax'
 the digest of each of its files, written last, which is checked before orbax parses any of them.
 """
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Iterator
 
 from etils import epath
 
 from models.files import is_local, sync, write_whole
+from models.foreign import digests
 from models.identity import digest as json_digest
 
 FILE = "sha256.json"  # {path in the folder: digest}
 MARK = {"sealed": True}  # in a folder's custom metadata: without its seal it is incomplete
 METADATA = "_CHECKPOINT_METADATA"  # a file that orbax puts into every checkpoint
-CHUNK = 1 << 20
 KEY = "sha256"  # of the digest in a JSON object
 WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -77,14 +75,14 @@ def seal_folder(folder: epath.Path) -> None:
     What is not on the disk yet is waited for first, so that a power cut cannot leave a seal of
     bytes that are gone.
     """
-    digests = {}
+    found = {}
     for path in _files(folder):
         sync(path)
-        digests[_name(folder, path)] = _digest(path)
+        found[_name(folder, path)] = digests.of_file(path)
     if is_local(folder):
-        for below in {folder.joinpath(name).parent for name in digests}:
+        for below in {folder.joinpath(name).parent for name in found}:
             sync(below)
-    write_whole(folder / FILE, json.dumps(digests, indent=1, sort_keys=True) + "\n")
+    write_whole(folder / FILE, json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def check_folder(folder: epath.Path) -> None:
@@ -97,15 +95,15 @@ def check_folder(folder: epath.Path) -> None:
         _check_unsealed(folder)
         return
     try:
-        digests = json.loads((folder / FILE).read_bytes())
-        names = [(str(name), str(digest)) for name, digest in digests.items()]
+        found = json.loads((folder / FILE).read_bytes())
+        names = [(str(name), str(digest)) for name, digest in found.items()]
     except (ValueError, AttributeError, RecursionError) as error:
         raise Damaged(f"its {FILE} is not the one that was written ({error})") from error
     for name, digest in names:
         path = folder / name
         if ".." in path.parts or not str(path).startswith(str(folder)) or not path.is_file():
             raise Damaged(f"{name} is missing")
-        if _digest(path) != digest:
+        if digests.of_file(path) != digest:
             raise Damaged(f"{name} is not the file that was written")
 
 
@@ -131,11 +129,3 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 def _name(folder: epath.Path, path: epath.Path) -> str:
     return path.relative_to(folder).as_posix()
-
-
-def _digest(path: epath.Path) -> str:
-    digest = hashlib.sha256()
-    with contextlib.closing(path.open("rb")) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,21 +1,24 @@
 """SHA-256 of files, computed by threads while others read the same files."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 import pathlib
 import threading
 from collections.abc import Iterable
 
+from models.files import AnyPath, is_local
 from models.foreign import regular
 
 BUFFER_BYTES = 2**18  # stays in the processor's cache between reading and hashing
 THREADS = 2
 
 
-def of_file(path: pathlib.Path) -> str:
-    """SHA-256 hex of a regular file. Raises as `regular.open_binary`."""
-    with regular.open_binary(path) as file:
+def of_file(path: AnyPath) -> str:
+    """SHA-256 hex of a regular file, or one of an object store. Raises as `regular.open_binary`."""
+    opened = regular.open_binary(path) if is_local(path) else path.open("rb")
+    with contextlib.closing(opened) as file:
         return _digest(file, threading.Event())
 
 
@@ -70,8 +73,7 @@ class Digests:
 
 
 def _digest(file, stop: threading.Event) -> str:
-    sha256, buffer = hashlib.sha256(), bytearray(BUFFER_BYTES)
-    view = memoryview(buffer)
-    while (size := file.readinto(buffer)) and not stop.is_set():
-        sha256.update(view[:size])
+    sha256 = hashlib.sha256()
+    while (chunk := file.read(BUFFER_BYTES)) and not stop.is_set():
+        sha256.update(chunk)
     return sha256.hexdigest()

@@ -45,16 +45,6 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
-    """A value of the metadata."""
-
-    value: Any  # str, int, float, bool or a list of them
-
-    def contents(self) -> Any:
-        return self.value
-
-
-@dataclasses.dataclass(frozen=True)
 class Tensor:
     """A tensor as it is stored."""
 
@@ -72,7 +62,7 @@ class Tensor:
 class File:
     """The metadata and tensors of a GGUF file."""
 
-    fields: dict[str, Field]
+    fields: dict[str, Any]  # str, int, float, bool or a list of them
     tensors: list[Tensor]
 
 
@@ -111,22 +101,34 @@ class _Header:
             raise ValueError(f"its version is {version}; read are {VERSIONS}, little-endian")
         num_tensors = self.count("tensors", MOST_TENSORS, 24)
         num_keys = self.count("keys", MOST_KEYS, 13)
-        fields: dict[str, Field] = {}
+        fields: dict[str, Any] = {}
         for _ in range(num_keys):
             key = self.string()
             if key in fields:
                 raise ValueError(f"the key {key} stands twice")
             (kind,) = self.unpack("I")
-            fields[key] = Field(self.value(key, kind, 0))
+            fields[key] = self.value(key, kind, 0)
         infos = [self.tensor_info() for _ in range(num_tensors)]
-        alignment = fields["general.alignment"].value if "general.alignment" in fields else 32
+        alignment = fields.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= 2**16:
             raise ValueError(f"general.alignment is {alignment!r}")
         start = -(-self.at // alignment) * alignment
         names = [info[0] for info in infos]
         if len(set(names)) < len(names):
             raise ValueError("a tensor stands twice")
-        return File(fields, [self.tensor(start, *info) for info in infos])
+        tensors, expected = [], 0
+        for info in infos:
+            name, *_, offset = info
+            # As llama.cpp has it: one behind the other. A tensor elsewhere would be read from
+            # another's bytes, or leave some that nobody reads.
+            if offset != expected:
+                raise ValueError(f"{name} begins at {offset:,}, expected {expected:,}")
+            tensors.append(self.tensor(start, *info))
+            end = offset + tensors[-1].data.nbytes
+            expected = -(-end // alignment) * alignment
+        if tensors and len(self.data) > start + expected:
+            raise ValueError(f"its tensors end at {start + end:,}, and more follows")
+        return File(fields, tensors)
 
     def unpack(self, kinds: str) -> tuple[Any, ...]:
         kinds = "<" + kinds

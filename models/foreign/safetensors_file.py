@@ -92,11 +92,10 @@ def open_file(path: pathlib.Path) -> Iterator[safetensors.safe_open]:
         yield opened
 
 
-def read_tensor(view, path: pathlib.Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor as it is stored, with all that is asked of a model's weights.
+def check_tensor(view, path: pathlib.Path, name: str, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for a tensor that is missing, quantised, or of another shape.
 
-    Raises ValueError if it is missing, quantised, of another shape, or not finite in float32 and
-    bfloat16.
+    By the file's header alone: what it declares the library has compared with the file's size.
     """
     if name not in view.keys():  # noqa: SIM118 (a file, not a dict)
         raise ValueError(
@@ -115,8 +114,15 @@ def read_tensor(view, path: pathlib.Path, name: str, shape: tuple[int, ...]) -> 
             f"{path}: {name} has shape {list(part.get_shape())}, the config asks for "
             f"{list(shape)}. Weights and config.json are of different models."
         )
+
+
+def read_tensor(view, path: pathlib.Path, name: str) -> np.ndarray:
+    """A tensor as it is stored, which `check_tensor` has passed.
+
+    Raises ValueError if it is not finite in float32 and bfloat16.
+    """
     tensor = view.get_tensor(name)
-    if not _is_finite(tensor, LARGEST[stored]):
+    if not _is_finite(tensor, LARGEST[view.get_slice(name).get_dtype()]):
         raise ValueError(
             f"{path}: {name} holds numbers that are not finite. The model is damaged or was badly "
             "merged: fetch it again, or use another."

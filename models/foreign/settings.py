@@ -53,8 +53,11 @@ CONFIG = Table(
       attention_dropout attention_probs_dropout_prob attn_pdrop hidden_dropout sliding_window
       max_window_layers attn_implementation _attn_implementation _attn_implementation_autoset
       _attn_implementation_internal use_flash_attn _flash_attn_2_enabled output_attentions
-      forced_eos_token_id cross_attention_hidden_size max_sequence_length""",
+      forced_eos_token_id cross_attention_hidden_size max_sequence_length bos_token_id pad_token_id
+      unk_token_id sep_token_id cls_token_id decoder_start_token_id forced_bos_token_id""",
     only={
+        "is_causal": (True,),  # false lets every token see all, as in models of embeddings
+        "is_encoder_decoder": (False,),
         "rope_interleaved": (False,),
         "use_mrope": (False,),
         "partial_rotary_factor": (1, 1.0),
@@ -74,13 +77,18 @@ CONFIG = Table(
     watched=(
         r"(?i)rope|rotary|position|quant|compress|bits|attention|attn|window|eos|stop|softcap|scal"
         r"|multiplier|temperature|bias|norm|head|layer_type|alibi|expert|moe|act(_fn|ivation)|embed"
+        # Who sees whom, layers apart from the others, and a program of the model's own.
+        r"|causal|mask|direction|per_layer|shar(ed|ing)|clip|auto_map|token_id"
     ),
 )
 GENERATION = Table(
     read="eos_token_id",
-    harmless="forced_eos_token_id eos_token add_eos_token",  # of a length that is never reached
+    # Of a length that is never reached, or of where a sequence begins.
+    harmless="""
+      forced_eos_token_id eos_token add_eos_token bos_token_id pad_token_id unk_token_id
+      sep_token_id cls_token_id mask_token_id decoder_start_token_id forced_bos_token_id""",
     only={"stop_strings": ([],), "use_mrope": (False,), "stop_token_ids": ([],)},
-    watched=r"(?i)eos|stop|end_of|quant",
+    watched=r"(?i)eos|stop|end_of|quant|token_id",
 )
 TOKENIZER = Table(
     read="eos_token eos_token_id",

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from models import identity, partial
+from models import files, identity, partial
 from models.foreign import digests, json_file
 
 NOTE = "source.json"
@@ -57,7 +57,7 @@ def write_note(folder: pathlib.Path, source: Mapping[str, Any]) -> None:
     """Records what a folder was made from, with the digests of its files and of the record."""
     recorded = {**source, "files": file_digests(folder)}
     content = json.dumps(recorded | {"digest": identity.digest(recorded)}, indent=2)
-    (folder / NOTE).write_text(content + "\n", encoding="utf-8")
+    files.write_whole(folder / NOTE, content + "\n")
 
 
 def file_digests(folder: pathlib.Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import rich.console
 import rich.progress
 
-from models import partial
+from models import files, partial
 from models.foreign import digests
 
 
@@ -97,7 +97,7 @@ def fetch(name: str, cache_dir: str | os.PathLike) -> pathlib.Path:
                 f"{size:,} bytes with SHA-256 {digest}, expected {model.size:,} bytes with "
                 f"{model.sha256}. Nothing was stored. Try again, or use --model={model.hub_id}."
             )
-        os.replace(joined, file)
+        files.publish(joined, file)
     return file
 
 

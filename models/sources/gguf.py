@@ -17,7 +17,7 @@ import rich.console
 import rich.progress
 from safetensors.numpy import save_file
 
-from models import partial, tokenizer
+from models import files, partial, tokenizer
 from models.families import FAMILIES
 from models.foreign import digests, gguf_file, regular
 from models.foreign.gguf_file import File, Tensor
@@ -55,19 +55,20 @@ def convert(
     file = gguf_file.open_file(path)
     with regular.one_line(path, "cannot be converted"):
         config = gguf_metadata.hf_config_of(file, dtype)
-        names = gguf_metadata.hf_names(file, config["num_hidden_layers"])
+        names = gguf_metadata.hf_names(file, config)
         tok, tok_config = tokenizer.from_gguf(file)
 
     with partial.folder(folder) as unfinished:
         _write_json(unfinished / "config.json", config)
         _write_json(unfinished / "tokenizer_config.json", tok_config)
-        tok.save(str(unfinished / "tokenizer.json"), pretty=False)
-        _write_weights(unfinished, file, names, config, DTYPES[dtype], progress)
+        files.write_whole(unfinished / "tokenizer.json", tok.to_str())
+        with regular.one_line(path, "cannot be converted"):
+            _write_weights(unfinished, file, names, config, DTYPES[dtype], progress)
         if digests.of_file(path) != source["sha256"]:
             raise ValueError(f"{path} changed while it was converted. Try again when it is whole.")
         converted.write_note(unfinished, source)
         try:
-            os.rename(unfinished, folder)
+            files.publish(unfinished, folder)
         except OSError:
             if not _is_converted(folder, source):
                 raise
@@ -116,9 +117,11 @@ def _write_weights(
                 tensors[names[t.name]] = np.ascontiguousarray(w.astype(dtype, copy=False))
                 bar.advance(task)
             # transformers refuses a file whose metadata do not name a framework.
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+            unfinished = folder / f"{file}.partial"
+            save_file(tensors, unfinished, metadata={"format": "pt"})
             # safetensors writes files that only their owner can read; a cache may be shared.
-            (folder / file).chmod((folder / "config.json").stat().st_mode)
+            unfinished.chmod((folder / "config.json").stat().st_mode)
+            files.publish(unfinished, folder / file)
             weight_map |= dict.fromkeys(tensors, file)
             total += sum(w.nbytes for w in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -169,4 +172,4 @@ def _is_converted(folder: pathlib.Path, source: dict[str, Any]) -> bool:
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from models import hf_config, rope, tokenizer
+from models import hf_config, rope, tokenizer, weights
 from models.families import FAMILIES, MODEL_TENSORS, Family, llama
 from models.foreign import json_file
 from models.foreign.gguf_file import File
@@ -33,9 +33,7 @@ def hf_config_of(file: File, dtype: str) -> dict[str, Any]:
     _check_whole(file)
     name, family = _family(file)
     prefix = f"{name}."
-    settings = {
-        k.removeprefix(prefix): f.contents() for k, f in file.fields.items() if k.startswith(prefix)
-    }
+    settings = {k.removeprefix(prefix): v for k, v in file.fields.items() if k.startswith(prefix)}
     GGUF_MODEL.check(SOURCE, settings, prefix)
 
     def get(key: str) -> Any:
@@ -74,15 +72,14 @@ def hf_config_of(file: File, dtype: str) -> dict[str, Any]:
     if "attention.key_length" in settings:
         config["head_dim"] = head_dim = size("attention.key_length", "head_dim")
     _check_heads(settings, prefix, head_dim)
-    if llama.GGUF_ROPE_FACTORS in tensors:
+    if (factors := tensors.get(llama.GGUF_ROPE_FACTORS)) is not None:
         if config["rope_scaling"]:
             raise ValueError(
-                f"{llama.GGUF_ROPE_FACTORS} and {name}.rope.scaling are both given; expected one"
+                f"{factors.name} and {prefix}rope.scaling are both given; expected one"
             )
-        factors = np.asarray(tensors[llama.GGUF_ROPE_FACTORS].data)
-        config["rope_scaling"] = _llama3_scaling(factors, config["rope_theta"], head_dim)
-    if (bos := file.fields.get("tokenizer.ggml.bos_token_id")) is not None:
-        config["bos_token_id"] = bos.contents()
+        config["rope_scaling"] = _llama3_scaling(factors.data, config["rope_theta"], head_dim)
+    if (bos := tokenizer.gguf_token_id(file, "bos")) is not None:
+        config["bos_token_id"] = bos
     if stops := tokenizer.gguf_stop_ids(file):
         config["eos_token_id"] = stops if len(stops) > 1 else stops[0]
     hf_config.from_hf(config, SOURCE)
@@ -98,11 +95,14 @@ def _check_heads(settings: dict[str, Any], prefix: str, head_dim: int) -> None:
             )
 
 
-def hf_names(file: File, num_layers: int) -> dict[str, str]:
-    """GGUF name -> Hugging Face name of every weight. ValueError if one is missing or unknown."""
+def hf_names(file: File, config: dict[str, Any]) -> dict[str, str]:
+    """GGUF name -> Hugging Face name of every weight.
+
+    Raises ValueError for one that is missing, unknown, or not of the shape that `config` asks for.
+    """
     name, family = _family(file)
     names = {tensor.gguf: tensor.hf for tensor in MODEL_TENSORS.values()}
-    for i in range(num_layers):
+    for i in range(config["num_hidden_layers"]):
         for tensor in family.layer_tensors.values():
             names[tensor.gguf.format(i=i)] = tensor.hf.format(i=i)
     in_file = {t.name for t in file.tensors}
@@ -114,28 +114,35 @@ def hf_names(file: File, num_layers: int) -> dict[str, str]:
             f"the tensors are not those of a {name} model: missing {_some(missing)}; "
             f"unexpected {_some(unexpected)}"
         )
+    shapes = weights.hf_shapes(hf_config.from_hf(config, SOURCE))
+    for t in file.tensors:
+        if t.name in names and t.shape != shapes[names[t.name]]:
+            raise ValueError(
+                f"{t.name} has shape {list(t.shape)}, the metadata ask for "
+                f"{list(shapes[names[t.name]])}"
+            )
     return {name: hf for name, hf in names.items() if name in in_file}
 
 
 def _check_whole(file: File) -> None:
     """Raises ValueError for one part of a model in several files, and for what is no model."""
     parts = file.fields.get("split.count")
-    if parts is not None and parts.contents() not in (0, 1):
-        number = file.fields["split.no"].contents() + 1 if "split.no" in file.fields else "one"
+    if parts not in (None, 0, 1):
+        number = file.fields["split.no"] + 1 if "split.no" in file.fields else "one"
         raise ValueError(
-            f"it is part {number} of {parts.contents()} of a split model: join them "
+            f"it is part {number} of {parts} of a split model: join them "
             "(llama-gguf-split --merge FIRST_PART WHOLE.gguf) and give the whole"
         )
     kind = file.fields.get("general.type")
-    if kind is not None and kind.contents() != "model":
-        raise ValueError(f"it holds a GGUF {kind.contents()!r}, not a model")
+    if kind not in (None, "model"):
+        raise ValueError(f"it holds a GGUF {kind!r}, not a model")
 
 
 def _value(file: File, key: str) -> Any:
     if key not in file.fields:
         short = [k for k in file.fields if not k.startswith("tokenizer.")]
         raise ValueError(f"the GGUF metadata lack {key}; they have {', '.join(short)}")
-    return file.fields[key].contents()
+    return file.fields[key]
 
 
 def _shortest(value: float) -> float:

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import socket
 import urllib.parse
 import urllib.request
@@ -20,25 +21,30 @@ PROBE_SECONDS = 3
 
 
 def fetch(repo: str) -> pathlib.Path:
-    """The local folder of `repo` ("owner/name"), downloaded as far as it is not there.
+    """The local folder of `repo` ("owner/name"), whole; downloaded as far as it is not there.
 
     Raises ConnectionError at once where the hub cannot be reached: the client itself would go on
-    trying for half a minute; ConnectionError also for what the hub does not give.
+    trying for half a minute; ConnectionError also for what the hub does not give. A folder of which
+    it is not known whether it is whole is none: its stops could be in a file that is not there.
     """
     get = functools.partial(huggingface_hub.snapshot_download, repo, allow_patterns=list(FILES))
     try:
         local = pathlib.Path(get(local_files_only=True))
-    except errors.LocalEntryNotFoundError:  # also for a download that the client did not finish
-        local = None
-    # Without the hub's list of files the client takes any folder for whole: of another program,
-    # that fetched one file, say.
-    if local and (_has_list(repo, local) or not _missing(local, USUAL)):
-        return local
+        # Without the hub's list of files the client takes any folder for whole: of another program,
+        # that fetched one file, say.
+        missing = [] if _has_list(repo, local) else _missing(repo, local, USUAL)
+        if not missing:
+            return local
+    except errors.IncompleteSnapshotError as error:  # by the hub's list
+        local = pathlib.Path(error.snapshot_path)
+        missing = re.findall(r"missing \((.*?)\)\.", str(error)) or ["a part"]
+    except errors.LocalEntryNotFoundError:
+        local, missing = None, []
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if why := _unreachable(endpoint):
-        if local and not _missing(local, ("config.json",)):
-            return local
-        there = "is not" if local is None else f"is only in part ({local})"
+        there = "is not"
+        if local:
+            there = f"is only in part ({local}: {', '.join(missing)} not fetched)"
         raise ConnectionError(
             f"{repo} {there} in the local Hugging Face cache and {why}. Fetch it where there is "
             f"network (`hf download {repo}`) and pass the folder's path, or use one of the demo "
@@ -49,7 +55,7 @@ def fetch(repo: str) -> pathlib.Path:
     except Exception as error:  # the client has errors of many libraries
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConnectionError(f"{repo} could not be fetched from {endpoint}: {words}") from error
-    if missing := _missing(folder, ("config.json",)):
+    if missing := _missing(repo, folder, ("config.json",)):
         raise ConnectionError(
             f"{repo} has no {', '.join(missing)} that {endpoint} would give; what is there is in "
             f"{folder}."
@@ -65,8 +71,13 @@ def _has_list(repo: str, folder: pathlib.Path) -> bool:
         return False
 
 
-def _missing(folder: pathlib.Path, names: tuple[str, ...]) -> list[str]:
-    missing = [name for name in names if not (folder / name).exists()]
+def _missing(repo: str, folder: pathlib.Path, names: tuple[str, ...]) -> list[str]:
+    """What a folder of the cache lacks, but for files that the hub said it has not."""
+    missing = []
+    for name in names:
+        found = huggingface_hub.try_to_load_from_cache(repo, name, revision=folder.name)
+        if found is not huggingface_hub._CACHED_NO_EXIST and not (folder / name).exists():
+            missing.append(name)
     try:
         safetensors_file.tensor_files(folder)
     except FileNotFoundError:

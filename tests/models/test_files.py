@@ -1,11 +1,14 @@
 """Files are whole or not there, and nothing is left beside them."""
 
 import os
+import pathlib
+import re
 import resource
 import signal
 
 import pytest
 
+import models
 from models import files
 
 
@@ -51,3 +54,10 @@ def test_a_line_after_one_that_was_cut_begins_anew(tmp_path):
     files.append_line(path, "three")
     files.append_line(path, "four")
     assert path.read_text().split("\n") == ["one", "tw", "three", "four", ""]
+
+
+def test_models_are_written_by_the_one_writer():
+    folder = pathlib.Path(models.__file__).parent
+    around = r"\.write_(text|bytes)\(|os\.(rename|replace)\(|\.replace\([a-z]+\)|tok\w*\.save\("
+    found = {p.name for p in folder.rglob("*.py") if re.search(around, p.read_text("utf-8"))}
+    assert found == {"files.py"}

@@ -8,6 +8,7 @@ import struct
 import time
 
 import gguf as gguf_lib
+import numpy as np
 import pytest
 
 import models
@@ -214,6 +215,46 @@ def test_a_gguf_header_is_believed_no_further_than_its_file(tmp_path, name):
     refused(path, r"m\.gguf is truncated or corrupt")
 
 
+def offsets_at(gguf_path):
+    """Where the header of a GGUF file has the offset of each tensor, by name."""
+    content, at = gguf_path.read_bytes(), {}
+    for tensor in gguf_file.open_file(gguf_path).tensors:
+        name = key(tensor.name, len(tensor.shape))
+        here = content.index(struct.pack("<" + name[0], *name[1:]))
+        at[tensor.name] = here + 8 + len(tensor.name) + 4 + 8 * len(tensor.shape) + 4
+    return content, at
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_q.weight"])
+def test_tensors_of_a_gguf_lie_one_behind_the_other(gguf_path, name):
+    content, at = offsets_at(gguf_path)
+    (own,) = struct.unpack_from("<Q", content, at[name])
+    others = {struct.unpack_from("<Q", content, at[f"blk.{i}.attn_q.weight"])[0] for i in (0, 1)}
+    for offset in (others | {own + 4, own + 32}) - {own}:
+        changed = bytearray(content)
+        struct.pack_into("<Q", changed, at[name], offset)
+        gguf_path.write_bytes(changed)
+        refused(gguf_path, rf"m\.gguf is truncated or corrupt .*{name} begins at {offset:,}")
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\0" * 128])
+def test_nothing_follows_the_tensors_of_a_gguf(gguf_path, more):
+    gguf_path.write_bytes(gguf_path.read_bytes() + more)
+    refused(gguf_path, r"m\.gguf is truncated or corrupt .*its tensors end at .* and more follows")
+
+
+def test_tensors_of_safetensors_lie_one_behind_the_other(folder):
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:size])
+    layers = [f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1)]
+    header[layers[1]]["data_offsets"] = header[layers[0]]["data_offsets"]
+    changed = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(changed)) + changed + content[size:])
+    refused(folder, "model.safetensors is not a complete safetensors file.*offset")
+
+
 def test_arrays_beyond_all_vocabularies_are_refused(tmp_path):
     content = header(("IQQ", 3, 0, 1), key("a", 9), ("IQ", 0, 2**23)) + b"\0" * 2**23
     (tmp_path / "m.gguf").write_bytes(content)
@@ -225,7 +266,7 @@ def test_a_gguf_is_read_as_its_library_reads_it(gguf_path):
     their_fields = {k: f for k, f in theirs.fields.items() if not k.startswith("GGUF.")}
     assert ours.fields.keys() == their_fields.keys()
     for name, field in their_fields.items():
-        assert ours.fields[name].contents() == field.contents()
+        assert ours.fields[name] == field.contents()
     assert [t.name for t in ours.tensors] == [t.name for t in theirs.tensors]
     for a, b in zip(ours.tensors, theirs.tensors, strict=True):
         assert a.tensor_type == b.tensor_type and list(a.shape) == list(b.shape[::-1])
@@ -250,11 +291,40 @@ def test_a_gguf_is_read_as_its_library_reads_it(gguf_path):
         ({"split.count": 2, "split.no": 0}, "part 1 of 2 of a split model: join them"),
         ({"tokenizer.ggml.eot_token_id": 10**6}, "eot_token_id' must be an integer from 0"),
         ({"tokenizer.ggml.eos_token_id": 10**6}, "eos_token_id' must be an integer from 0"),
+        *(
+            ({f"tokenizer.ggml.{name}_token_id": -1}, f"{name}_token_id' must be an integer from 0")
+            for name in ("bos", "unknown", "padding", "eos")
+        ),
     ],
 )
 def test_metadata_are_understood_or_refused(tmp_path, metadata, error):
     path = write_gguf(tmp_path / "m.gguf", "qwen2", random_tensors("qwen2"), metadata=metadata)
     refused(path, f"m.gguf cannot be converted .*{error}")
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "shape"),
+    [
+        ("llama", "blk.1.attn_q.weight", (30, 32)),  # 4 heads
+        ("qwen2", "blk.1.attn_q.weight", (30, 32)),
+        ("qwen2", "blk.0.attn_norm.weight", (31,)),
+        ("qwen2", "token_embd.weight", (400,)),
+        ("qwen2", "output.weight", (32, 400)),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named_with_its_file(tmp_path, family, name, shape):
+    tensors = random_tensors(family) | {name: np.ones(shape, np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", family, tensors)
+    refused(path, f"m.gguf cannot be converted .*{name} has shape .* the metadata ask for")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_fails_while_weights_are_written_names_the_file(gguf_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a line\nand another")
+
+    monkeypatch.setattr(gguf, "_dequantise", fail)
+    refused(gguf_path, r"m\.gguf cannot be converted \(a line and another")
 
 
 def test_a_factor_without_a_type_is_linear(tmp_path):
@@ -317,7 +387,7 @@ def test_damaged_ggufs_are_read_or_refused(gguf_path):
             file = gguf_file.open_file(gguf_path)
             with regular.one_line(gguf_path, "cannot be converted"):
                 config = gguf.gguf_metadata.hf_config_of(file, "float32")
-                gguf.gguf_metadata.hf_names(file, config["num_hidden_layers"])
+                gguf.gguf_metadata.hf_names(file, config)
                 gguf.tokenizer.from_gguf(file)
         except ValueError as error:
             assert "\n" not in str(error) and str(gguf_path) in str(error), repr(error)

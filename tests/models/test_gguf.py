@@ -1,6 +1,7 @@
 """Small random GGUF files, converted and compared with what was put in."""
 
 import json
+import os
 import threading
 
 import gguf as gguf_lib
@@ -117,6 +118,23 @@ def test_the_folder_says_what_it_was_made_from(tmp_path):
     other = write_gguf(tmp_path / "o.gguf", "qwen2", random_tensors("qwen2", seed=1))
     with pytest.raises(FileExistsError, match="made from m.gguf in float32"):
         gguf.convert(other, tmp_path / "m", "float32")
+
+
+def test_a_conversion_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = write_gguf(tmp_path / "m.gguf", "qwen2", random_tensors("qwen2")), []
+
+    def sync(path):
+        synced.append(path.name)
+        whole = (tmp_path / "m").exists()
+        assert whole == (path == tmp_path and len(synced) > 1), "the folder's name comes last"
+
+    monkeypatch.setattr(gguf.files, "sync", sync)
+    gguf.convert(path, tmp_path / "m", "float32", progress=False)
+    written = os.listdir(tmp_path / "m")
+    for name in written:
+        assert [s for s in synced if s.startswith(name) and s.endswith(".partial")], name
+    # The folder, of each file the bytes and the name, then the folder's names and its own.
+    assert len(synced) == 2 * len(written) + 3 and synced[-1] == tmp_path.name
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):

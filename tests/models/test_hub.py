@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import pytest
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 
 import models
 from models.sources import hub
@@ -100,12 +101,52 @@ def test_a_whole_cache_is_taken_without_network(repository):
     assert not repository.asked and not repository.probed
 
 
-def test_without_network_what_runs_is_used_and_what_does_not_is_named(repository):
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_without_network_what_was_not_fetched_is_named(repository, name):
     repository.reachable = False
-    repository.put("config.json", "model.safetensors")
+    repository.put(*WHOLE)
     assert hub.fetch("acme/tiny") == repository.folder
-    (repository.folder / "model.safetensors").unlink()
-    with pytest.raises(ConnectionError, match=r"acme/tiny is only in part \(.*0a1b\) in the local"):
+    (repository.folder / name).unlink()
+    shown = "weights in safetensors" if name == "model.safetensors" else name
+    with pytest.raises(ConnectionError, match=rf"acme/tiny is only in part \(.*0a1b: {shown} not"):
+        hub.fetch("acme/tiny")
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """A snapshot in a cache as the client lays it out, without generation_config.json."""
+    cache = tmp_path / "models--acme--tiny"
+    folder = cache / "snapshots" / ("0a1b" * 10)
+    folder.mkdir(parents=True)
+    for name in WHOLE - {"generation_config.json"}:
+        (folder / name).write_text("{}")
+    shutil.copy(GOLDEN / "tiny_qwen3" / "model.safetensors", folder)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(folder.name)
+    monkeypatch.setattr(hub.huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return cache, folder
+
+
+def test_a_file_that_the_hub_has_not_is_not_missed(cached):
+    cache, folder = cached
+    with pytest.raises(ConnectionError, match="in part .*: generation_config.json not fetched"):
+        hub.fetch("acme/tiny")
+    (cache / ".no_exist" / folder.name).mkdir(parents=True)
+    (cache / ".no_exist" / folder.name / "generation_config.json").touch()
+    assert hub.fetch("acme/tiny") == folder
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_the_hubs_own_list_is_believed(cached, has):
+    cache, folder = cached
+    names = {p.name for p in folder.iterdir()} | ({"generation_config.json"} if has else set())
+    entries = {name: TreeCacheEntry(size=2, blob_id="0" * 40) for name in names}
+    write_tree_cache(str(cache), folder.name, entries)
+    if not has:
+        assert hub.fetch("acme/tiny") == folder
+        return
+    with pytest.raises(ConnectionError, match="in part .*: generation_config.json not fetched"):
         hub.fetch("acme/tiny")
 
 

@@ -61,6 +61,66 @@ def test_what_the_model_itself_reads_as_control_is_read_around(folder):
         assert id not in ids and tok.decode(ids) == "say hello, hello"
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"2": {"content": "<|im_end|>"}}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<|im_end|>"]}),
+        ("tokenizer_config.json", {"bos_token": {"content": "<|im_end|>"}}),
+        ("special_tokens_map.json", {"extra_special_tokens": {"end": "<|im_end|>"}}),
+        ("added_tokens.json", {"<|im_end|>": 2}),
+    ],
+)
+def test_control_tokens_that_another_file_adds_are_added(folder, file, content):
+    write(folder / "tokenizer_config.json", {"chat_template": CHATML})
+    add(folder, added_tokens=[])
+    before = tokenizer.load(folder).fingerprint
+    write(folder / file, content)
+    tok = tokenizer.load(folder)
+    assert tok.fingerprint != before
+    assert tok.encode("a<|im_end|>", special=True)[1:] == [2]
+    assert 2 in tok.control_ids and 2 not in tok.encode("a<|im_end|>")
+
+
+def test_flags_of_an_added_token_are_those_of_the_config(folder):
+    content = {"2": {"content": "<|im_end|>", "lstrip": True, "special": True}}
+    write(folder / "tokenizer_config.json", {"added_tokens_decoder": content})
+    ids = tokenizer.load(folder).encode("a   <|im_end|>", special=True)
+    assert len(ids) == 2 and ids[1] == 2
+
+
+def test_no_document_writes_a_stop(folder):
+    spec = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    write(folder / "generation_config.json", {"eos_token_id": [spec["hello"]]})
+    tok = tokenizer.load(folder)
+    ids = tok.encode("hello")
+    assert spec["hello"] not in ids and tok.decode(ids) == "hello"
+    write(folder / "generation_config.json", {"eos_token_id": [spec["a"]]})  # there is no other a
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json: .* reads ordinary text as .* tokens a\."
+    ):
+        tokenizer.load(folder).encode("a b")
+
+
+def test_a_text_that_a_tokenizer_fails_on_names_its_file(folder):
+    words = ["a", "text", "1", "line", ",", "."]
+    model = {"type": "WordPiece", "vocab": {w: i for i, w in enumerate(words)}}
+    model |= {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    model["max_input_chars_per_word"] = 100
+    normalizer = {"type": "Lowercase"}
+    pre_tokenizer = {"type": "BertPreTokenizer"}
+    parts = {"model": model, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    add(folder, **parts, added_tokens=[], post_processor=None, decoder=None)
+    write(folder / "tokenizer_config.json", {})
+    tok = tokenizer.load(folder)
+    for special in (False, True):
+        with pytest.raises(
+            ValueError, match=r"tokenizer\.json .*cannot read the text.*UNK"
+        ) as raised:
+            tok.encode("A dog", special=special)
+        assert "\n" not in str(raised.value)
+
+
 def test_half_a_surrogate_pair_is_no_text(folder):
     with pytest.raises(ValueError, match="not UTF-8: it holds half of a surrogate pair"):
         tokenizer.load(folder).encode("a\ud800b")
@@ -154,6 +214,7 @@ def test_a_template_has_limits(folder, template):
         ("generation_config.json", {"eos_token_id": -1}, "'eos_token_id' must be an integer"),
         ("generation_config.json", {"eos_token_id": True}, "'eos_token_id' must be an integer"),
         ("generation_config.json", {"stop_strings": ["x"]}, "'stop_strings'"),
+        ("generation_config.json", {"eor_token_id": 2}, "'eor_token_id' is 2. This setting is not"),
         (
             "generation_config.json",
             "[" * 10**5,

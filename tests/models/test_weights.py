@@ -135,6 +135,28 @@ def test_numbers_that_bfloat16_cannot_hold_are_refused(folder):
         models.load(str(folder), "bfloat16")
 
 
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_nothing_is_allocated_for_a_config_that_the_weights_do_not_fit(
+    folder, monkeypatch, scan_layers
+):
+    config = json.loads((folder / "config.json").read_text())
+    changed = config | {"intermediate_size": config["intermediate_size"] * 2}
+    (folder / "config.json").write_text(json.dumps(changed))
+
+    def never(*_):
+        raise AssertionError("a tensor was read before all shapes were compared")
+
+    def small(shape, *arguments, **named):
+        assert np.prod(shape) < 2**10, "memory was taken before all shapes were compared"
+        return zeros(shape, *arguments, **named)
+
+    zeros = jax.numpy.zeros
+    monkeypatch.setattr(models.weights, "read_tensor", never)
+    monkeypatch.setattr(jax.numpy, "zeros", small)
+    with pytest.raises(ValueError, match="mlp.* has shape .* the config asks for"):
+        models.load(str(folder), "float32", scan_layers=scan_layers)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "bool", ml_dtypes.float8_e4m3fn])
 def test_quantised_weights_are_refused(folder, dtype):
     rewrite(folder, lambda t: t.update({KEY: np.abs(t[KEY]).astype(dtype)}))

@@ -59,6 +59,8 @@ def write_gguf(path, arch, tensors, kinds=None, metadata=None, leave_out=()):
             writer.add_string(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
+        elif value < 0:
+            writer.add_int32(key, value)
         else:
             writer.add_uint32(key, value)
     writer.add_tokenizer_model("gpt2")

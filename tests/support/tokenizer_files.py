@@ -41,11 +41,7 @@ def tiny_reader(pre="qwen2", leave_out=(), **metadata):
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.chat_template": CHATML,
     } | {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
-    fields = {
-        key: types.SimpleNamespace(contents=lambda value=value: value)
-        for key, value in values.items()
-        if key not in leave_out
-    }
+    fields = {key: value for key, value in values.items() if key not in leave_out}
     return types.SimpleNamespace(fields=fields)
 
 
