@@ -37,13 +37,15 @@ def stamped(record: dict) -> dict:
 def unstamped(record: dict) -> dict:
     """A record as it was given to `stamped`; Damaged where it is not, or has no digest.
 
-    A record whose digest's name is damaged looks like one of an earlier version, which had none.
+    One of an earlier version, which had no digests, is refused too: a record whose digest's name is
+    damaged looks the same.
     """
     if not isinstance(record, dict):
         raise Damaged(f"it is not an object but {type(record).__name__}")
     fields = {name: value for name, value in record.items() if name != KEY}
     if record.get(KEY) != json_digest(fields):
-        raise Damaged("it is not what was written" if KEY in record else f"it has no {KEY}")
+        missing = f"it has no {KEY} (an earlier version's have none)"
+        raise Damaged("it is not what was written" if KEY in record else missing)
     return fields
 
 

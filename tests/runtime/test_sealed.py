@@ -54,7 +54,7 @@ def row(example: str, f1: float) -> dict:
     return {"example": example, "method": "no_cache", "setting": "", "f1": f1}
 
 
-def test_damaged_rows_are_left_out_and_counted(tmp_path):
+def test_damaged_rows_are_passed_over_and_counted_and_stay_in_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     file = rows.RowFile(path)
     written = [[row("a", 0.25)], [row("b", 0.5), row("b", 0.75)]]
@@ -63,11 +63,14 @@ def test_damaged_rows_are_left_out_and_counted(tmp_path):
     assert rows.RowFile(path).rows == written[0] + written[1]
     first, second = path.read_bytes().splitlines(keepends=True)
     cut = [second[:-9], b"\0" * 30, b"[" * 100_000 + b"\n", b'{"a": 1}\n', b"\xff\n"]
-    for bad in [second.replace(b"0.75", b"0.95"), *cut]:
+    earlier = json.dumps([row("b", 0.5)]).encode()  # without digests
+    for bad in [second.replace(b"0.75", b"0.95"), *cut, earlier, earlier + b"\n"]:
         path.write_bytes(first + bad)
         again = rows.RowFile(path)
         assert again.rows == written[0] and again.num_damaged == 1
-        assert path.read_bytes() == first
+        again.write(written[1])
+        assert path.read_bytes() == (first + bad).removesuffix(b"\n") + b"\n" + second
+        assert rows.RowFile(path).rows == written[0] + written[1]
 
 
 @pytest.mark.parametrize("bad", BAD)
