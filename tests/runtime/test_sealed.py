@@ -117,9 +117,13 @@ def test_a_log_that_was_changed_is_named_and_a_cut_line_dropped(tmp_path):
 
 def test_a_line_that_is_no_record_of_questions_is_named(tmp_path):
     path = tmp_path / "questions.jsonl"
-    path.write_text('{"id": "a"}\n[]\n{"id": "b"}\n{"i')
-    with pytest.raises(ValueError, match=r"questions\.jsonl, line 2: .*Remove the line"):
-        self_questions.finished(path)
+    record = '{"id": "a", "text": "x", "questions": []}\n'
+    for bad in ("[]\n", record[:20] + "\n", '{"id": "a", "text": "of an input"}\n'):
+        for content in (record + bad + record, record + bad):
+            path.write_text(content)
+            with pytest.raises(ValueError, match=r"questions\.jsonl, line 2: .*Remove the line"):
+                self_questions.finished(path)
+            assert path.read_text() == content
 
 
 class Taught:
