@@ -103,6 +103,8 @@ def check_folder(folder: epath.Path) -> None:
         names = [(str(name), str(digest)) for name, digest in digests.items()]
     except (ValueError, AttributeError, RecursionError) as error:
         raise Damaged(f"its {FILE} is not the one that was written ({error})") from error
+    if not names:
+        raise Damaged(f"its {FILE} names no file")
     for name, digest in names:
         path = folder / name
         if ".." in path.parts or not str(path).startswith(str(folder)) or not path.is_file():
