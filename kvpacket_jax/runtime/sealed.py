@@ -108,9 +108,9 @@ def check_folder(folder: epath.Path) -> None:
     for name, digest in names:
         path = folder / name
         if ".." in path.parts or not str(path).startswith(str(folder)) or not path.is_file():
-            raise Damaged(f"{name} is missing")
+            raise Damaged(f"{name} is missing, which {FILE} names")
         if _digest(path) != digest:
-            raise Damaged(f"{name} is not the file that was written")
+            raise Damaged(f"{name} is not the file that was written, or {FILE} is not")
 
 
 def _check_unsealed(folder: epath.Path) -> None:
