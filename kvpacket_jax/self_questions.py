@@ -7,7 +7,6 @@ those whose answer is short and stands in the document, word for word.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,13 +16,11 @@ import jax
 import numpy as np
 
 from kvpacket_jax import teacher
-from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example
+from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example, json_lines
 from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.data.passages import stands_in
-from kvpacket_jax.packets.generate import stop_array
-from kvpacket_jax.runtime import sealed
+from kvpacket_jax.packets.generate import check_finite, stop_array
 from models import LanguageModel
-from models.files import write_whole
 
 WRITER = "You write questions about texts."
 REQUEST = (
@@ -89,7 +86,8 @@ class Writer:
     def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
         """The questions about each (id, text), documents of similar length together.
 
-        Documents that are longer than all `lengths` have none.
+        Documents that are longer than all `lengths` have none. Raises ValueError for a model whose
+        logits are not finite.
         """
         waiting = {length: [] for length in self.lengths}
         for name, text in documents:
@@ -146,6 +144,7 @@ class Writer:
             self.model.module, self.model.params, *arrays, stops, new_tokens=new_tokens
         )
         tokens, lengths = np.asarray(answers.tokens), np.asarray(answers.lengths)
+        check_finite(self.model, tokens)
 
         def said(e: int, q: int, row: list[int]) -> str:
             ids = tokens[e, q, : lengths[e, q]].tolist()
@@ -232,23 +231,22 @@ def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> li
 
 
 def finished(path: pathlib.Path) -> set[str]:
-    """The ids of the documents that a file of records has; a line that was cut off is removed.
+    """The ids of the documents that a file of records has, which stays as it is.
 
+    A last line that was cut off, without its end, is passed over: `append_line` begins a new one.
     Makes the folder if there is none. Raises ValueError that names a line that is no record.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return set()
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_whole(path, whole)
-    ids = set()
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            ids.add(json.loads(line)["id"])
-        except sealed.WRONG_JSON as error:
+    fields = ("id", "text", "questions")
+    found = list(json_lines.read(path, fields, lambda _, record: record["id"]))
+    if found and isinstance(found[-1][1], ValueError) and not path.read_bytes().endswith(b"\n"):
+        found.pop()
+    for number, what in found:
+        if isinstance(what, ValueError):
             raise ValueError(
-                f"{path}, line {number}: {error!r}. Remove the line: its document is asked again."
-            ) from error
-    return ids
+                f"{path}, line {number}: {what}. Remove the line, and its document is asked again; "
+                "or choose another --output."
+            ) from what
+    return {name for _, name in found}

@@ -11,6 +11,7 @@ Every member is a process of its own: it gives its memory back, and one that fai
 """
 
 import functools
+import hashlib
 import json
 import operator
 import pathlib
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from kvpacket_jax.runtime import resume, shards
+from kvpacket_jax.runtime import resume, sealed, shards
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models.files import write_whole
 
@@ -41,7 +42,7 @@ PROGRAMS = {
     "evaluate": Program("launch.evaluate", "results.json"),
 }
 ADAPTER = "adapter"  # in the workdir of a training, from its first validation on
-RECORD = "sweep.json"  # the settings of a finished run, beside what it wrote
+RECORD = "sweep.json"  # of a finished run: its settings, and the digest of what it wrote last
 
 
 class Run(NamedTuple):
@@ -60,14 +61,24 @@ class Run(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it is finished, and with these settings. If not, the program knows what to do."""
-        if not (self.workdir / PROGRAMS[self.program].final).exists():
-            return False
+        """Whether it is finished, with these settings, and what it wrote last is still that.
+
+        If not, the program knows what to do. A record of an earlier version does not count.
+        """
         try:
-            stored = {"config": json.loads((self.workdir / RECORD).read_bytes())}
-        except (FileNotFoundError, ValueError, RecursionError):  # unfinished, or damaged
+            stored = sealed.read_json(self.workdir / RECORD, "")
+            return not resume.differences(stored, self._record())
+        except (FileNotFoundError, sealed.Damaged):
             return False
-        return not resume.differences(stored, {"config": self.config})
+
+    def record_end(self) -> None:
+        """Writes down that it is finished. Raises FileNotFoundError where it is not."""
+        text = json.dumps(sealed.stamped(self._record()), indent=1)
+        write_whole(self.workdir / RECORD, text + "\n")
+
+    def _record(self) -> dict:
+        final = self.workdir / PROGRAMS[self.program].final
+        return {"config": self.config, "final": hashlib.sha256(final.read_bytes()).hexdigest()}
 
 
 class Member(NamedTuple):
@@ -247,7 +258,7 @@ def run_member(member: Member, execute: Callable[[Sequence[str]], int] = execute
         final = run.workdir / PROGRAMS[run.program].final
         if not final.exists():  # a stopped training ends well, unfinished
             return f"{run.program} ended before it wrote {final}; the same command goes on."
-        write_whole(run.workdir / RECORD, json.dumps(run.config) + "\n")
+        run.record_end()
     return ""
 
 

@@ -25,7 +25,7 @@ from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets.buckets import round_up
-from kvpacket_jax.packets.generate import generate, stop_array
+from kvpacket_jax.packets.generate import NOT_FINITE, generate, likeliest, stop_array
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
 from kvpacket_jax.runtime.sealed import Damaged
 from models import LanguageModel, identity, kv_cache, sharding
@@ -134,7 +134,9 @@ def kl_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 class Answers(NamedTuple):
     """What the teacher says to E examples' questions; of answers, at most N tokens each."""
 
-    tokens: jax.Array  # int32 [E, Q, N], the stop token included; after it, whatever
+    # int32 [E, Q, N], the stop token included; after it, whatever. NOT_FINITE where logits are not:
+    # `generate.check_finite` on the host.
+    tokens: jax.Array
     lengths: jax.Array  # int32 [E, Q], the stop token included
     hidden: jax.Array  # float32 [E, Q, N, D]: the states that predict the tokens
 
@@ -192,13 +194,13 @@ def decode_rows(
 
     def step(state):
         i, x, done, count, tail, tokens, hidden = state
-        token = jnp.argmax(bound.logits(x)[:, 0], axis=-1).astype(jnp.int32)
+        token = likeliest(bound.logits(x)[:, 0])
         tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(x[:, 0])
         count += ~done
-        done |= jnp.isin(token, stop_ids)
+        done |= jnp.isin(token, stop_ids) | (token == NOT_FINITE)
         positions = (start + lengths_Q + i)[:, None]
         valid = jnp.ones((Q, 1), bool)
-        embedded = bound.embed(token[:, None])
+        embedded = bound.embed(jnp.maximum(token, 0)[:, None])
         x, tail = bound.run_layers(embedded, positions, valid, context, tail, R + i)
         return i + 1, x, done, count, tail, tokens, hidden
 

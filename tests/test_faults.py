@@ -41,20 +41,48 @@ def careless(folder: pathlib.Path, rng, number):
                 os.abort()
             case b"memory":
                 return b"right" * (harness.MEMORY // 5 + 2**24)
+            case b"unnamed":
+                raise ValueError("a file is damaged")
             case b"refused":
-                raise ValueError("the file is damaged")
+                raise ValueError("it is damaged")
         return path.read_bytes()
 
-    kinds = (b"wrong", b"lost", b"traceback", b"hang", b"crash", b"memory", b"refused")
+    kinds = (b"wrong", b"lost", b"traceback", b"hang", b"crash", b"memory", b"unnamed", b"refused")
     for data in kinds[:number]:
         attempt = harness.in_file(
             path, data, read, lambda found: len(found) > 5 or found == b"right"
         )
-        yield attempt._replace(seconds=1.0)
+        yield attempt._replace(seconds=3.0)
 
 
 def test_the_harness_finds_what_goes_wrong():
-    tally = harness.run("careless", careless, seed=0, number=7)
+    tally = harness.run("careless", careless, seed=0, number=8)
     counts = {outcome: tally.counts()[outcome] for outcome in harness.FINDINGS}
-    assert counts == {"wrong": 1, "lost": 1, "traceback": 2, "memory": 1, "hang": 1}
-    assert tally.faults == 7
+    assert counts == dict.fromkeys(harness.FINDINGS, 1) | {"traceback": 2}
+    assert tally.faults == 8
+
+
+def test_what_is_set_aside_is_not_lost_and_what_is_removed_is(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    other = tmp_path / "6" / "state"
+    other.parent.mkdir()
+    other.write_bytes(b"of step 6")
+    path.write_bytes(b"one\ntwo\nthree\n")
+    pristine = {p: p.read_bytes() for p in (path, other)}
+
+    def read_and(change) -> list[str]:
+        def read():
+            change()
+            raise ValueError(f"{path.name} is damaged")
+
+        attempt = harness.in_file(path, b"one\ntw0\nthree\n", read, lambda found: True)
+        found = harness.inject(tmp_path, attempt)
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == pristine
+        return [f"{f.outcome} {f.words}" for f in found]
+
+    assert not read_and(lambda: other.parent.rename(tmp_path / "damaged-6"))
+    assert not read_and(lambda: path.rename(tmp_path / "rows.jsonl.damaged"))
+    (lost,) = read_and(lambda: path.write_bytes(b"one\nthree\n"))  # even if it is damaged
+    assert lost == "lost changed or gone: a line of rows.jsonl, b'tw0'"
+    (lost,) = read_and(other.unlink)
+    assert lost == "lost changed or gone: state"

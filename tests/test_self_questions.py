@@ -113,6 +113,14 @@ def test_a_random_model_writes_nothing_and_loses_no_document(writer):
     assert all(w.tried == len(STARTS) for w in written)
 
 
+def test_logits_that_are_not_finite_are_no_questions(writer):
+    params = dict(writer.model.params)
+    params["final_norm"] = params["final_norm"] * np.nan
+    broken = dataclasses.replace(writer.model, params=params)
+    with pytest.raises(ValueError, match="logits of .* are not finite"):
+        list(dataclasses.replace(writer, model=broken).write([("a", FERRY)]))
+
+
 @pytest.mark.parametrize(
     ("said", "right"),
     [
@@ -162,6 +170,12 @@ def test_a_run_that_was_stopped_goes_on_after_its_last_whole_line(tmp_path):
     output = tmp_path / "new" / "questions.jsonl"
     assert self_questions.finished(output) == set()
     lines = [json.dumps({"id": name, "text": "x", "questions": []}) for name in "ab"]
-    output.write_text("\n".join(lines) + '\n{"id": "c", "te')
-    assert self_questions.finished(output) == {"a", "b"}
-    assert output.read_text() == "\n".join(lines) + "\n"
+    # Cut, whole but for its end, and a file given by mistake: each stays as it is.
+    for content, found in (
+        ("\n".join(lines) + '\n{"id": "c", "te', {"a", "b"}),
+        ("\n".join(lines), {"a", "b"}),
+        ("One line of something else", set()),
+    ):
+        output.write_text(content)
+        assert self_questions.finished(output) == found
+        assert output.read_text() == content

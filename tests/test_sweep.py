@@ -1,5 +1,6 @@
 """Sweeps: members and their flags, what is skipped, shards, failures, the job array."""
 
+import json
 import pathlib
 import shlex
 import sys
@@ -55,7 +56,7 @@ class Stub:
         if any(f in str(workdir) for f in self.failing):
             return 3
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / sweep.PROGRAMS[program].final).write_text("")
+        (workdir / sweep.PROGRAMS[program].final).write_text("as written")
         return 0
 
 
@@ -101,6 +102,20 @@ def test_done_members_are_skipped_until_their_settings_change(file, tmp_path):
     assert run(again)[0] == ["evaluate evaluate", "one evaluate"]
     (tmp_path / "lr/sweep.json").unlink()  # run by hand, nobody knows with which settings
     assert run(again)[0] == ["lr train"]
+
+
+def test_a_member_is_not_done_whose_record_or_results_are_not_what_was_written(file, tmp_path):
+    (member,) = (m for m in sweep.members(file, tmp_path) if m.name == "one")
+    run([member])
+    assert member.done
+    earlier = json.dumps(member.runs[0].config)
+    for name in ("results.json", "sweep.json"):
+        path = tmp_path / "one" / name
+        whole = path.read_bytes()
+        for bad in (b"", whole[:-5], whole + b"[]", b"[" * 100_000, earlier.encode()):
+            if bad != whole:
+                path.write_bytes(bad)
+                assert not member.done and run([member])[0] == ["one evaluate"]
 
 
 def test_a_failure_stops_its_member_alone_and_is_named(file, tmp_path):

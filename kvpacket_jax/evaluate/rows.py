@@ -42,10 +42,10 @@ def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[
 
 
 class RowFile:
-    """rows.jsonl; what a line that is cut short or damaged belonged to is done again.
+    """rows.jsonl, which only grows: a line that cannot be used stays, and its work is done again.
 
     A line that two processes wrote, both at work in the folder, counts once. `num_damaged` is how
-    many lines were left out because they were not as they were written.
+    many lines are passed over: cut short, changed since, or of an earlier version, without digests.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -54,7 +54,6 @@ class RowFile:
         self.done: set[tuple[str, str]] = set()  # examples' ids and specs
         self.num_damaged = 0
         content = path.read_bytes() if path.exists() else b""
-        whole_lines = b""
         for line in content.splitlines():
             try:
                 rows = [sealed.unstamped(r) for r in json.loads(line)]
@@ -65,9 +64,6 @@ class RowFile:
             if not answered & self.done:
                 self.rows += rows
                 self.done |= answered
-                whole_lines += line + b"\n"
-        if whole_lines != content:
-            write_whole(path, whole_lines)
 
     @property
     def specs(self) -> list[str]:
@@ -95,7 +91,8 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
         stored = sealed.read_json(
             path,
             "It says which settings the answers beside it came from. If they are those of this "
-            "command, remove the file; else choose another --workdir.",
+            "command, remove the file; else, or if an earlier version wrote it, choose another "
+            "--workdir.",
         )
     for part in ("adapter", "primer"):
         known = {stored.get(part, "none"), identity.get(part, "none")} - {"none"}

@@ -64,15 +64,15 @@ def evaluate(
     """
     workdir = pathlib.Path(workdir)
     file = RowFile(workdir / "rows.jsonl")
-    if file.num_damaged:
-        progress.say(
-            f"{workdir / 'rows.jsonl'} had {file.num_damaged} lines that were cut short or "
-            "damaged: what they belonged to is answered again."
-        )
     with progress.step(f"Loading {config.model} and {config.dataset.name}"):
         run = prepare_run(config, cache_dir, mesh, file.specs)
     workdir.mkdir(parents=True, exist_ok=True)
     claim(workdir, run.identity)
+    if file.num_damaged:
+        progress.say(
+            f"{workdir / 'rows.jsonl'} has {file.num_damaged} lines that are cut short, damaged or "
+            "of an earlier version: they stay there, and what no other line answers is asked again."
+        )
     folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
     for example, encoded in progress.track(run.examples, "answering"):
         _answer_example(run, example, encoded, config.new_tokens, folder, file)

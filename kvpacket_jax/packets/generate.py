@@ -33,7 +33,7 @@ def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, st
             tail,
             slot + i,
         )
-        token = _likeliest(bound.logits(x)[:, 0])
+        token = likeliest(bound.logits(x)[:, 0])
         done |= jnp.isin(token, stop_ids) | (token == NOT_FINITE)
         return i + 1, token, done, tail, out.at[:, i].set(token)
 
@@ -47,14 +47,23 @@ def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, st
 
 @jax.jit
 def _first(logits_QxV, stop_ids, is_real):
-    token = _likeliest(logits_QxV)
+    token = likeliest(logits_QxV)
     return token, jnp.isin(token, stop_ids) | (token == NOT_FINITE) | ~is_real
 
 
-def _likeliest(logits_QxV) -> jax.Array:
+def likeliest(logits_QxV) -> jax.Array:
     """int32 `[Q]`; NOT_FINITE where the largest logit is no finite number, as where one is NaN."""
     token = jnp.argmax(logits_QxV, axis=-1).astype(jnp.int32)
     return jnp.where(jnp.isfinite(logits_QxV.max(axis=-1)), token, NOT_FINITE)
+
+
+def check_finite(model: LanguageModel, tokens) -> None:
+    """Raises ValueError where one of the tokens, on the host, is NOT_FINITE."""
+    if np.any(tokens == NOT_FINITE):
+        raise ValueError(
+            f"The logits of {model.name} are not finite numbers, so there is no next token: its "
+            "weights, or an adapter or packet of its context, are damaged."
+        )
 
 
 def chunks_needed(new_tokens: int) -> int:
@@ -97,11 +106,7 @@ def stream(
         fresh = [[] for _ in range(num_queries)]
         for q, tokens in enumerate(block[:num_queries, :left].tolist()):
             for t in tokens if not finished[q] else ():
-                if t == NOT_FINITE:
-                    raise ValueError(
-                        f"The logits of {model.name} are not finite numbers, so there is no next "
-                        "token: its weights, or a packet of its context, are damaged."
-                    )
+                check_finite(model, t)
                 fresh[q].append(t)
                 if t in stops:
                     finished[q] = True

@@ -26,6 +26,7 @@ DTYPES = dict(
 PARTS = ("header", "trailer")  # what the authors' adapters have
 MAX_BYTES = 1 << 27  # of a file; an adapter takes under a megabyte
 MAX_ENTRIES = 1000  # of the zip
+MAX_CHARACTERS = 1 << 20  # of the plain values' texts, one that is named twice counted twice
 
 
 def read_pt(path: str | pathlib.Path) -> tuple[Adapter, dict]:
@@ -75,6 +76,7 @@ def _read(file: zipfile.ZipFile) -> tuple[Adapter, dict]:
     if parts[0].shape[1] != parts[1].shape[1]:
         raise ValueError(f"header {parts[0].shape} and trailer {parts[1].shape} differ in width")
     beside = {k: v for k, v in content.items() if k not in PARTS}
+    _check_size(beside)
     rest = {k: v for k, v in beside.items() if isinstance(k, str) and _is_plain(v)}
     return Adapter(*parts), rest
 
@@ -95,19 +97,27 @@ def _array(file: zipfile.ZipFile, root: str, name: str, tensor: Any) -> np.ndarr
     return array
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold it; ValueError for more than any adapter has, or what holds itself."""
-    ahead, seen = [value], 0
+def _check_size(value: Any) -> None:
+    """ValueError for more than any adapter has, written out, or for what holds itself."""
+    ahead, seen, characters = [value], 0, 0
     while ahead:
         value, seen = ahead.pop(), seen + 1
-        if seen > MAX_VALUES:
-            raise ValueError(f"it has over {MAX_VALUES} values beside header and trailer")
-        if isinstance(value, dict):
-            if not all(isinstance(k, str) for k in value):
-                return False
-            ahead += value.values()
+        if isinstance(value, str):
+            characters += len(value)
+        elif isinstance(value, dict):
+            ahead += [*value, *value.values()]
         elif isinstance(value, list | tuple):
             ahead += value
-        elif not (value is None or isinstance(value, bool | int | float | str)):
-            return False
-    return True
+        if max(seen, len(ahead)) > MAX_VALUES:
+            raise ValueError(f"it has over {MAX_VALUES} values beside header and trailer")
+        if characters > MAX_CHARACTERS:
+            raise ValueError(f"it has over {MAX_CHARACTERS} characters beside header and trailer")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold it."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) for k in value) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

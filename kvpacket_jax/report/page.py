@@ -174,7 +174,7 @@ class Verbatim:
 def escaped(text: str) -> str:
     """Text as Markdown that shows it: what would be HTML or formatting stands for itself."""
     text = html.escape(" ".join(text.split()), quote=False)
-    text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # within a word it formats nothing
 
 

@@ -116,15 +116,18 @@ def _name(top: pathlib.Path, folder: pathlib.Path) -> str:
 
 def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
     path = folder / "results.json"
+    anew = "Run launch.evaluate again, in another --workdir."
     try:
-        run = sealed.read_json(folder / "run.json", "")
-        rows = sealed.read_json(path, "", list)
+        run = sealed.read_json(folder / "run.json", anew)
+        rows = sealed.read_json(
+            path, "Run launch.evaluate there again: its answers are kept.", list
+        )
         _ = run["dataset"]["options"], [(r["method"], r["f1"], r["machine"]) for r in rows]
         date = rows[0]["date"]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"{path} and its run.json are not launch.evaluate's, or an earlier version's (run it "
-            f"again: answers are kept): {error!r}"
+            f"{path} and its run.json are not launch.evaluate's, or an earlier version's: "
+            f"{error!r}. {anew}"
         ) from error
     return Evaluation(name, run, rows, date)
 

@@ -35,13 +35,15 @@ def stamped(record: dict) -> dict:
 def unstamped(record: dict) -> dict:
     """A record as it was given to `stamped`; Damaged where it is not, or has no digest.
 
-    A record whose digest's name is damaged looks like one of an earlier version, which had none.
+    One of an earlier version, which had no digests, is refused too: a record whose digest's name is
+    damaged looks the same.
     """
     if not isinstance(record, dict):
         raise Damaged(f"it is not an object but {type(record).__name__}")
     fields = {name: value for name, value in record.items() if name != KEY}
     if record.get(KEY) != json_digest(fields):
-        raise Damaged("it is not what was written" if KEY in record else f"it has no {KEY}")
+        missing = f"it has no {KEY} (an earlier version's have none)"
+        raise Damaged("it is not what was written" if KEY in record else missing)
     return fields
 
 
@@ -99,12 +101,14 @@ def check_folder(folder: epath.Path) -> None:
         names = [(str(name), str(digest)) for name, digest in found.items()]
     except (ValueError, AttributeError, RecursionError) as error:
         raise Damaged(f"its {FILE} is not the one that was written ({error})") from error
+    if not names:
+        raise Damaged(f"its {FILE} names no file")
     for name, digest in names:
         path = folder / name
         if ".." in path.parts or not str(path).startswith(str(folder)) or not path.is_file():
-            raise Damaged(f"{name} is missing")
+            raise Damaged(f"{name} is missing, which {FILE} names")
         if digests.of_file(path) != digest:
-            raise Damaged(f"{name} is not the file that was written")
+            raise Damaged(f"{name} is not the file that was written, or {FILE} is not")
 
 
 def _check_unsealed(folder: epath.Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from kvpacket_jax import teacher
 from kvpacket_jax.data import Example, Template
 from kvpacket_jax.evaluate import metrics
-from kvpacket_jax.packets.generate import stop_array
+from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.train import shapes
 from kvpacket_jax.train.loss import Batch, pack
 from kvpacket_jax.train.shapes import Fitted, Shape
@@ -110,9 +110,13 @@ class Teaching:
         return Pending(texts.entry, examples, *arrays[2:], answers)
 
     def collect(self, pending: Pending) -> Microbatch:
-        """The microbatch of `ask` with its targets; waits for the teacher."""
+        """The microbatch of `ask` with its targets; waits for the teacher.
+
+        Raises ValueError where the teacher's logits are not finite.
+        """
         shape, examples = self.shapes[pending.entry], pending.examples
         tokens, lengths = sharding.fetch((pending.answers.tokens, pending.answers.lengths))
+        check_finite(self.model, tokens)
         answers = token_lists(examples, tokens, lengths)
         texts = self.texts(examples, answers)
         right = np.zeros((self.size, shape.questions), bool)

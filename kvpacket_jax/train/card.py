@@ -18,7 +18,7 @@ from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter, split_trainable
-from kvpacket_jax.packets.generate import stop_array
+from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.packets.packet import read_primer
 from kvpacket_jax.runtime import programs
 from kvpacket_jax.train import setup
@@ -60,7 +60,10 @@ def variants(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
 def measure(
     model: LanguageModel, adapter: Adapter, config: ConfigDict, say: Callable[[str], None]
 ) -> list[Row]:
-    """The rows of a card; `config` is as configs/card.py has it. `say` tells of each kind."""
+    """The rows of a card; `config` is as configs/card.py has it. `say` tells of each kind.
+
+    Raises ValueError where logits, with the adapter or without, are not finite.
+    """
     template = data.TEMPLATES[config.template]
     sources, kinds = setup.validation_sources(config), setup.kinds(config)
     preamble = setup.preamble_length(model, template, *sources.values())
@@ -120,6 +123,8 @@ def _compare(
             new_tokens=teaching.shapes[kind].new_tokens,
         )
     scores, said = sharding.fetch((scores, said))
+    for tokens, _ in said.values():
+        check_finite(teaching.model, tokens)
     examples = microbatch.examples
     texts = {
         name: teaching.texts(examples, token_lists(examples, *answers))

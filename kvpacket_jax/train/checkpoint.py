@@ -157,8 +157,9 @@ def _set_damaged_aside(folder: epath.Path, log: Callable[[str], None]) -> None:
         except Damaged as error:
             wrong[step] = str(error)
     whole = [step for step in steps if step not in wrong]
-    aside = sorted(name for name in names if name.startswith(ASIDE))
-    trained = [step for step in wrong if step]  # step 0 is begun anew without a loss
+    # Step 0 is begun anew without a loss, however often it was set aside ("damaged-0.1").
+    trained = [step for step in wrong if step]
+    aside = sorted(n for n in names if n.startswith(ASIDE) and n.split(".")[0] != f"{ASIDE}0")
     if not whole and (trained or aside):
         reasons = [f"step {step}: {reason}" for step, reason in wrong.items()]
         raise ValueError(

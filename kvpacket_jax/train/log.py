@@ -51,18 +51,18 @@ class Log:
 
 
 def read(path: epath.PathLike) -> list[dict]:
-    """The rows of a metrics.jsonl; a last line that was cut short is left out.
+    """The rows of a metrics.jsonl; a last line that was cut short, without its end, is left out.
 
     Raises sealed.Damaged, a ValueError, that names another line that is not as it was written.
     """
-    lines = epath.Path(path).read_bytes().splitlines()
-    rows = []
+    content = epath.Path(path).read_bytes()
+    lines, rows = content.splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
             row = sealed.unstamped(json.loads(line))
             rows.append(row | {"step": int(row["step"])})
         except sealed.WRONG_JSON as error:
-            if number < len(lines):
+            if number < len(lines) or content.endswith(b"\n"):
                 raise sealed.Damaged(
                     f"{path}, line {number}: {error}. Remove the line, or the file: it is for "
                     "figures only, and the run goes on without it."

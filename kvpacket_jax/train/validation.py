@@ -44,6 +44,9 @@ class Validation:
 
         Returns:
           Scores by kind; empty if any host was asked to stop.
+
+        Raises:
+          ValueError: logits, the teacher's or the student's, that are not finite.
         """
         scores = {}
         for kind, sets in self.sets.items():
@@ -55,6 +58,11 @@ class Validation:
                 right = self.teach(kind, first).right
                 parts.append(_flat(by_question, right, sets - first))
             scores[kind] = _means(np.concatenate(parts, axis=1))
+            if not np.isfinite(scores[kind]["kl"]):  # nothing can be said to be better or worse
+                raise ValueError(
+                    f"The logits of {self.teaching.model.name} with this adapter are not finite "
+                    f"numbers on {kind}: it cannot be validated. Train with lower learning rates."
+                )
         return scores
 
     def score(

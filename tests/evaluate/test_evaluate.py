@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import types
 
@@ -193,8 +194,9 @@ def test_a_run_cut_short_goes_on_to_the_same_summary(config, finished, tmp_path)
     (tmp_path / "run.json").write_bytes((whole / "run.json").read_bytes())
     (tmp_path / "rows.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
     assert comparable(run.evaluate(config, tmp_path)) == comparable(results)
-    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(
-        line.strip() for line in lines
+    cut = lines[5][:40] + "\n"  # stays: nothing that was written is ever removed
+    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)) == sorted(
+        [*lines, cut]
     )
 
 
@@ -237,6 +239,19 @@ def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     with pytest.raises(ValueError, match="another run; seed differ"):
         run.evaluate(other, workdir)
     assert (workdir / "rows.jsonl").read_bytes() == before
+
+
+def test_answers_of_an_earlier_version_are_refused_and_kept(config, finished, tmp_path):
+    whole, _ = finished
+    for name in ("rows.jsonl", "run.json"):
+        text = (whole / name).read_text()
+        (tmp_path / name).write_text(re.sub(r',\s*"sha256": "\w+"', "", text))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(
+        ValueError, match=r"run\.json is damaged: it has no sha256.*earlier version"
+    ):
+        run.evaluate(config, tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_other_questions_under_the_same_settings_are_another_run(config, tmp_path):

@@ -63,13 +63,18 @@ def test_pickled_code_does_not_run(tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("kind", ["doubled", "endless"])
-def test_a_few_bytes_that_unfold_to_very_much_are_refused(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("doubled", "10000 values"), ("endless", "10000 values"), ("texts", "1048576 characters")],
+)
+def test_a_few_bytes_that_unfold_to_very_much_are_refused(kind, what, tmp_path):
     inner = [1]
     if kind == "endless":
         inner.append(inner)
     for _ in range(40):
         inner = [inner, inner]
+    if kind == "texts":
+        inner = ["x" * 900_000] * 9000
     beside = pickle.dumps(inner, protocol=2).removeprefix(b"\x80\x02").removesuffix(b".")
 
     def change(name, content):  # one more item of the dict
@@ -78,7 +83,7 @@ def test_a_few_bytes_that_unfold_to_very_much_are_refused(kind, tmp_path):
         assert content.endswith(b"u.")
         return content[:-2] + pickle.SHORT_BINUNICODE + b"\x04deep" + beside + b"u."
 
-    with pytest.raises(ValueError, match="has over 10000 values beside header and trailer"):
+    with pytest.raises(ValueError, match=f"has over {what} beside header and trailer"):
         read_pt(repack(FILES[0], tmp_path / "deep.pt", change))
 
 

@@ -233,10 +233,10 @@ def test_page_refers_to_nothing_outside_and_keeps_the_authors_apart(tmp_path):
 def test_markdown_shows_text_as_it_is(tmp_path, plain):
     rows = summaries()
     rows[1] |= {"setting": "a|b"}
-    write(tmp_path / "one", rows, {"path": "<img src=x> *.[1](y) _z_ a_b"})
+    write(tmp_path / "one", rows, {"path": "<img src=x> *.[1](y) _z_ a_b ~~no~~ $x$"})
     _, path = page.write_report([tmp_path], tmp_path / "report")
     text = path.read_text()
-    shown = r"path &lt;img src=x&gt; \*.\[1\](y) \_z\_ a_b"
+    shown = r"path &lt;img src=x&gt; \*.\[1\](y) \_z\_ a_b \~\~no\~\~ \$x\$"
     assert f"## biography, document_words 60-80, num_documents 5, {shown}" in text
     assert "<" not in text.replace("&lt;", "") and r"| a\|b " in text
     lines = [t for t in text.splitlines() if t.startswith("| ")]

@@ -54,7 +54,7 @@ def row(example: str, f1: float) -> dict:
     return {"example": example, "method": "no_cache", "setting": "", "f1": f1}
 
 
-def test_damaged_rows_are_left_out_and_counted(tmp_path):
+def test_damaged_rows_are_passed_over_and_counted_and_stay_in_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     file = rows.RowFile(path)
     written = [[row("a", 0.25)], [row("b", 0.5), row("b", 0.75)]]
@@ -63,11 +63,14 @@ def test_damaged_rows_are_left_out_and_counted(tmp_path):
     assert rows.RowFile(path).rows == written[0] + written[1]
     first, second = path.read_bytes().splitlines(keepends=True)
     cut = [second[:-9], b"\0" * 30, b"[" * 100_000 + b"\n", b'{"a": 1}\n', b"\xff\n"]
-    for bad in [second.replace(b"0.75", b"0.95"), *cut]:
+    earlier = json.dumps([row("b", 0.5)]).encode()  # without digests
+    for bad in [second.replace(b"0.75", b"0.95"), *cut, earlier, earlier + b"\n"]:
         path.write_bytes(first + bad)
         again = rows.RowFile(path)
         assert again.rows == written[0] and again.num_damaged == 1
-        assert path.read_bytes() == first
+        again.write(written[1])
+        assert path.read_bytes() == (first + bad).removesuffix(b"\n") + b"\n" + second
+        assert rows.RowFile(path).rows == written[0] + written[1]
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -114,9 +117,13 @@ def test_a_log_that_was_changed_is_named_and_a_cut_line_dropped(tmp_path):
 
 def test_a_line_that_is_no_record_of_questions_is_named(tmp_path):
     path = tmp_path / "questions.jsonl"
-    path.write_text('{"id": "a"}\n[]\n{"id": "b"}\n{"i')
-    with pytest.raises(ValueError, match=r"questions\.jsonl, line 2: .*Remove the line"):
-        self_questions.finished(path)
+    record = '{"id": "a", "text": "x", "questions": []}\n'
+    for bad in ("[]\n", record[:20] + "\n", '{"id": "a", "text": "of an input"}\n'):
+        for content in (record + bad + record, record + bad):
+            path.write_text(content)
+            with pytest.raises(ValueError, match=r"questions\.jsonl, line 2: .*Remove the line"):
+                self_questions.finished(path)
+            assert path.read_text() == content
 
 
 class Taught:

@@ -1,5 +1,6 @@
 """Microbatches: the teacher's answers, weights of wrong ones, orders of documents, best kinds."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -51,6 +52,20 @@ def fake_answers(monkeypatch, model, *texts: str) -> None:
         return teacher.Answers(*map(jnp.asarray, (tokens, counts, hidden)))
 
     monkeypatch.setattr(batches, "_answer", answer)
+
+
+def test_logits_that_are_not_finite_teach_nothing(model, monkeypatch):
+    params = dict(model.params)
+    params["final_norm"] = params["final_norm"] * np.nan
+    broken = dataclasses.replace(model, params=params)
+    with pytest.raises(ValueError, match="logits of .* are not finite"):
+        microbatch_of(teaching(broken, [example("a", ("one",), ("z",))]))
+    fake_answers(monkeypatch, model, "two")
+    scores = {k: jnp.full((1, 3), x) for k, x in (("kl", np.nan), ("same", 1), ("tokens", 1))}
+    monkeypatch.setattr(validation, "_score", lambda *_: scores)
+    validate = validation.Validation(teaching(model, [example("a", ("one",))]), {"it": 1})
+    with pytest.raises(ValueError, match="logits of .* with this adapter are not finite .* on it"):
+        validate(None, None)
 
 
 def test_wrong_answers_weigh_less_and_others_as_much(model, monkeypatch):

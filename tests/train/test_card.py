@@ -96,6 +96,12 @@ def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_pa
     assert card.read(tmp_path / "none.json", adapter) is None
 
 
+def test_an_adapter_whose_logits_are_not_finite_has_no_card(model, adapter, config):
+    broken = adapter._replace(writer=jax.tree.map(lambda x: x * np.nan, adapter.writer))
+    with pytest.raises(ValueError, match="logits of .* are not finite"):
+        measure(model, broken, config, lambda _: None)
+
+
 def test_full_context_f1_is_the_teachers(model, adapter, config):
     (row,) = measure(model, adapter, config, lambda _: None)
     source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]

@@ -76,10 +76,10 @@ def damage(folder, how: str) -> None:
         largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
         largest.write_bytes(largest.read_bytes()[:-7])
     else:
-        (folder / sealed.FILE).write_text("[" * 100_000)
+        (folder / sealed.FILE).write_text("[" * 100_000 if how == "nested" else "{}")
 
 
-@pytest.mark.parametrize("how", ["emptied", "unsealed", "short", "nested"])
+@pytest.mark.parametrize("how", ["emptied", "unsealed", "short", "nested", "of nothing"])
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(two_steps, tmp_path, how):
     folder = tmp_path / "checkpoints"
     shutil.copytree(two_steps, folder)
@@ -99,11 +99,15 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(two_steps, tmp_pat
 
 def test_a_first_checkpoint_that_was_cut_short_is_begun_anew(tmp_path):
     write_steps(tmp_path / "run", 0)
-    (tmp_path / "run" / "0" / sealed.FILE).unlink()
-    said = []
-    again = Checkpoints(tmp_path / "run", said.append)
-    assert again.metadata() is None and "DAMAGED" in said[0] and "anew" in said[0]
-    again.close()
+    for number in (1, 2):  # and once more, before a later one is saved
+        (tmp_path / "run" / "0" / sealed.FILE).unlink()
+        said = []
+        again = Checkpoints(tmp_path / "run", said.append)
+        assert again.metadata() is None and "DAMAGED" in said[0] and "anew" in said[0]
+        Checkpoints(tmp_path / "run", pytest.fail).close()  # killed before the first save
+        again.save(0, state_at(0), DESCRIBED, {})
+        again.close()
+        assert len(list((tmp_path / "run").glob("damaged-0*"))) == number
 
 
 def test_every_flipped_byte_is_the_same_state_or_the_one_before(two_steps, tmp_path):

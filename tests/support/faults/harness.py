@@ -1,14 +1,15 @@
 """Injects faults and counts what comes of them, in a process of its own that may hang or crash.
 
-A fault is right if what is read is as it was, or is refused in words; anything else is a finding.
+A fault is right if what is read is as it was, or is refused in one line that names the damaged
+file, and if nothing else is gone from the disk; anything else is a finding.
 """
 
+import contextlib
 import io
 import logging
 import multiprocessing
 import pathlib
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 REFUSED = (ValueError, OSError)  # ours, and the system's; with words
-FINDINGS = ("wrong", "lost", "traceback", "memory", "hang")
+FINDINGS = ("wrong", "lost", "unnamed", "traceback", "memory", "hang")
 SECONDS = 10.0  # that an attempt may take
 MEMORY = 500 * 2**20  # that it may take above the start, in bytes
 START = 300.0  # seconds until the first attempt: importing, building, compiling
@@ -31,7 +32,8 @@ class Attempt(NamedTuple):
     inject: Callable[[], None]
     read: Callable[[], object]
     right: Callable[[object], bool]  # of what was read
-    mend: Callable[[], None]  # puts back what was damaged; what else has changed is lost
+    path: pathlib.Path | None = None  # the file that is damaged
+    named: tuple[str, ...] = ()  # a refusal has one of them in its words
     seconds: float = SECONDS  # that it may take
 
 
@@ -135,14 +137,17 @@ def checked(attempts: Iterator[Attempt]) -> Iterator[Attempt]:
 def inject(folder: pathlib.Path, attempt: Attempt) -> list[Finding]:
     """One fault in a folder; what came of it, if it was not right."""
     pristine = _keep(folder)
+    attempt.inject()
+    damaged = attempt.path.read_bytes() if attempt.path and attempt.path.exists() else b""
     findings = _attempt(attempt)
-    if lost := _restore(folder, pristine):
+    after = _keep(folder)
+    if lost := _lost(pristine, after, attempt.path, damaged):
         findings.append(Finding("lost", attempt.what, f"changed or gone: {', '.join(lost)}"))
+    _restore(pristine, after)
     return findings
 
 
 def _attempt(attempt: Attempt) -> list[Finding]:
-    attempt.inject()
     before, began = resident(reset=True), time.monotonic()
     outcome, words = None, ""
     try:
@@ -150,12 +155,13 @@ def _attempt(attempt: Attempt) -> list[Finding]:
         if not attempt.right(value):
             outcome, words = "wrong", f"was read as {str(value)[:200]}"
     except REFUSED as error:
-        if not str(error).strip() or isinstance(error, UnicodeError):
+        words = str(error)
+        if not words.strip() or isinstance(error, UnicodeError):
             outcome, words = "traceback", repr(error)
+        elif "\n" in words or not any(name in words for name in attempt.named or ("",)):
+            outcome = "unnamed"
     except Exception as error:
         outcome, words = "traceback", f"{type(error).__name__}: {str(error)[:200]}"
-    finally:
-        attempt.mend()
     if time.monotonic() - began > attempt.seconds:
         outcome, words = "hang", f"{time.monotonic() - began:.0f} s"
     if (more := resident() - before) > MEMORY:
@@ -179,18 +185,38 @@ def _keep(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
-def _restore(folder: pathlib.Path, pristine: dict[pathlib.Path, bytes]) -> list[str]:
-    """Puts every file back; returns the names of those that were not as they had been."""
-    lost = []
-    for path, data in pristine.items():
-        if not path.exists() or path.stat().st_size != len(data) or path.read_bytes() != data:
-            lost.append(path.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    for path in folder.rglob("*"):
-        if path.is_file() and path not in pristine and path.suffix != ".lock":
-            path.unlink()
+def _lost(
+    pristine: dict[pathlib.Path, bytes],
+    after: dict[pathlib.Path, bytes],
+    path: pathlib.Path | None,
+    damaged: bytes,
+) -> list[str]:
+    """What is on the disk no more, under its name or set aside under another.
+
+    Of files: those but the damaged one at `path`. Of that, if it is one of lines: its lines, with
+    their damage.
+    """
+    files = set(after.values())
+    lost = [p.name for p, data in pristine.items() if p != path and data not in files]
+    if path and path.suffix == ".jsonl":
+        left = {line for data in files for line in data.splitlines()}
+        gone = set(damaged.splitlines()) - left
+        lost += [f"a line of {path.name}, {line[:40]!r}" for line in sorted(gone)]
     return lost
+
+
+def _restore(pristine: dict[pathlib.Path, bytes], after: dict[pathlib.Path, bytes]) -> None:
+    """Puts every file back, and removes all others with the folders that held nothing else."""
+    for path in after:
+        if pristine.get(path) != after[path]:
+            path.unlink()
+            with contextlib.suppress(OSError):
+                for folder in path.parents:
+                    folder.rmdir()
+    for path in pristine:
+        if after.get(path) != pristine[path]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pristine[path])
 
 
 def in_file(
@@ -199,21 +225,13 @@ def in_file(
     """`data` in place of a file's bytes."""
     whole = path.read_bytes()
     what = f"{path.name}, {_difference(whole, data)}"
-    return Attempt(
-        what, lambda: path.write_bytes(data), read, right, lambda: path.write_bytes(whole)
-    )
+    named = (path.name, f"{path.stem}-")  # itself, or what was converted from it: model-3f2a…
+    return Attempt(what, lambda: path.write_bytes(data), read, right, path, named)
 
 
 def without_file(path: pathlib.Path, read, right) -> Attempt:
-    """A file that is gone, or a folder."""
-    aside = path.with_name(path.name + ".aside")
-    return Attempt(
-        f"{path.name} is gone",
-        lambda: shutil.move(path, aside),
-        read,
-        right,
-        lambda: shutil.move(aside, path),
-    )
+    """A file that is gone; a refusal may name what was in it."""
+    return Attempt(f"{path.name} is gone", path.unlink, read, right, path)
 
 
 def _difference(old: bytes, new: bytes) -> str:

@@ -72,7 +72,7 @@ def full_disk(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator
     for i in range(number):
         size = rng.randrange(largest) if i % 2 else rng.randrange(1500)
         what = f"files of at most {size} bytes"
-        yield Attempt(what, case.empty, lambda size=size: read(size), right.__eq__, lambda: None)
+        yield Attempt(what, case.empty, lambda size=size: read(size), right.__eq__)
 
 
 def build_for_ever(folder: pathlib.Path) -> None:
@@ -115,7 +115,7 @@ def killed_builders(folder: pathlib.Path, rng: random.Random, number: int) -> It
     for _ in range(number):
         seconds = rng.uniform(0.05, 1.5)
         what = f"killed after {seconds:.2f} s"
-        attempt = Attempt(what, lambda: None, lambda s=seconds: read(s), right.__eq__, lambda: None)
+        attempt = Attempt(what, lambda: None, lambda s=seconds: read(s), right.__eq__)
         yield attempt._replace(seconds=120.0)
 
 
@@ -146,5 +146,4 @@ def soak(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Atte
             lambda: None,
             lambda ids=ids, question=question: ask(ids, question),
             right,
-            lambda: None,
         )

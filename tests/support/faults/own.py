@@ -4,7 +4,6 @@ import hashlib
 import json
 import pathlib
 import random
-import shutil
 from collections.abc import Callable, Iterator
 
 import jax
@@ -14,10 +13,14 @@ from etils import epath
 
 import models
 from configs import train as train_config
-from kvpacket_jax import teacher
+from kvpacket_jax import sweep, teacher
+from kvpacket_jax.adapters import card
 from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.evaluate import timings
 from kvpacket_jax.evaluate.rows import RowFile, claim
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.report import results as report
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import build, corpus, session, store
 from kvpacket_jax.train import log, setup
 from kvpacket_jax.train import step as step_lib
@@ -89,8 +92,11 @@ def packets(
     entries += folder.glob(f"documents/*/{store.PREAMBLE}")
     provenances = list(folder.glob("documents/*/provenance.json"))
     # Of a packet's two copies, entry and file, half of the faults each.
-    for some, count in ((files, number // 2), (entries + provenances, number - number // 2)):
-        yield from _damaged_files(some, rng, count, read, lambda found: found == right)
+    yield from _damaged_files(files, rng, number // 2, read, right.__eq__)
+    rest = entries + provenances
+    for attempt in _damaged_files(rest, rng, number - number // 2, read, right.__eq__):
+        # Which of an entry and its packet is damaged is not known where they differ.
+        yield attempt._replace(named=attempt.named and (*attempt.named, ".safetensors"))
 
 
 def signed_packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
@@ -99,7 +105,7 @@ def signed_packets(folder: pathlib.Path, rng: random.Random, number: int) -> Ite
 
 
 def adapters(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
-    """A trained adapter's folder."""
+    """A trained adapter's folder, with its card."""
     model = tiny_model(folder)
     factors = low_rank.init(model.config, jax.random.key(0), 2, ("q", "v"))
     adapter = adapter_lib.empty(model.config.dim)._replace(
@@ -108,13 +114,21 @@ def adapters(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[
         writer=jax.tree.map(lambda x: x + 0.5, factors),
     )
     adapter_lib.save_adapter(folder, adapter, {"model": model.fingerprint})
+    scores = {way: card.Score(0.5, 0.9, 0.8, 0.7, 0.1) for way in (card.ADAPTER, card.BARE)}
+    described = folder / card.FILE
+    card.write(described, model, adapter, [card.Row("it", 2, 30, 9, 0.6, scores)])
     right = adapter_lib.fingerprint(adapter)
+    right_card = card.read(described, adapter)
 
-    def read() -> str:
-        return adapter_lib.fingerprint(adapter_lib.load_adapter(folder, model))
+    def read() -> tuple[str, card.Card | None]:
+        found = adapter_lib.load_adapter(folder, model)
+        return adapter_lib.fingerprint(found), card.read(described, found)
+
+    def is_right(found: tuple[str, card.Card | None]) -> bool:
+        return found == (right, right_card if described.exists() else None)
 
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
-    yield from _damaged_files(files, rng, number, read, lambda found: found == right)
+    yield from _damaged_files(files, rng, number, read, is_right)
 
 
 def checkpoints(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
@@ -131,8 +145,6 @@ def checkpoints(folder: pathlib.Path, rng: random.Random, number: int) -> Iterat
         measures = {"worst": 1 / step, "kind": "a", "scores": {}}
         written.save(step, state_at(step), described, measures)
     written.close()
-    whole = folder.with_name("whole")
-    shutil.copytree(folder, whole)
     right = {step: digest_of(state_at(step)) for step in (4, 6)}
 
     def read() -> tuple[int, str]:
@@ -143,16 +155,11 @@ def checkpoints(folder: pathlib.Path, rng: random.Random, number: int) -> Iterat
         finally:
             again.close()
 
-    def mend() -> None:
-        shutil.rmtree(folder)
-        shutil.copytree(whole, folder)
-
     def goes_on(found: tuple[int, str]) -> bool:
         return right.get(found[0]) == found[1]
 
     files = sorted(p for p in (folder / "6").rglob("*") if p.is_file() and p.stat().st_size)
-    for attempt in _damaged_files(files, rng, number, read, goes_on):
-        yield attempt._replace(mend=mend)
+    yield from _damaged_files(files, rng, number, read, goes_on)
 
 
 def teacher_targets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
@@ -175,27 +182,77 @@ def run_state(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator
     folder.mkdir()
     identity = {"model": "it", "dataset": {"name": "biography"}, "seed": 0}
     claim(folder, identity)
-    rows = RowFile(folder / "rows.jsonl")
+    answers, metrics = folder / "rows.jsonl", folder / "metrics.jsonl"
+    file, written = RowFile(answers), log.Log(epath.Path(metrics), 100)
     for i in range(20):
         fields = {"example": f"e{i}", "method": "epic", "setting": "", "question": 0}
-        rows.write([fields | {"answer": f"{i * 37}", "f1": i / 20, "kl": [0.5, i]}])
-    known = {row["example"]: row for row in RowFile(folder / "rows.jsonl").rows}
-    metrics = log.Log(epath.Path(folder / "metrics.jsonl"), 100)
-    for i in range(20):
-        metrics.write({"step": i + 1, "loss": 1 / (i + 1)})
-    metrics.flush()
-    losses = {row["step"]: row["loss"] for row in log.read(folder / "metrics.jsonl")}
+        file.write([fields | {"answer": f"{i * 37}", "f1": i / 20, "kl": [0.5, i]}])
+        written.write({"step": i + 1, "loss": 1 / (i + 1)})
+    written.flush()
+    rows = dict(zip(answers.read_bytes().splitlines(), file.rows, strict=True))
+    steps = dict(zip(metrics.read_bytes().splitlines(), written.rows, strict=True))
 
     def read() -> tuple[list, list]:
         claim(folder, identity)
-        found = RowFile(folder / "rows.jsonl").rows
-        return found, log.read(folder / "metrics.jsonl")
+        return RowFile(answers).rows, log.read(metrics)
 
-    def believed(found: tuple[list, list]) -> bool:
-        rows, steps = found
-        return all(known.get(r["example"]) == r for r in rows) and all(
-            losses.get(r["step"]) == r["loss"] for r in steps
-        )
+    def right(found: tuple[list, list]) -> bool:
+        return _is_of(answers, rows, found[0]) and _is_of(metrics, steps, found[1])
 
-    files = [folder / name for name in ("rows.jsonl", "run.json", "metrics.jsonl")]
-    yield from _damaged_files(files, rng, number, read, believed)
+    yield from _damaged_files([answers, folder / "run.json", metrics], rng, number, read, right)
+
+
+def _is_of(path: pathlib.Path, written: dict[bytes, dict], found: list[dict]) -> bool:
+    """Whether what was found in a file is all that its whole lines hold, and nothing else."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    there = [written[line] for line in lines if line in written]
+    return all(row in written.values() for row in found) and all(row in found for row in there)
+
+
+class _Unmeasured:
+    """A model that cannot be timed, as far as timings are read."""
+
+    num_devices = 1
+
+    @property
+    def dtype(self):
+        raise InterruptedError("measured again")
+
+
+def results(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
+    """What a finished run leaves to a report, to itself and to a sweep."""
+    claim(folder, {"model": "it", "dataset": {"name": "biography", "options": {"seed": 1}}})
+    asked = {"num_timed": 0, "runs": 1, "devices": 1}
+    timed = {"date": "1970-01-01", "asked": asked, "machine": {"threads": 2}, "methods": {}}
+    row = {"method": "epic", "setting": "", "f1": 0.5, "date": "1970-01-01", "machine": {}}
+    _write(folder / "timings.json", sealed.stamped(timed))
+    _write(folder / "results.json", [sealed.stamped(row)])
+    run = sweep.Run("evaluate", folder, ("--config=it",))
+    run.record_end()
+    files = [folder / n for n in ("results.json", "timings.json", "sweep.json", "run.json")]
+    whole = {path: path.read_bytes() for path in files}
+
+    def read() -> tuple[str, dict, bool]:
+        reported = repr(report.read([folder])[0])
+        try:
+            times = timings.timings(folder / "timings.json", _Unmeasured(), [], [], 1)
+        except InterruptedError:
+            times = timed
+        return reported, times, run.done
+
+    right = read()
+    assert right[1:] == (timed, True)
+
+    def is_right(found: tuple[str, dict, bool]) -> bool:
+        changed = {p.name for p in files if not p.exists() or p.read_bytes() != whole[p]}
+        if "results.json" in changed:
+            done = (False,)
+        else:
+            done = (True, False) if "sweep.json" in changed else (True,)
+        return found[:2] == right[:2] and found[2] in done
+
+    yield from _damaged_files(files, rng, number, read, is_right)
+
+
+def _write(path: pathlib.Path, value) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
