@@ -2,9 +2,10 @@
 
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
 
-What there is: biography, biography_10, biography_20, biography_64, niah, wikipedia, own_docs; and
-with --config.dataset.options.path=FILE corpus, what launch.write_questions wrote, and jsonl, lines
-{"documents": ["…"], "question": "…", "answers": ["…"]}.
+What there is: biography, biography_10, biography_20, biography_64, niah, ruler, wikipedia,
+own_docs, own_notes; with --config.dataset.options.folder=DIR musique and hotpot_qa (which is
+downloaded without it); with --config.dataset.options.path=FILE corpus, what launch.write_questions
+wrote, and jsonl, lines {"documents": ["…"], "question": "…", "answers": ["…"]}.
 Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')", .num_samples
 (questions), .adapter, .num_timed (examples to time), .new_tokens; all are in the file.
 """
@@ -43,6 +44,9 @@ def main(argv):
         results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
     progress.paragraph(tables.QUALITY_LEGEND)
+    if kinds := tables.kind_table(results):
+        progress.console.print(kinds)
+        progress.paragraph(tables.KIND_LEGEND)
     progress.paragraph(tables.cost_legend(results))
     progress.SHOWN.say(f"{folder / 'results.json'}")
 

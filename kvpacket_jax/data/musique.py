@@ -53,5 +53,5 @@ def _example(number: int, record: dict) -> Example:
             f"it is no record of MuSiQue ({type(error).__name__}: {error}), which has id, "
             "paragraphs, question, answer and answer_aliases"
         ) from error
-    info = {"kind": record["id"].partition("__")[0], "hops": hops}
+    info = {"kind": f"{hops}_hop", "hops": hops}
     return multi_hop.example(record["id"], paragraphs, record["question"], answers, info)

@@ -36,6 +36,11 @@ def source(
 
 def _example(record: dict, preamble: str) -> Example:
     questions = tuple(
-        Question(q["text"], tuple(q["answers"]), info=q["info"]) for q in record["questions"]
+        Question(q["text"], tuple(q["answers"]), info=q["info"] | {"kind": _kind(q["info"])})
+        for q in record["questions"]
     )
     return Example(record["id"], tuple(record["documents"]), questions, preamble)
+
+
+def _kind(info: dict) -> str:
+    return f"{info.get('hops', 1)}_hop"

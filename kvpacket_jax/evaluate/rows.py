@@ -4,7 +4,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from kvpacket_jax.data import Example
+from kvpacket_jax.data import Example, passages
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import Answer
 from kvpacket_jax.runtime import resume, sealed
@@ -29,6 +29,7 @@ def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[
             "kind": question.info.get("kind", ""),
             "asked": question.text,
             "answer": answer.text,
+            "place": _place(answer.text, example, question.info.get("documents")),
             "expected": list(question.answers),
             "f1": metrics.f1(answer.text, question.answers),
             "exact_match": metrics.exact_match(answer.text, question.answers),
@@ -39,6 +40,21 @@ def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[
         }
         for i, (question, answer) in enumerate(zip(example.questions, answers, strict=True))
     ]
+
+
+def _place(answer: str, example: Example, gold: Sequence[int] | None) -> str:
+    """Where an answer's words stand: what was read, if it is wrong.
+
+    Returns:
+      "gold" for a document that the question needs, "other" for another document, else "nowhere";
+      "" for an answer without words, and where it is not known which documents are needed.
+    """
+    if gold is None or not answer:
+        return ""
+    holding = [i for i, d in enumerate(example.documents) if passages.stands_in(answer, d)]
+    if not holding:
+        return "nowhere"
+    return "gold" if set(holding) & set(gold) else "other"
 
 
 class RowFile:

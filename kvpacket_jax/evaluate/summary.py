@@ -25,8 +25,22 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
     Returns:
       Dicts with n, means, and 95 % intervals (`_low`, `_high`; None where there is one set only).
       `f1_difference` is paired, to full_recompute on the same questions. "Where right" is where
-      full_recompute's answer matches exactly. None where a figure does not exist.
+      full_recompute's answer matches exactly, and "lost" where only that one does: how many
+      answers have their words in a needed document, another one or nowhere. None where a figure
+      does not exist. Where questions are of several kinds, "kinds" has the same of each kind.
     """
+    summaries = _aggregate(rows, seed)
+    kinds = sorted({row.get("kind", "") for row in rows})
+    if len(kinds) > 1:
+        for kind in kinds:
+            alone = _aggregate([row for row in rows if row.get("kind", "") == kind], seed)
+            of = {(s["method"], s["setting"]): s for s in alone}
+            for s in summaries:
+                s.setdefault("kinds", {})[kind] = of.get((s["method"], s["setting"]))
+    return summaries
+
+
+def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:
     groups = collections.defaultdict(list)
     for row in rows:
         groups[row["method"], row["setting"]].append(row)
@@ -77,6 +91,8 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
             scores[f"num_{name}"] = len(chosen)
             scores[f"agree_{name}"] = _mean([r["same"] for r in chosen])
             scores[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
+        lost = [r for r, full in pairs if full["exact_match"] and not r["exact_match"]]
+        scores["lost"] = dict(collections.Counter(r.get("place", "") for r in lost))
     return scores
 
 

@@ -101,6 +101,33 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     return table
 
 
+KIND_LEGEND = (
+    "By kind of question: F1 and, in brackets, its share of full_recompute's. Lost are answers "
+    "that full_recompute alone has right; of those, how many have their words in a document that "
+    "the question needs, in another one, or in none."
+)
+PLACES = ("gold", "other", "nowhere")  # as evaluate.rows has them
+
+
+def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
+    """One line a method and setting: what `KIND_LEGEND` says; None for questions of one kind."""
+    kinds = {kind: part for r in results for kind, part in r.get("kinds", {}).items() if part}
+    if not kinds:
+        return None
+    headings = [f"{kind or 'other'}, {part['num_samples']}" for kind, part in kinds.items()]
+    table = empty_table(("method",), *headings, "lost", "needed", "other", "none")
+    for r in results:
+        parts = [r["kinds"].get(kind) for kind in kinds]
+        lost = r.get("lost", {})
+        table.add_row(
+            spec_of(r),
+            *(f"{_number(p['f1'])} ({_number(p['f1_share'])})" if p else "-" for p in parts),
+            str(sum(lost.values())),
+            *(str(lost.get(place, 0)) for place in PLACES),
+        )
+    return table
+
+
 def cost_table(results: Sequence[Mapping]) -> rich.table.Table:
     """One line a method and setting: TTFT with its parts, FLOPs, bytes stored."""
     fields = present(results, RUN)

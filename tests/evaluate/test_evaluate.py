@@ -230,6 +230,28 @@ def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config
         run.prepare_run(other)
 
 
+@pytest.mark.parametrize(
+    ("said", "gold", "place"),
+    [
+        ("pier 3", [0], "gold"),
+        ("Pier 3", [0, 1], "gold"),
+        ("noon", [0], "other"),
+        ("pier", [1], "other"),
+        ("pie", [0], "nowhere"),
+        ("", [0], ""),
+        ("pier 3", None, ""),
+    ],
+)
+def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
+    info = {} if gold is None else {"documents": gold}
+    question = Question("When?", ("noon",), info=info)
+    example = Example("e", ("From pier 3.", "At noon."), (question,))
+    given = [types.SimpleNamespace(text=said, same=False, kl=np.zeros(1))]
+    (row,) = rows.answer_rows("kv_packet", example, given)
+    # "pier" stands in the first document, which the question does not need.
+    assert row["place"] == place
+
+
 def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     workdir, _ = finished
     before = (workdir / "rows.jsonl").read_bytes()

@@ -71,3 +71,22 @@ def test_what_cannot_be_known_is_none():
     found = by_method(summary.aggregate(rows("kv_packet", [1, 0], [1, 0])))["kv_packet"]
     assert found["f1_low"] is found["f1_share"] is found["gap_closed"] is None
     assert "f1_difference" not in found
+
+
+def test_kinds_of_questions_are_summed_apart_and_lost_answers_by_their_place():
+    kinds, places = ["1_hop", "2_hop"] * 2, ["gold", "other", "nowhere", ""]
+
+    def with_kinds(found):
+        extra = zip(found, kinds, places, strict=True)
+        return [row | {"kind": kind, "place": place} for row, kind, place in extra]
+
+    found = by_method(summary.aggregate(with_kinds(FULL) + with_kinds(PACKET) + with_kinds(BARE)))
+    packet = found["kv_packet"]
+    assert packet["lost"] == {"other": 1} and found["no_recompute"]["lost"] == {
+        "gold": 1,
+        "other": 1,
+    }
+    assert {k: v["f1"] for k, v in packet["kinds"].items()} == {"1_hop": 1.0, "2_hop": 0.0}
+    assert packet["kinds"]["2_hop"]["num_samples"] == 2
+    assert packet["kinds"]["1_hop"]["f1_share"] == 1 and found["full_recompute"]["lost"] == {}
+    assert "kinds" not in by_method(summary.aggregate(FULL))["full_recompute"]

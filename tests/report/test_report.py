@@ -283,3 +283,15 @@ def test_brackets_of_an_answer_are_no_markup():
     out = io.StringIO()
     rich.console.Console(file=out, width=110).print(tables.answer_table([row]))
     assert "Which [b]?" in out.getvalue() and "[/INST]" in out.getvalue()
+
+
+def test_kinds_are_columns_and_lost_answers_are_counted_by_place():
+    part = {"num_samples": 3, "f1": 0.5, "f1_share": 0.75}
+    row = {"method": "kv_packet", "setting": "", "lost": {"gold": 2, "nowhere": 1, "": 1}}
+    text = io.StringIO()
+    console = rich.console.Console(file=text, width=120)
+    console.print(tables.kind_table([row | {"kinds": {"1_hop": part, "2_hop": None}}]))
+    cells = text.getvalue().split()
+    assert "1_hop, 3" in text.getvalue() and "2_hop" not in text.getvalue()
+    assert cells[-7:] == ["kv_packet", "0.50", "(0.75)", "4", "2", "0", "1"]
+    assert tables.kind_table([row]) is None
