@@ -14,7 +14,8 @@ def source(
     """Returns one example a line of `path`.
 
     A line is `{"documents": ["…"], "question": "…", "answers": ["…"]}`, with an `id` if you like.
-    "{split}" in the path stands for the split's name; without it every split is the same file.
+    Without "answers" the full context's own answer counts as right. "{split}" in the path stands
+    for the split's name; without it every split is the same file.
 
     Raises FileNotFoundError, and ValueError where no path is given, or that names every bad line.
     """
@@ -24,7 +25,7 @@ def source(
     file = pathlib.Path(str(path).replace("{split}", split)).expanduser()
     examples, bad, lines = [], [], {}
     make = functools.partial(_example, preamble)
-    for number, parsed in json_lines.read(file, ("documents", "question", "answers"), make):
+    for number, parsed in json_lines.read(file, ("documents", "question"), make):
         if isinstance(parsed, ValueError):
             bad.append(f"line {number}: {parsed}")
         elif parsed.id in lines:
@@ -39,12 +40,13 @@ def source(
 
 
 def _example(preamble: str, number: int, record: dict) -> Example:
-    for key in ("documents", "answers"):
+    lists = [key for key in ("documents", "answers") if key in record]
+    for key in lists:
         if not isinstance(record[key], list) or not record[key]:
             raise ValueError(f"{key} must be a list of texts, not empty")
-    texts = [*record["documents"], *record["answers"], record["question"]]
-    if not all(isinstance(t, str) and t.strip() for t in texts):
-        raise ValueError("documents, answers and question must be texts that are not empty")
-    question = Question(record["question"], tuple(record["answers"]))
+        for text in record[key]:
+            json_lines.check_text(key, text)
+    json_lines.check_text("question", record["question"])
+    question = Question(record["question"], tuple(record.get("answers", ())))
     name = record.get("id", f"line-{number}")
     return Example(name, tuple(record["documents"]), (question,), preamble)

@@ -16,9 +16,16 @@ def spec_of(row: Mapping) -> str:
     return ":".join(filter(None, (row["method"], row["setting"])))
 
 
-def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[dict]:
-    """The rows of one method and one example, scored."""
+def answer_rows(
+    spec: str, example: Example, answers: Sequence[Answer], said: Sequence[Answer]
+) -> list[dict]:
+    """The rows of one method and one example, scored.
+
+    Args:
+      said: full_recompute's answers; they are right where the data set has no right answer.
+    """
     method, _, setting = spec.partition(":")
+    golds = [q.answers or (full.text,) for q, full in zip(example.questions, said, strict=True)]
     return [
         {
             "example": example.id,
@@ -30,15 +37,17 @@ def answer_rows(spec: str, example: Example, answers: Sequence[Answer]) -> list[
             "asked": question.text,
             "answer": answer.text,
             "place": _place(answer.text, example, question.info.get("documents")),
-            "expected": list(question.answers),
-            "f1": metrics.f1(answer.text, question.answers),
-            "exact_match": metrics.exact_match(answer.text, question.answers),
+            "expected": list(gold),
+            "f1": metrics.f1(answer.text, gold),
+            "exact_match": metrics.exact_match(answer.text, gold),
             "same": answer.same,
             "kl": float(answer.kl[0]),
             "kl_answer": float(answer.kl.sum()),
             "answer_tokens": len(answer.kl),
         }
-        for i, (question, answer) in enumerate(zip(example.questions, answers, strict=True))
+        for i, (question, answer, gold) in enumerate(
+            zip(example.questions, answers, golds, strict=True)
+        )
     ]
 
 

@@ -199,13 +199,14 @@ def _answer_example(
         return
     model, template, questions = run.model, run.template, example.questions
     targets = teacher.targets(model, encoded, new_tokens, folder)
+    said = reference(model, targets, questions, template)
     for spec in missing:
         if spec == summary.REFERENCE:
-            answers = reference(model, targets, questions, template)
+            answers = said
         else:
             entry = _entry(run, spec, example, encoded)
             answers = answer(model, entry, targets, questions, template, new_tokens)
-        file.write(answer_rows(spec, example, answers))
+        file.write(answer_rows(spec, example, answers, said))
 
 
 def _request(run: Run, example: Example, encoded: EncodedExample):

@@ -247,9 +247,20 @@ def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
     question = Question("When?", ("noon",), info=info)
     example = Example("e", ("From pier 3.", "At noon."), (question,))
     given = [types.SimpleNamespace(text=said, same=False, kl=np.zeros(1))]
-    (row,) = rows.answer_rows("kv_packet", example, given)
+    (row,) = rows.answer_rows("kv_packet", example, given, given)
     # "pier" stands in the first document, which the question does not need.
     assert row["place"] == place
+
+
+def test_without_a_right_answer_the_full_contexts_is_right():
+    said, other = (
+        types.SimpleNamespace(text=text, same=False, kl=np.zeros(1)) for text in ("noon", "at noon")
+    )
+    questions = (Question("When?", ()), Question("Where?", ("noon", "here")))
+    example = Example("e", ("At noon.",), questions)
+    first, second = rows.answer_rows("kv_packet", example, [other, said], [said, other])
+    assert first["expected"] == ["noon"] and 0 < first["f1"] < 1
+    assert second["expected"] == ["noon", "here"] and second["f1"] == 1
 
 
 def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
