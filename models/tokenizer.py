@@ -70,6 +70,7 @@ class Tokenizer:
     stop_ids: tuple[int, ...]  # tokens that end an answer, ascending
     fingerprint: str  # SHA-256 hex of tokenizer.json, what is added to it, and the chat template
     file: pathlib.Path  # tokenizer.json, for messages
+    template_file: pathlib.Path  # where the chat template is, or would be
 
     @property
     def vocab_size(self) -> int:
@@ -119,13 +120,13 @@ class Tokenizer:
         The text before has the system message, the text after ends where the answer begins. Encode
         both with `special=True`. `thinking` is for templates that know `enable_thinking` (Qwen3).
 
-        Raises ValueError if there is no chat template, or it does not fit a system and a user
-        message.
+        Raises ValueError, naming the file, if there is no chat template, or it does not fit a
+        system and a user message.
         """
         if self.chat_template is None:
             raise ValueError(
-                "the tokenizer has no chat template (neither chat_template.jinja nor "
-                "chat_template in tokenizer_config.json): use the instruct version of the model"
+                f"{self.template_file} has no chat_template, and there is no chat_template.jinja "
+                "beside it: use the instruct version of the model"
             )
         messages = [
             {"role": "system", "content": system},
@@ -135,18 +136,19 @@ class Tokenizer:
         special = {
             name: added_tokens.text_of(self.config[name]) for name in names if self.config.get(name)
         }
-        chat = chat_template.render(self.chat_template, messages, special, thinking)
+        file = self.template_file
+        chat = chat_template.render(file, self.chat_template, messages, special, thinking)
         before, marker, after = chat.partition(USER_MARKER)
         if not marker or USER_MARKER in after:
             raise ValueError(
-                "the chat template must hold the user's message once; it holds it "
+                f"{file}: the chat template must hold the user's message once; it holds it "
                 f"{chat.count(USER_MARKER)} times: {chat!r}"
             )
         # Some templates trim what they are given.
         if system.strip() not in before:
             raise ValueError(
-                f"the chat template drops or moves the system message: {system!r} is not in what "
-                f"stands before the user's message, {before!r}"
+                f"{file}: the chat template drops or moves the system message: {system!r} is not "
+                f"in what stands before the user's message, {before!r}"
             )
         return before, after
 
@@ -170,7 +172,7 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     serialised = regular.read_text(file, json_file.TOKENIZER_BYTES)
     config = json_file.read_if_there(folder / "tokenizer_config.json")
     TOKENIZER.check(folder / "tokenizer_config.json", config)
-    template = _chat_template(folder, config)
+    template, template_file = _chat_template(folder, config)
     with regular.one_line(file, "is not a tokenizer that can be read"):
         with_special = tokenizers.Tokenizer.from_str(serialised)
         # A saved tokenizer may carry the lengths of somebody's training batches.
@@ -203,6 +205,7 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         stop_ids=stop_ids,
         fingerprint=digest.hexdigest(),
         file=file,
+        template_file=template_file,
     )
 
 
@@ -234,17 +237,18 @@ def _without(
         return tokenizers.Tokenizer.from_str(json.dumps(spec))
 
 
-def _chat_template(folder: pathlib.Path, config: dict[str, Any]) -> str | None:
+def _chat_template(folder: pathlib.Path, config: dict[str, Any]) -> tuple[str | None, pathlib.Path]:
+    """The chat template, None if there is none, and the file that it is in."""
     file = folder / "chat_template.jinja"
     if file.exists():
-        return regular.read_text(file, json_file.CONFIG_BYTES)
-    template = config.get("chat_template")
+        return regular.read_text(file, json_file.CONFIG_BYTES), file
+    file, template = folder / "tokenizer_config.json", config.get("chat_template")
     if isinstance(template, list):  # several, by name
         named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
         template = named[-1].get("template") if named else None
     if template is not None:
-        json_file.text(folder / "tokenizer_config.json", "chat_template", template)
-    return template
+        json_file.text(file, "chat_template", template)
+    return template, file
 
 
 def _stop_ids(

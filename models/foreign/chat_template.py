@@ -21,12 +21,17 @@ CHARACTERS = 2**23
 
 
 def render(
-    template: str, messages: list[dict[str, str]], special: dict[str, str], thinking: bool
+    file: pathlib.Path,
+    template: str,
+    messages: list[dict[str, str]],
+    special: dict[str, str],
+    thinking: bool,
 ) -> str:
     """The text of `messages`, up to where the model's answer begins; the same on every day.
 
-    `special` are the texts of special tokens by the names that templates have for them. Raises
-    ValueError for a template that fails, or takes too much time or memory.
+    `file` has the template, for messages; `special` are the texts of special tokens by the names
+    that templates have for them. Raises ValueError for a template that fails, or takes too much
+    time or memory.
     """
     variables = special | {
         "messages": messages,
@@ -36,11 +41,17 @@ def render(
         "tools": None,
         "documents": None,
     }
-    return _run(template, json.dumps(variables))
+    answer = _run(template, json.dumps(variables))
+    if "error" in answer:
+        raise ValueError(
+            f"{file}: the chat template cannot render a system and a user message: "
+            f"{answer['error']}"
+        )
+    return answer["text"]
 
 
 @functools.lru_cache(maxsize=64)
-def _run(template: str, variables: str) -> str:
+def _run(template: str, variables: str) -> dict[str, str]:
     order: dict[str, Any] = {
         "template": template,
         "variables": json.loads(variables),
@@ -63,9 +74,4 @@ def _run(template: str, variables: str) -> str:
             process.kill()
             output = b""
     failure = f"it takes more than {CPU_SECONDS} s, or {MEMORY_BYTES // 2**20} MB of memory"
-    answer = json.loads(output) if process.returncode == 0 else {"error": failure}
-    if "error" in answer:
-        raise ValueError(
-            f"the chat template cannot render a system and a user message: {answer['error']}"
-        )
-    return answer["text"]
+    return json.loads(output) if process.returncode == 0 else {"error": failure}

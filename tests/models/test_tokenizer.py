@@ -231,7 +231,7 @@ def test_without_a_template_the_instruct_version_is_advised(folder):
     write(folder / "tokenizer_config.json", config | {"chat_template": None})
     tok = tokenizer.load(folder)
     assert not tok.has_chat_template
-    with pytest.raises(ValueError, match="no chat template .* use the instruct version"):
+    with pytest.raises(ValueError, match="has no chat_template, .* use the instruct version"):
         tok.chat_parts("Be brief.")
 
 

@@ -1,6 +1,7 @@
 """Files of tokenizers as they come: what documents may not write, templates, and damaged files."""
 
 import json
+import pathlib
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -162,7 +163,10 @@ def test_templates_are_rendered_as_transformers_does(template):
         date_string="26 Jul 2024",
         bos_token="<s>",
     )
-    assert chat_template.render(template, messages, {"bos_token": "<s>"}, False) == theirs[0]
+    assert (
+        chat_template.render(pathlib.Path("it"), template, messages, {"bos_token": "<s>"}, False)
+        == theirs[0]
+    )
 
 
 @pytest.mark.parametrize(
