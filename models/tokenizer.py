@@ -101,8 +101,9 @@ class Tokenizer:
         if lost or not self.control_ids.isdisjoint(around):
             tokens = [self.with_special.id_to_token(i) for i in self.control_ids.intersection(ids)]
             raise ValueError(
-                f"{self.file}: the tokenizer reads ordinary text as its control tokens "
-                f"{json_file.names(map(str, tokens))}. Use a model whose stops are no text."
+                f"{self.file} reads ordinary text as {json_file.names(map(str, tokens))}, which "
+                "the tokenizer's files, config.json or generation_config.json have for a control "
+                "token or a stop. Use a model whose stops are no text."
             )
         return around
 

@@ -22,6 +22,7 @@ from models.foreign.digests import Digests
 from models.foreign.safetensors_file import (
     check_held_once,
     check_tensor,
+    listing,
     open_file,
     read_tensor,
     tensor_files,
@@ -137,8 +138,9 @@ def _check_names(folder, stored: set[str], wanted: set[str], config: ModelConfig
             if names
         ]
         raise ValueError(
-            f"{folder} {' and '.join(parts)}. Its config.json says {config.family} with "
-            f"{config.num_layers} layers: weights and config must belong together."
+            f"{listing(folder)} {' and '.join(parts)}. The config.json beside it says "
+            f"{config.family} with {config.num_layers} layers: weights and config must belong "
+            "together."
         )
 
 

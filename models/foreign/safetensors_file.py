@@ -23,6 +23,11 @@ LARGEST = {
 }
 
 
+def listing(folder: pathlib.Path) -> pathlib.Path:
+    """The file that says which tensors a folder holds."""
+    return folder / (INDEX if (folder / INDEX).exists() else SINGLE)
+
+
 def tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Tensor name -> the safetensors file of `folder` that holds it.
 
