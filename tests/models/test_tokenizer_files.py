@@ -99,7 +99,7 @@ def test_no_document_writes_a_stop(folder):
     write(folder / "generation_config.json", {"eos_token_id": [spec["a"]]})  # there is no other a
     with pytest.raises(
         ValueError,
-        match=r"tokenizer\.json reads ordinary text as a, which .* have for a control token or a stop",
+        match=r"tokenizer\.json reads ordinary text as a, which .* a control token or a stop",
     ):
         tokenizer.load(folder).encode("a b")
 

@@ -9,6 +9,7 @@ file, came of a fault, or if anything else is lost. The soak's requests are with
 import concurrent.futures
 import sys
 
+import rich.box
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,7 @@ PROCESSES = flags.DEFINE_integer("processes", 2, "Classes at once.", lower_bound
 
 
 def table(tallies: list[Tally]) -> Table:
-    shown = Table("class", "faults", *FINDINGS, "seconds")
+    shown = Table("class", "faults", *FINDINGS, "s", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for tally in tallies:
         counts = (str(tally.counts()[outcome]) for outcome in FINDINGS)
         shown.add_row(tally.name, f"{tally.faults:,}", *counts, f"{tally.seconds:.0f}")
@@ -66,10 +67,8 @@ def main(argv):
     requests = sum(tally.faults for tally in tallies if tally.name == "soak")
     total = sum(tally.faults for tally in tallies) - requests
     findings = sum(len(tally.findings) for tally in tallies)
-    console.print(
-        f"{total:,} faults and a soak of {requests:,} requests: {findings} findings, seed "
-        f"{SEED.value}"
-    )
+    soak = f" and a soak of {requests:,} requests" if requests else ""
+    console.print(f"{total:,} faults{soak}: {findings} findings, seed {SEED.value}")
     sys.exit(1 if findings else 0)
 
 
