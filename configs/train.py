@@ -5,6 +5,8 @@ configs/train.py:texts   the same with documents of a file of launch.write_quest
                          --config.corpus=FILE: closer to what people have
 configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200 tokens, rank 32;
                          it needs --config.corpus=FILE too
+configs/train.py:jsonl   for documents of your own, lines {"id": "…", "text": "…"} of
+                         --config.path=FILE: the model writes the questions
 configs/train.py:tokens  soft tokens alone, as the paper has it
 configs/train.py:smoke   ten steps on the smallest model
 
@@ -154,8 +156,33 @@ def _large_validation(corpus) -> dict[str, ConfigDict]:
     }
 
 
+# The sizes of :jsonl: longer documents are cut to whole sentences.
+OWN = dict(PROSE, documents=4, tokens=248, questions=10, learning=4)
+
+
+def _own_mixture(corpus) -> dict[str, ConfigDict]:
+    """Three in four sets are of the user's documents; the others keep what the primer can do."""
+    many = dict(num_train=8000, num_questions=30)
+    docs = many | dict(document_words=(5, 10_000), path=corpus)
+    life = dict(num_documents=5, num_questions=16, document_words=(50, 80))
+    return {
+        "own": _entry("corpus", 0.75, OWN, num_documents=4, **docs),
+        "lives_5": _entry("biography", 0.1, FIVE, **life),
+        "notes": _entry("wikipedia", 0.15, NOTES, document_words=(60, 90), **many),
+    }
+
+
+def _own_validation(corpus) -> dict[str, ConfigDict]:
+    docs = dict(document_words=(5, 10_000), num_questions=30, num_documents=4, path=corpus)
+    return {
+        "own": kind("corpus", 12, OWN, **docs),
+        "biography": kind("biography", 3, FIVE, num_documents=5, num_questions=16),
+        "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
+    }
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
-    arguments.check("configs/train.py", arg, ["texts", "large", "tokens", "smoke"])
+    arguments.check("configs/train.py", arg, ["texts", "large", "jsonl", "tokens", "smoke"])
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
@@ -214,6 +241,11 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
     if arg == "texts":
         config.mixture = ConfigDict(_texts_mixture(corpus))
         config.validation = ConfigDict(_texts_validation(corpus))
+        config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2
+    elif arg == "jsonl":
+        config.path = ""  # the documents; launch.train makes them the corpus
+        config.mixture = ConfigDict(_own_mixture(corpus))
+        config.validation = ConfigDict(_own_validation(corpus))
         config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2
     elif arg == "large":
         config.mixture = ConfigDict(_large_mixture(corpus))

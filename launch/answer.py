@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags
 
-from launch import caches, devices, errors, serving, stores
+from launch.common import caches, devices, errors, serving, stores
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)

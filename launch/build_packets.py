@@ -10,7 +10,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch import caches, devices, errors, serving, stores
+from launch.common import caches, devices, errors, serving, stores
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)

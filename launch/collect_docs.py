@@ -11,7 +11,7 @@ import sysconfig
 
 from absl import app, flags
 
-from launch import errors
+from launch.common import errors
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 

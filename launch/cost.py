@@ -10,7 +10,7 @@ all are in the file.
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import caches, configs, devices, errors
+from launch.common import caches, configs, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)

@@ -5,7 +5,7 @@ python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
 
 from absl import app, flags
 
-from launch import caches, devices, errors
+from launch.common import caches, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)

@@ -7,7 +7,7 @@ import os
 
 from absl import app, flags
 
-from launch import caches, errors
+from launch.common import caches, errors
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 

@@ -10,7 +10,7 @@ import os
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import configs, devices, errors
+from launch.common import configs, devices, errors
 
 flags.adopt_module_key_flags(devices)  # so that --help shows them
 flags.adopt_module_key_flags(errors)

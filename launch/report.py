@@ -7,7 +7,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch import errors
+from launch.common import errors
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 

@@ -5,7 +5,7 @@ python -m launch.store ls --store=DIR
 
 from absl import app, flags
 
-from launch import errors, stores
+from launch.common import errors, stores
 
 flags.adopt_module_key_flags(errors)  # so that --help shows them
 flags.adopt_module_key_flags(stores)

@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from launch import caches, errors
+from launch.common import caches, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(errors)

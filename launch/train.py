@@ -3,15 +3,19 @@
 python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
 python -m launch.train --mesh=data:2,model:4 --distributed --workdir=gs://bucket/run  # every host
 
+--config=configs/train.py:jsonl --config.path=documents.jsonl trains on documents of your own, lines
+{"id": "…", "text": "…"}: the model writes questions about them first, to the workdir.
 --config=configs/train.py:smoke shows in some minutes that it runs, not that it learns. Fields one
 would change: --config.model, .header, .trailer, .init, .num_steps, .batch_size, .mixture; all are
 in the file.
 """
 
+import pathlib
+
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import caches, configs, devices, errors
+from launch.common import caches, configs, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -46,8 +50,31 @@ def main(argv):
     with errors.in_one_line():
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        config = CONFIG.value
         with workdir.locked(WORKDIR.value):
-            loop.train(CONFIG.value, WORKDIR.value, cache_dir, devices.MESH.value)
+            if "path" in config:
+                config.corpus = _questions(config, cache_dir)
+            loop.train(config, WORKDIR.value, cache_dir, devices.MESH.value)
+
+
+def _questions(config, cache_dir) -> str:
+    """The file of questions about a user's documents, in the workdir, written if it is not there.
+
+    Raises ValueError without documents, and where many hosts would write it.
+    """
+    from launch.common import questions
+
+    if not config.path:
+        raise ValueError('Give your documents, lines {"id": "…", "text": "…"}: --config.path=FILE.')
+    if DISTRIBUTED.value:
+        raise ValueError(
+            "Many hosts cannot write questions at once: run launch.write_questions on one, then "
+            "give its output to all, --config=configs/train.py:texts --config.corpus=FILE."
+        )
+    output = pathlib.Path(WORKDIR.value).expanduser() / "questions.jsonl"
+    source = pathlib.Path(config.path).expanduser()
+    questions.write(source, output, config.model, config.dtype, cache_dir)
+    return str(output)
 
 
 if __name__ == "__main__":

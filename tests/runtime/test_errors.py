@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from launch import errors
+from launch.common import errors
 
 ROOT = pathlib.Path(__file__).parents[2]
 

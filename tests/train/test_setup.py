@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -210,7 +211,7 @@ def test_a_mixture_without_weight_kinds_or_with_too_many_sizes_is_refused():
         setup.check(config)
 
 
-@pytest.mark.parametrize("arg", ["", "tokens", "smoke"])
+@pytest.mark.parametrize("arg", ["", "texts", "large", "jsonl", "tokens", "smoke"])
 def test_shipped_configs_pass_the_check(arg):
     setup.check(config_lib.get_config(arg or None))
 
@@ -250,3 +251,15 @@ def test_the_schedule_follows_from_the_seed_and_takes_whole_microbatches():
     config.seed = 1
     other = setup.schedule(config, train_sets)
     assert drawn[:20] != [other[i] for i in range(20)]
+
+
+def test_own_documents_are_asked_for_where_there_are_none(tmp_path):
+    config = config_lib.get_config("jsonl")
+    config.corpus = "mine.jsonl"
+    own = config.mixture.own, config.validation.own
+    assert [entry.options.path for entry in own] == ["mine.jsonl"] * 2
+    for flag, said in (("path=", "--config.path=FILE"), ("path=none.jsonl", "There is no file")):
+        changed = [sys.executable, "-m", "launch.train", f"--workdir={tmp_path}"]
+        changed += ["--config=configs/train.py:jsonl", f"--config.{flag}"]
+        done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and "Traceback" not in done.stderr and said in done.stderr

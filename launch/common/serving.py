@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from launch import devices, stores
+from launch.common import devices, stores
 
 flags.adopt_module_key_flags(stores)  # so that --help shows them
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-PROJECT = pathlib.Path(__file__).parents[1]  # where the project's configs/ lies
+PROJECT = pathlib.Path(__file__).parents[2]  # where the project's configs/ lies
 
 
 def find(config: str) -> str:

@@ -1,0 +1,56 @@
+"""Questions of a model's own about a file of documents: launch.write_questions, launch.train."""
+
+import json
+import os
+import pathlib
+
+import jax
+
+import models
+from kvpacket_jax import self_questions
+from kvpacket_jax.runtime import progress
+from kvpacket_jax.serve import corpus
+from models.files import append_line
+
+
+def write(
+    source: pathlib.Path,
+    output: pathlib.Path,
+    model_name: str,
+    dtype: str = "auto",
+    cache_dir: str | os.PathLike | None = None,
+    size: int = 4,
+    lengths: tuple[int, ...] = (192, 320, 512),
+) -> None:
+    """Writes questions about each document of `source` that `output` does not have yet.
+
+    Args:
+      size, lengths: as self_questions.Writer takes them.
+
+    Raises FileNotFoundError, ValueError: bad lines of either file, before a model is loaded.
+    """
+    documents = [(d.id, d.text) for d in corpus.read_file(source, _refuse)]
+    done = self_questions.finished(output)
+    left = [d for d in documents if d[0] not in done]
+    if not left:
+        return
+    with progress.step(f"Loading {model_name}"):
+        scan = jax.default_backend() != "cpu"
+        model = models.load_text_model(model_name, dtype, cache_dir, scan_layers=scan)
+    writer = self_questions.Writer(model, size, lengths)
+    start = len(documents) - len(left)
+    questions = tried = 0
+    with progress.Bar("Questions", len(documents), start) as bar:
+        for i, written in enumerate(writer.write(left), start + 1):
+            append_line(output, json.dumps(written.record()))
+            questions += len(written.questions)
+            tried += written.tried
+            bar.update(i, f"{i:,}/{len(documents):,} documents, {questions:,} questions")
+    share = questions / max(tried, 1)
+    progress.SHOWN.say(
+        f"{output}: {questions:,} questions about {len(left):,} documents, {share:.0%} of all"
+    )
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(f"{message}\nNothing was written.")
