@@ -9,6 +9,7 @@ from kvpacket_jax.adapters import card
 from kvpacket_jax.data import TEMPLATES, Example, encode_example
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime import names as known_names
 from models import LanguageModel
 
 PRIMER = "primer"  # the name of an adapter that needs no training: only texts of several genres
@@ -68,9 +69,10 @@ def choose(
     try:
         return adapter_lib.load_adapter(name, model, other_model)
     except FileNotFoundError:
-        known = ", ".join((*shipped(), PRIMER, NONE))
+        known = (*shipped(), PRIMER, NONE)
+        close = known_names.by_similarity(str(name), known, len(known))
         raise FileNotFoundError(
-            f"There is no adapter {name}: no such folder. By name: {known}."
+            f"There is no adapter {name}: no such folder. By name: {', '.join(close)}."
         ) from None
 
 

@@ -75,7 +75,8 @@ QUALITY_LEGEND = (
     "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; ÷ full is its share "
     "of full_recompute's F1, difference the 95 % interval of the paired difference to it. agree: "
     "the share of answers that are full_recompute's; if right: of those where that one is right. "
-    "KL is the divergence from full_recompute at the first token; answer's: summed over the answer."
+    "KL is the divergence from full_recompute at the first token; answer's: summed over the "
+    "answer. One set of documents has no interval."
 )
 
 

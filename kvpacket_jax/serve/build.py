@@ -273,7 +273,7 @@ def _present(
     except FileNotFoundError:
         return None
     except Damaged as error:
-        on_damaged(str(error))
+        on_damaged(f"{str(error).removesuffix(packet_file.REMEDY)} It is built anew.")
         return None
 
 
@@ -337,7 +337,8 @@ def build(
     Returns the names of the packets that were written.
 
     Raises:
-      ValueError: packets of numbers that are not finite.
+      ValueError: packets of numbers that are not finite; a store that another key signed, or one
+        that is signed where `key` is None, before anything is computed.
       OSError: the disk is full or may not be written; what was written stays.
     """
 
@@ -348,6 +349,7 @@ def build(
                 future.result()
             on_batch(progress)
 
+    store.check_key(folder, key)
     written: set[str] = set()
     under_way: list[tuple[Progress, list[Future]]] = []  # one batch, at most
     with store.writing(folder, key) as writer, ThreadPoolExecutor(WRITERS) as pool:

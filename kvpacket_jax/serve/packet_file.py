@@ -57,12 +57,14 @@ class Wanted(NamedTuple):
     seal: str = ""  # as in Entry
 
 
+REMEDY = (
+    " Run launch.build_packets on the same input again: it writes what is missing or damaged anew."
+)
+
+
 def damaged(path: pathlib.Path, what: str) -> Damaged:
     """The error for a file of a store, with what is wrong with it and how to mend it."""
-    return Damaged(
-        f"{path} is damaged: {what}. Run launch.build_packets on the same input again: it writes "
-        "what is missing or damaged anew."
-    )
+    return Damaged(f"{path} is damaged: {what}.{REMEDY}")
 
 
 def packet_name(provenance: Provenance, tokens: Sequence[int], length: int) -> str:

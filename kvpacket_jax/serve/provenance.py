@@ -48,6 +48,8 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
       names: of the model and adapter of `provenance`.
     """
     expected, stored_names = to_fields(provenance), names_in(stored)
+    if stored.get("model") != expected["model"]:
+        expected = {"model": expected["model"]}  # the rest follows from it
     return " and ".join(
         f"another {field}: {_shown(stored.get(field), getattr(stored_names, field, ''))}, not "
         f"{_shown(expected[field], getattr(names, field, ''))}"
@@ -57,6 +59,6 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
 
 
 def _shown(value, name: str) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     text = text if len(text) != 64 else f"{text[:16]}…"
     return f"{name} ({text})" if name and name != text else text

@@ -130,7 +130,11 @@ def open_session(
         documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
     else:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in stored]
-    packets = packet_file.load(folder, wanted, model)
+    try:
+        packets = packet_file.load(folder, wanted, model)
+    except (FileNotFoundError, packet_file.Damaged) as error:
+        of = [id for id, entry in zip(ids, stored, strict=True) if entry.packet in str(error)]
+        raise type(error)(f"Document {of[0]!r}: {error}" if of else str(error)) from error
     context = reader.shared_context(model, packets, Request([], documents, []))
     return Session(model, wording, reader, folder, wanted, packets, *context)
 

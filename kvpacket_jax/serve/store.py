@@ -12,6 +12,7 @@ read meanwhile.
 import contextlib
 import hashlib
 import hmac
+import itertools
 import json
 import pathlib
 import threading
@@ -45,7 +46,7 @@ class StoredDocument(NamedTuple):
     packet: str  # its name
     tokens: int  # of the document, without soft tokens; 0 where `problem` says why
     num_bytes: int  # of the packet's file, which documents with the same text share
-    problem: str = ""  # "missing", "damaged" or UNSIGNED
+    problem: str = ""  # "missing", "damaged", UNSIGNED or which file is damaged
 
 
 # ---- reading
@@ -66,6 +67,27 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]
         raise ValueError("\n".join(_not_there(folder, folders, id) for id in unknown))
+
+
+def check_key(folder: pathlib.Path, key: bytes | None) -> None:
+    """Raises ValueError where a build would undo the signatures of a store.
+
+    That is one without a key, or with another than a provenance's entries are signed with; the
+    first of them tell.
+    """
+    for own in folder.glob("documents/*"):
+        signed = []
+        for path in (own / PREAMBLE, *itertools.islice(own.glob("*.json"), LISTED)):
+            with contextlib.suppress(Damaged):
+                fields = None if path.name == PROVENANCE else _entry_fields(path)
+                if fields and "hmac" in fields:
+                    signed.append(key is not None and _is_signed(path, fields, key))
+        if signed and not any(signed):
+            by = "a key, and none was given" if key is None else "another key than was given"
+            raise ValueError(
+                f"The documents of {folder} are signed with {by}: give that key, "
+                "--store_key_file=FILE, or build into another folder."
+            )
 
 
 def find(
@@ -181,9 +203,10 @@ def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
 def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocument]:
     """The documents of a store by model, adapter and id; only headers of packets are read.
 
-    Of entries that are not signed with `key` that is said, and nothing read of their packets.
+    Of entries that are not signed with `key` that is said, and nothing read of their packets; of a
+    damaged entry the file stands for the id, of a damaged provenance its folder for the names.
 
-    Raises FileNotFoundError where there is no store, Damaged for an entry that is damaged.
+    Raises FileNotFoundError where there is no store.
     """
     check_exists(folder)
     documents = []
@@ -191,19 +214,33 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
         entries = [path for path in own.glob("*.json") if path.name != PROVENANCE]
         if not entries:  # the preamble's, or just begun
             continue
-        fields = _provenance_at(own / PROVENANCE)
-        names = names_in(fields)
-        # Stores written before names were kept have digests only.
-        names = Names(names.model or fields["model"][:16], names.adapter or fields["adapter"][:16])
-        for entry in entries:
-            if (read := _entry_fields(entry)) is None:
-                continue
-            row = StoredDocument(read["id"], names, fields["dtype"], read["packet"], 0, 0)
-            if key is None or _is_signed(entry, read, key):
-                documents.append(_listed(folder, row, read.get("seal", "")))
-            else:
-                documents.append(row._replace(problem=UNSIGNED))
+        names, dtype, problem = Names(f"{own.name[:16]}…", "?"), "?", f"{PROVENANCE} damaged"
+        with contextlib.suppress(Damaged):
+            fields = _provenance_at(own / PROVENANCE)
+            names, dtype, problem = names_in(fields), fields["dtype"], ""
+            # Stores written before names were kept have digests only.
+            names = Names(
+                names.model or fields["model"][:16], names.adapter or fields["adapter"][:16]
+            )
+        blank = StoredDocument("", names, dtype, "", 0, 0, problem)
+        documents += filter(None, (_row(folder, path, blank, key) for path in entries))
     return sorted(documents, key=lambda document: (document.names, document.dtype, document.id))
+
+
+def _row(
+    folder: pathlib.Path, path: pathlib.Path, blank: StoredDocument, key: bytes | None
+) -> StoredDocument | None:
+    """What is listed of an entry; None for one that has just gone."""
+    try:
+        fields = _entry_fields(path)
+    except Damaged:
+        return blank._replace(id=f"{path.name[:16]}…", problem="entry damaged")
+    if fields is None:
+        return None
+    row = blank._replace(id=fields["id"], packet=fields["packet"])
+    if key is not None and not _is_signed(path, fields, key):
+        return row._replace(problem=UNSIGNED)
+    return row if row.problem else _listed(folder, row, fields.get("seal", ""))
 
 
 def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> StoredDocument:
@@ -250,7 +287,11 @@ def _entry(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
     if fields is None:
         return None
     if key is not None and not _is_signed(path, fields, key):
-        raise damaged(path, "it is not signed with the store's key")
+        how = "with another key, or was changed" if "hmac" in fields else "by nobody"
+        raise Damaged(
+            f"{path} is not to be trusted: it is signed {how}, and --store_key_file was given. "
+            "Give the key that the store was built with, or build the document again with yours."
+        )
     return Entry(fields["packet"], fields.get("seal", ""))
 
 
@@ -259,9 +300,8 @@ def _entry_fields(path: pathlib.Path) -> dict | None:
         fields = json.loads(path.read_bytes())
         if _file_name(fields["id"]) != path.name:
             raise ValueError(f"it is of document {fields['id']!r}")
-        if (
-            fields.keys() not in ENTRY_KEYS
-        ):  # one without a seal would pass for an earlier version's
+        # One without a seal would pass for an earlier version's.
+        if fields.keys() not in ENTRY_KEYS:
             raise ValueError(f"it has {', '.join(map(ascii, sorted(fields)))}")
         if not all(isinstance(x, str) for x in (fields["packet"], fields.get("seal", ""))):
             raise ValueError("it names no packet")
@@ -301,9 +341,9 @@ def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: N
     ]
     if others:
         return (
-            f"{folder} has document {id!r}, but made with {'; or with '.join(others)}. Give the "
-            "model, adapter, primer, template and dtype it was built with, or build it with these "
-            "(bare: adapter none)."
+            f"{folder} has document {id!r}, but made with {'; or with '.join(others)}. Give what "
+            "it was built with, or build it with these: launch.build_packets --model, --adapter "
+            "(none: bare packets), --primer, --dtype."
         )
     return _not_there(folder, [_documents(folder, provenance)], id)
 

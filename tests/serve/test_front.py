@@ -65,20 +65,30 @@ def test_with_a_key_nothing_is_read_that_another_wrote(model, tmp_path):
     )
     unsigned = kvp.Store(folder, model, "none", **MADE_WITH)
     unsigned.add(DOCUMENTS)
-    with pytest.raises(ValueError, match="not signed with the store's key"):
+    with pytest.raises(ValueError, match="signed by nobody"):
         mine.ask("When?", ["ferry"], 2)
     assert mine.add(DOCUMENTS) == kvp.Added(["ferry", "bus"], [])  # it may be anybody's
     assert mine.add(DOCUMENTS) == kvp.Added([], ["ferry", "bus"])
     assert mine.ask("When?", ["ferry"], 2) == unsigned.ask("When?", ["ferry"], 2)
-    (preamble,) = folder.glob("documents/*/preamble.entry")
-    signed = preamble.read_bytes()
-    theirs.add({"tram": "the tram is late"})
-    with pytest.raises(ValueError, match=r"preamble\.entry .*not signed"):
-        mine.ask("When?", ["ferry"], 2)
-    preamble.write_bytes(signed)
-    mine.ask("When?", ["ferry"], 2)
-    with pytest.raises(ValueError, match="not signed"):
-        mine.ask("When?", ["ferry", "tram"], 2)
+    before = tree(folder)
+    for store, said in ((unsigned, "a key, and none was given"), (theirs, "another key than")):
+        with pytest.raises(ValueError, match=f"are signed with {said}"):
+            store.add({"tram": "the tram is late"})
+    assert tree(folder) == before
+    elsewhere = kvp.Store(tmp_path / "theirs", model, "none", **MADE_WITH, key_file=other)
+    elsewhere.add(DOCUMENTS)
+    for written in (
+        *elsewhere.folder.glob("documents/*/*.entry"),
+        *elsewhere.folder.rglob("*.json"),
+    ):
+        place = folder / written.relative_to(elsewhere.folder)
+        whole = place.read_bytes()
+        place.write_bytes(written.read_bytes())
+        if written.name != "provenance.json":
+            with pytest.raises(ValueError, match="signed with another key, or was changed"):
+                mine.ask("When?", ["ferry", "bus"], 2)
+        place.write_bytes(whole)
+    mine.ask("When?", ["ferry", "bus"], 2)
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -281,9 +281,13 @@ def test_names_are_in_messages_and_in_no_identity(tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED, Names("big", "none"))
         writer.document(NAMED, "a", Entry("packet"))
-    other = dataclasses.replace(NAMED, model="0" * 64, adapter="f" * 64)
-    message = r"another model: big \(m{16}…\), not small \(0{16}…\) and another adapter: none, not "
-    with pytest.raises(ValueError, match=message + r"mine \(f{16}…\)\."):
+    other = dataclasses.replace(NAMED, adapter="f" * 64, dtype="float64")
+    message = r"another adapter: none, not mine \(f{16}…\) and another dtype: "
+    with pytest.raises(ValueError, match=message):
+        store.find(tmp_path, other, ["a"], Names("small", "mine"))
+    # What differs with the model is not named.
+    other = dataclasses.replace(other, model="0" * 64)
+    with pytest.raises(ValueError, match=r"another model: big \(m{16}…\), not small \(0{16}…\)\. "):
         store.find(tmp_path, other, ["a"], Names("small", "mine"))
     assert store.find(tmp_path, NAMED, ["a"], Names("renamed", "x")) == [Entry("packet")]
 

@@ -82,7 +82,10 @@ def packets(
 
     def read() -> tuple[str, list]:
         opened = open_session()
-        return digest_of(opened.context) + str(opened.start), store.contents(folder, key)
+        rows = store.contents(folder, key)
+        if problems := [f"{row.id}: {row.problem}" for row in rows if row.problem]:
+            raise ValueError(", ".join(problems))
+        return digest_of(opened.context) + str(opened.start), rows
 
     right = read()
     files = [store.packet_path(folder, w.name) for w in open_session().wanted]
