@@ -73,6 +73,8 @@ def evaluate(
             f"{workdir / 'rows.jsonl'} has {file.num_damaged} lines that are cut short, damaged or "
             "of an earlier version: they stay there, and what no other line answers is asked again."
         )
+    if run.identity["adapter"] == run.identity["primer"] != adapter_lib.fingerprint(None):
+        progress.say("The adapter is the primer alone: kv_packet and primed answer alike.")
     folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
     for example, encoded in progress.track(run.examples, "answering"):
         _answer_example(run, example, encoded, config.new_tokens, folder, file)

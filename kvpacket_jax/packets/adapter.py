@@ -248,11 +248,15 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
 
 def _read(path) -> tuple[dict, dict]:
     """Arrays by name and metadata, as they were written."""
-    if (path / CHECKPOINT).exists() or (path / sealed.FILE).exists():
-        try:
-            sealed.check_folder(path)
-        except sealed.Damaged as error:
-            raise ValueError(f"{path} is damaged: {error}. Copy or train it again.") from error
+    if not ((path / CHECKPOINT).exists() or (path / sealed.FILE).exists()):
+        raise ValueError(
+            f"{path} is not an adapter's folder: it has no {CHECKPOINT}. launch.train writes one, "
+            "WORKDIR/adapter."
+        )
+    try:
+        sealed.check_folder(path)
+    except sealed.Damaged as error:
+        raise ValueError(f"{path} is damaged: {error}. Copy or train it again.") from error
     try:
         arrays = ocp.load(path, checkpointable_name="state")
         return arrays, ocp.metadata(path).custom_metadata or {}
