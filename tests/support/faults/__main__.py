@@ -4,6 +4,9 @@ python -m tests.support.faults [--classes=packets,gguf] [--scale=0.1] [--seed=0]
 
 Ends with status 1 if anything but a right result, or a refusal in one line that names the damaged
 file, came of a fault, or if anything else is lost. The soak's requests are without a fault.
+
+Generators of our own and not hypothesis: faults are counted over every region of real files, and an
+offset is as small as an example gets. tests/test_faults.py runs a few of each class.
 """
 
 import concurrent.futures
