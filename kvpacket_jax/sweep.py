@@ -11,7 +11,6 @@ Every member is a process of its own: it gives its memory back, and one that fai
 """
 
 import functools
-import hashlib
 import json
 import operator
 import pathlib
@@ -30,6 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from kvpacket_jax.runtime import resume, sealed, shards
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models.files import write_whole
+from models.foreign import digests
 
 
 class Program(NamedTuple):
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
     def _record(self) -> dict:
         final = self.workdir / PROGRAMS[self.program].final
-        return {"config": self.config, "final": hashlib.sha256(final.read_bytes()).hexdigest()}
+        return {"config": self.config, "final": digests.of_file(final)}
 
 
 class Member(NamedTuple):

@@ -6,7 +6,6 @@ answers), "validation" every tenth record of the official training split, "train
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import urllib.request
@@ -17,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from kvpacket_jax.data import generated, json_lines
 from kvpacket_jax.data.examples import INSTRUCTION, Example, Question, to_record
+from models.foreign import digests
 
 HELD_OUT = 10  # of so many training records one is for validation
 
@@ -64,7 +64,7 @@ class Dataset(NamedTuple):
 
 
 def example(name: str, paragraphs: list[Paragraph], question: str, answers, info: dict) -> Example:
-    """An Example of one question; raises ValueError for empty texts and without a gold paragraph.
+    """An Example of one question; raises ValueError for an empty question, answer or title.
 
     A document is a paragraph's title, a line feed and its text, as the sets' authors show them.
     """
@@ -123,7 +123,7 @@ class Records(generated.StoredBuilder):
 
 class _Config(tfds.core.BuilderConfig):
     def __init__(self, dataset: Dataset, part: str, official: Official, path: pathlib.Path | None):
-        digest = official.sha256 if path is None else _sha256(path)
+        digest = official.sha256 if path is None else digests.of_file(path)
         described = f"{dataset.name} {dataset.version}, {dataset.home}, {dataset.licence}"
         super().__init__(
             name=f"{dataset.name}-{dataset.version}-{part}-{digest[:16]}", description=described
@@ -190,14 +190,9 @@ def _download(dl_manager, official: Official) -> pathlib.Path:
             f"{official.url} could not be downloaded ({error}). Fetch it elsewhere and give its "
             "folder, --config.dataset.options.folder=DIR."
         ) from error
-    if _sha256(path) != official.sha256:
+    if digests.of_file(path) != official.sha256:
         raise ValueError(
             f"{official.url} is not the file it was (SHA-256 {official.sha256}): remove {path} "
             "and try again."
         )
     return path
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,6 +33,7 @@ def write(
     done = self_questions.finished(output)
     left = [d for d in documents if d[0] not in done]
     if not left:
+        progress.SHOWN.say(f"{output} has the questions about all {len(documents):,} documents.")
         return
     with progress.step(f"Loading {model_name}"):
         scan = jax.default_backend() != "cpu"
