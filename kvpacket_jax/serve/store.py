@@ -10,8 +10,6 @@ read meanwhile.
 """
 
 import contextlib
-import hashlib
-import hmac
 import itertools
 import json
 import pathlib
@@ -22,17 +20,14 @@ from typing import NamedTuple
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve import packet_file
+from kvpacket_jax.serve import entries, packet_file
+from kvpacket_jax.serve.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.serve.packet_file import PACKETS, Damaged, Entry, damaged, packet_path
-from kvpacket_jax.serve.provenance import Names, check_fields, differences, names_in, to_fields
+from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
 from models import partial
 from models.files import make_folder, publish
 from models.identity import digest
 
-PROVENANCE = "provenance.json"
-PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
-# What an entry may have: with a secret, without one, and as earlier versions wrote it.
-ENTRY_KEYS = ({"id", "packet", "seal", "hmac"}, {"id", "packet", "seal"}, {"id", "packet"})
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
 UNSIGNED = "not signed"  # with the store's key, where there is one
 
@@ -63,7 +58,7 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
 
     Needs no model; `find` says what else keeps a document from being read.
     """
-    unknown = [id for id in ids if not any(folder.glob(f"documents/*/{_file_name(id)}"))]
+    unknown = [id for id in ids if not any(folder.glob(f"documents/*/{entries.file_name(id)}"))]
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]
         raise ValueError("\n".join(_not_there(folder, folders, id) for id in unknown))
@@ -79,9 +74,9 @@ def check_key(folder: pathlib.Path, key: bytes | None) -> None:
         signed = []
         for path in (own / PREAMBLE, *itertools.islice(own.glob("*.json"), LISTED)):
             with contextlib.suppress(Damaged):
-                fields = None if path.name == PROVENANCE else _entry_fields(path)
+                fields = None if path.name == PROVENANCE else entries.read_fields(path)
                 if fields and "hmac" in fields:
-                    signed.append(key is not None and _is_signed(path, fields, key))
+                    signed.append(key is not None and entries.is_signed(path, fields, key))
         if signed and not any(signed):
             by = "a key, and none was given" if key is None else "another key than was given"
             raise ValueError(
@@ -109,11 +104,11 @@ def find(
         there with another provenance, naming what differs.
     """
     own = _documents(folder, provenance)
-    entries = [_entry(own / _file_name(id), key) for id in ids]
-    unknown = [id for id, entry in zip(ids, entries, strict=True) if entry is None]
+    found = [entries.read(own / entries.file_name(id), key) for id in ids]
+    unknown = [id for id, entry in zip(ids, found, strict=True) if entry is None]
     if unknown:
         raise ValueError("\n".join(_why_unknown(folder, provenance, id, names) for id in unknown))
-    return entries
+    return found
 
 
 def find_preamble(
@@ -124,7 +119,7 @@ def find_preamble(
     Stores built before preambles had one get an entry without a seal, but none with a key.
     """
     path = _documents(folder, provenance) / PREAMBLE
-    entry = _entry(path, key)
+    entry = entries.read(path, key)
     if entry is None and key is not None:
         raise damaged(path, "it is not there, and the preamble's packet is vouched for by nobody")
     if entry is not None and entry.packet != name:
@@ -153,7 +148,7 @@ class Vouchers:
         Args:
           ids: of the documents whose packet it is; None is the preamble.
         """
-        known = self._read(self._own / _file_name(id) for id in ids)
+        known = self._read(self._own / entries.file_name(id) for id in ids)
         seals = {own.seal for own in known if own.packet == entry.packet}
         if entry.seal in seals or not (self._key or seals - {""}):
             return
@@ -168,7 +163,7 @@ class Vouchers:
         known = set()
         for path in paths:
             with contextlib.suppress(Damaged):  # it is written anew, or is no document's
-                known.add(_entry(path, self._key))
+                known.add(entries.read(path, self._key))
         return known - {None}
 
 
@@ -185,7 +180,7 @@ def provenances(folder: pathlib.Path) -> list[dict]:
     fields = []
     for path in sorted(folder.glob(f"documents/*/{PROVENANCE}")):
         with contextlib.suppress(Damaged):
-            fields.append(_provenance_at(path))
+            fields.append(entries.read_provenance(path))
     return fields
 
 
@@ -211,19 +206,19 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
     check_exists(folder)
     documents = []
     for own in folder.glob("documents/*"):
-        entries = [path for path in own.glob("*.json") if path.name != PROVENANCE]
-        if not entries:  # the preamble's, or just begun
+        paths = [path for path in own.glob("*.json") if path.name != PROVENANCE]
+        if not paths:  # the preamble's, or just begun
             continue
         names, dtype, problem = Names(f"{own.name[:16]}…", "?"), "?", f"{PROVENANCE} damaged"
         with contextlib.suppress(Damaged):
-            fields = _provenance_at(own / PROVENANCE)
+            fields = entries.read_provenance(own / PROVENANCE)
             names, dtype, problem = names_in(fields), fields["dtype"], ""
             # Stores written before names were kept have digests only.
             names = Names(
                 names.model or fields["model"][:16], names.adapter or fields["adapter"][:16]
             )
         blank = StoredDocument("", names, dtype, "", 0, 0, problem)
-        documents += filter(None, (_row(folder, path, blank, key) for path in entries))
+        documents += filter(None, (_row(folder, path, blank, key) for path in paths))
     return sorted(documents, key=lambda document: (document.names, document.dtype, document.id))
 
 
@@ -232,13 +227,13 @@ def _row(
 ) -> StoredDocument | None:
     """What is listed of an entry; None for one that has just gone."""
     try:
-        fields = _entry_fields(path)
+        fields = entries.read_fields(path)
     except Damaged:
         return blank._replace(id=f"{path.name[:16]}…", problem="entry damaged")
     if fields is None:
         return None
     row = blank._replace(id=fields["id"], packet=fields["packet"])
-    if key is not None and not _is_signed(path, fields, key):
+    if key is not None and not entries.is_signed(path, fields, key):
         return row._replace(problem=UNSIGNED)
     return row if row.problem else _listed(folder, row, fields.get("seal", ""))
 
@@ -254,90 +249,23 @@ def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> Stored
         return document._replace(problem="damaged", num_bytes=path.stat().st_size)
 
 
-def _provenance_at(path: pathlib.Path) -> dict:
-    try:
-        fields = json.loads(path.read_bytes())
-        # Earlier versions wrote no digest: the folder's name is that of all but the names.
-        if not isinstance(fields, dict) or sealed.KEY in fields:
-            fields = sealed.unstamped(fields)
-        if digest({k: v for k, v in fields.items() if k != "names"}) != path.parent.name:
-            raise ValueError("it is another provenance than its folder's name says")
-        check_fields(fields)
-        return fields
-    except FileNotFoundError:
-        raise damaged(path, "it is not there") from None
-    except sealed.WRONG_JSON as error:
-        raise damaged(path, str(error)) from error
-
-
 def _documents(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
     return folder / "documents" / digest(to_fields(provenance))
-
-
-def _file_name(id: str | None) -> str:
-    if id is None:
-        return PREAMBLE
-    # An id may be an address or a sentence, and file systems differ in what they allow.
-    return f"{hashlib.sha256(id.encode()).hexdigest()}.json"
-
-
-def _entry(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
-    """What an entry says, None if there is none; Damaged if it is not signed with the key."""
-    fields = _entry_fields(path)
-    if fields is None:
-        return None
-    if key is not None and not _is_signed(path, fields, key):
-        how = "with another key, or was changed" if "hmac" in fields else "by nobody"
-        raise Damaged(
-            f"{path} is not to be trusted: it is signed {how}, and --store_key_file was given. "
-            "Give the key that the store was built with, or build the document again with yours."
-        )
-    return Entry(fields["packet"], fields.get("seal", ""))
-
-
-def _entry_fields(path: pathlib.Path) -> dict | None:
-    try:
-        fields = json.loads(path.read_bytes())
-        if _file_name(fields["id"]) != path.name:
-            raise ValueError(f"it is of document {fields['id']!r}")
-        # One without a seal would pass for an earlier version's.
-        if fields.keys() not in ENTRY_KEYS:
-            raise ValueError(f"it has {', '.join(map(ascii, sorted(fields)))}")
-        if not all(isinstance(x, str) for x in (fields["packet"], fields.get("seal", ""))):
-            raise ValueError("it names no packet")
-        return fields
-    except FileNotFoundError:
-        return None
-    except sealed.WRONG_JSON as error:
-        raise damaged(path, str(error)) from error
-
-
-def _is_signed(path: pathlib.Path, fields: dict, key: bytes) -> bool:
-    entry, found = Entry(fields["packet"], fields.get("seal", "")), fields.get("hmac")
-    if not entry.seal or not isinstance(found, str) or not found.isascii():
-        return False
-    return hmac.compare_digest(_signature(key, path, fields["id"], entry), found)
-
-
-def _signature(key: bytes, path: pathlib.Path, id: str | None, entry: Entry) -> str:
-    """HMAC-SHA-256 of an entry and of where it stands, in hexadecimal digits."""
-    signed = digest({"provenance": path.parent.name, "id": id, **entry._asdict()})
-    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()
 
 
 def _ids_in(folder: pathlib.Path) -> list[str]:
     known = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            fields = _entry_fields(path) if path.name != PROVENANCE else None
+            fields = entries.read_fields(path) if path.name != PROVENANCE else None
             known += [fields["id"]] if fields else []
     return known
 
 
 def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: Names) -> str:
     others = [
-        differences(_provenance_at(entry.parent / PROVENANCE), provenance, names)
-        for entry in sorted(folder.glob(f"documents/*/{_file_name(id)}"))
+        differences(entries.read_provenance(entry.parent / PROVENANCE), provenance, names)
+        for entry in sorted(folder.glob(f"documents/*/{entries.file_name(id)}"))
     ]
     if others:
         return (
@@ -389,10 +317,10 @@ class Writer:
 
     def document(self, provenance: Provenance, id: str | None, entry: Entry) -> None:
         """Lets a document's id point to its packet, which must be there; None is the preamble."""
-        path = _documents(self.folder, provenance) / _file_name(id)
+        path = _documents(self.folder, provenance) / entries.file_name(id)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
-            fields["hmac"] = _signature(self._key, path, id, entry)
+            fields["hmac"] = entries.signature(self._key, path, id, entry)
         self._text(path, fields)
 
     def _text(self, path: pathlib.Path, value: dict) -> None:
