@@ -64,6 +64,11 @@ def init(config, key: jax.Array, rank: int, names: tuple[str, ...]) -> dict[str,
     return factors
 
 
+def scaled(factors: dict[str, Factors], share: float) -> dict[str, Factors]:
+    """The same changes, `share` times as large."""
+    return {name: Factors(a, share * b) for name, (a, b) in factors.items()}
+
+
 def attach(params, factors: dict[str, Factors]):
     """Parameters of a Transformer with the changed matrices as `Changed`; the others as they are.
 

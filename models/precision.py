@@ -1,6 +1,7 @@
 """Matrix products: the one place where their dtype and precision are decided."""
 
 import functools
+import math
 import pathlib
 import re
 
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 
 from models.low_rank import Changed
 
-# Kernels for bfloat16 need several rows, and a decoding step has a single one. On a CPU with
-# AVX512_BF16 a product of one row took 4 times longer than one of eight; XLA for GPUs takes one of
-# a single row in float32, for which cuBLAS needs the whole matrix widened, at every call.
-BF16_ROWS = 8
+# A single row of bfloat16 is computed as two. XLA for CPUs has no kernel for one: it took 8 times
+# longer. XLA for GPUs takes it in float32, for which cuBLAS needs the whole matrix widened, at
+# every call.
+BF16_ROWS = 2
 
 
 def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -66,12 +67,28 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
         low = project(f"{x_axes},{contracted}R->BTR", x_BxTxX, w.a.astype(dtype))
         change = project(f"BTR,R{new}->{out}", low, w.b.astype(dtype))
         return project(spec, x_BxTxX, w.weight) + change
+    return _project(spec, x_BxTxX, w)
+
+
+def _project(spec: str, x_BxTxX: jax.Array, w: jax.Array) -> jax.Array:
+    """`project` with a plain weight, as a product of two matrices.
+
+    XLA for CPUs copies a weight with two contracted axes, the attention's output, at every call.
+    """
+    operands, out = spec.split("->")
+    x_axes, w_axes = operands.split(",")
+    contracted, new = x_axes[2:], out[2:]
+    sizes = dict(zip(w_axes, w.shape, strict=True))
+    width = math.prod(sizes[axis] for axis in contracted)
     B, T = x_BxTxX.shape[:2]
-    if w.dtype != jnp.bfloat16 or B * T >= BF16_ROWS:
-        return product(spec, x_BxTxX, w)
-    rows = -(-BF16_ROWS // B)
-    padding = [(0, 0), (0, rows - T)] + [(0, 0)] * (x_BxTxX.ndim - 2)
-    return product(spec, jnp.pad(x_BxTxX, padding), w)[:, :T]
+    rows = x_BxTxX.reshape(B * T, width)
+    if w.dtype == jnp.bfloat16 and B * T < BF16_ROWS:
+        rows = jnp.pad(rows, ((0, BF16_ROWS - B * T), (0, 0)))
+    if w_axes == contracted + new:
+        y = product("RX,XY->RY", rows, w.reshape(width, -1))
+    else:
+        y = product("RX,YX->RY", rows, w.reshape(-1, width))
+    return y[: B * T].reshape(B, T, *(sizes[axis] for axis in new))
 
 
 def fastest_dtype() -> str:

@@ -140,6 +140,13 @@ def describe(adapter: Adapter) -> str:
     return ", ".join(parts) or "no parts"
 
 
+def scaled(adapter: Adapter, share: float) -> Adapter:
+    """Its writer's change `share` times as large; the other parts as they are."""
+    if adapter.writer is None:
+        return adapter
+    return adapter._replace(writer=low_rank.scaled(adapter.writer, share))
+
+
 def rounded(adapter: Adapter) -> Adapter:
     """Its writer in numbers that a bfloat16 holds, which is how it is stored: half the bytes."""
     return adapter._replace(writer=jax.tree.map(_nearest_bfloat16, adapter.writer))

@@ -22,7 +22,8 @@ class Best(NamedTuple):
 
     step: int
     state: TrainState
-    measures: dict  # {"worst": ratio of KL to the untrained adapter's, "kind", "scores"}
+    # {"worst": ratio of KL to the untrained adapter's, "kind", "scale": of the writer, "scores"}
+    measures: dict
 
 
 class Checkpoints:
@@ -134,7 +135,7 @@ class Checkpoints:
         self._wait()
         measured = [c for c in self._checkpointer.checkpoints if c.metrics]
         step = min(measured, key=lambda c: c.metrics["worst"]).step
-        measures = self._checkpointer.metadata(step).custom_metadata["measures"]
+        measures = {"scale": 1.0} | self._checkpointer.metadata(step).custom_metadata["measures"]
         return Best(step, self._load(step, like), measures)
 
     def close(self) -> None:

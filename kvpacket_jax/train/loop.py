@@ -138,8 +138,8 @@ class Trainer:
         """The running mean, with its primer."""
         return self._whole(self._state)
 
-    def _whole(self, state: TrainState) -> Adapter:
-        mean = jax.device_get(adapter_lib.rounded(state.mean))
+    def _whole(self, state: TrainState, scale: float = 1.0) -> Adapter:
+        mean = jax.device_get(adapter_lib.rounded(adapter_lib.scaled(state.mean, scale)))
         return join_trainable(mean, self._run.primer_ids)
 
     def run(self, stop: Callable[[], int]) -> int:
@@ -272,33 +272,38 @@ class Trainer:
         self._log(progress_lib.scores_line(0, baseline))
         if untrained is adapter:
             self._metrics.validation(0, baseline)
-            self.save(baseline)
+            self.save(self._measures(baseline))
         return True
 
-    def validate(self, stop: Callable[[], int], shown) -> Scores:
-        """Scores the running mean and saves it with its scores; empty if asked to stop."""
-        mean = adapter_lib.rounded(self._state.mean)  # as it is saved
-        scores = self._run.validate(mean, self._run.primer, stop)
-        if scores:
-            self._metrics.validation(self.step, scores)
-            ratio, kind = worst(scores, self._description["baseline"])
-            shown.say(f"{progress_lib.scores_line(self.step, scores)}; worst {ratio:.2f} ({kind})")
-            self.save(scores)
-        return scores
+    def validate(self, stop: Callable[[], int], shown) -> bool:
+        """Scores the running mean at every scale and saves it with the best; False if stopped."""
+        measures = []
+        has_writer = self._state.mean.writer is not None
+        for scale in self._run.config.scales if has_writer else (1.0,):
+            mean = adapter_lib.rounded(adapter_lib.scaled(self._state.mean, scale))  # as saved
+            if not (scores := self._run.validate(mean, self._run.primer, stop)):
+                return False
+            measures.append(self._measures(scores, scale))
+            shown.say(progress_lib.measures_line(self.step, measures[-1]))
+        best = min(measures, key=lambda m: m["worst"])
+        self._metrics.validation(self.step, best["scores"])
+        self.save(best)
+        return True
 
-    def save(self, scores: Scores) -> None:
-        """Writes a checkpoint, a candidate for the best if it has scores."""
+    def _measures(self, scores: Scores, scale: float = 1.0) -> dict:
+        """What a checkpoint is compared by, as checkpoint.Best has it."""
+        ratio, kind = worst(scores, self._description["baseline"])
+        return {"worst": ratio, "kind": kind, "scale": scale, "scores": scores}
+
+    def save(self, measures: dict) -> None:
+        """Writes a checkpoint, a candidate for the best if it has measures."""
         self._metrics.flush()
         programs.make_room()
-        if self.step == self._saved and not scores:
+        if self.step == self._saved and not measures:
             return
-        measures = {}
-        if scores:
-            ratio, kind = worst(scores, self._description["baseline"])
-            measures = {"worst": ratio, "kind": kind, "scores": scores}
         self._checkpoints.save(self.step, self._state, self._description, measures)
         self._saved = self.step
-        if scores:
+        if measures:
             self._scored = self.step
             self._write_best()
 
@@ -312,9 +317,8 @@ class Trainer:
         """Writes the best adapter so far: a run of unknown length may be stopped at any time."""
         best = self._checkpoints.best(self._state)
         described = {**self._description, "step": best.step, **best.measures}
-        adapter_lib.save_adapter(
-            self._run.workdir / "adapter", self._whole(best.state), resume.as_json(described)
-        )
+        adapter = self._whole(best.state, best.measures["scale"])
+        adapter_lib.save_adapter(self._run.workdir / "adapter", adapter, resume.as_json(described))
         return best
 
     def finish(self) -> Adapter:
@@ -331,7 +335,7 @@ class Trainer:
             f"Best at step {best.step}: worst kind {best.measures['kind']} at "
             f"{best.measures['worst']:.2f} of its untrained KL: {self._run.workdir / 'adapter'}"
         )
-        return self._whole(best.state)
+        return self._whole(best.state, best.measures["scale"])
 
     # ---- what is printed before the first step
 

@@ -59,6 +59,13 @@ def scores_line(step: int, scores: Scores) -> str:
     return f"step {step}: {kinds}"
 
 
+def measures_line(step: int, measures: dict) -> str:
+    """The scores of a validation and the worst of them, as a line; measures as Best has them."""
+    line = f"{scores_line(step, measures['scores'])}; worst {measures['worst']:.2f}"
+    scale = measures["scale"]
+    return f"{line} ({measures['kind']})" + (f", at {scale:g} of the change" * (scale != 1))
+
+
 class TrainingProgress(Bar):
     """Follows the steps of a run, with loss, tokens per second and validations."""
 

@@ -33,6 +33,7 @@ FREE = (
     "finish_minutes",
     "checkpoint_every",
     "validate_every",
+    "scales",
     "scan_layers",
     "remat",
     "model",
@@ -65,6 +66,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError("finish is in steps, finish_minutes in minutes: give one of them.")
     if not 0 <= config.mean_decay < 1:
         raise ValueError(f"mean_decay is {config.mean_decay}: it is from 0 to below 1.")
+    if not config.scales or min(config.scales) <= 0:
+        raise ValueError(f"scales are {tuple(config.scales)}: one or more numbers above 0.")
     if unknown := [n for n in config.writer_matrices if n not in low_rank.MATRICES]:
         raise ValueError(
             f"writer_matrices names {', '.join(unknown)}; there are {', '.join(low_rank.MATRICES)}."

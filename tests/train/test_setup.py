@@ -149,6 +149,8 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
             "mixture.needles.row is 12: it holds a question and its answer",
         ),
         ("wrong_weight", -0.5, "wrong_weight is -0.5: it is 0 or more"),
+        ("scales", (), r"scales are \(\): one or more numbers above 0"),
+        ("scales", (1.0, 0.0), r"scales are \(1.0, 0.0\): one or more numbers above 0"),
         ("mean_decay", 1.0, "mean_decay is 1.0: it is from 0 to below 1"),
     ],
 )

@@ -237,9 +237,13 @@ def test_the_adapter_is_the_running_mean_of_the_best_step(byte_model, trained):
     like = train_lib.step_lib.init_state(
         setup.initial_adapter(config, model), setup.make_optimizer(config)
     )
-    state = checkpoint.Checkpoints(trained / "checkpoints").best(like).state
+    best = checkpoint.Checkpoints(trained / "checkpoints").best(like)
+    state, scale = best.state, best.measures["scale"]
     assert int(state.step) == STEPS
-    check_equal(adapter(trained), jax.device_get(adapter_lib.rounded(state.mean)))
+    assert description["scale"] == scale and scale in config.scales
+    scaled = adapter_lib.scaled(state.mean, scale)
+    np.testing.assert_array_equal(scaled.writer["q"].b, scale * state.mean.writer["q"].b)
+    check_equal(adapter(trained), jax.device_get(adapter_lib.rounded(scaled)))
     assert np.abs(state.mean.header - state.adapter.header).max() > 1e-4
 
 
