@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from models import rope
 from models.precision import product
 
 # Finite, so that a row that sees nothing has no NaN in its gradient.
@@ -20,6 +21,8 @@ class Segment(NamedTuple):
     positions: jax.Array  # int32 [B or 1, S]
     valid: jax.Array  # bool [B or 1, S]
     bias: jax.Array | None = None  # [B or 1, K, S]
+    # rope.turns, [n, H/2] each: the slots are n equal runs, and queries are turned for each.
+    turns: tuple[jax.Array, jax.Array] | None = None
 
 
 def attend(
@@ -100,7 +103,9 @@ def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
 def _scores(q_KxBxGxTxH, positions_BxT, segment: Segment):
     K, B, G, T, H = q_KxBxGxTxH.shape
     S = segment.positions.shape[-1]
-    if segment.k.shape[1] == 1:  # shared: one product for all rows
+    if segment.turns is not None:
+        scores = _turned_scores(q_KxBxGxTxH, segment)
+    elif segment.k.shape[1] == 1:  # shared: one product for all rows
         scores = product("KXH,KSH->KXS", q_KxBxGxTxH.reshape(K, B * G * T, H), segment.k[:, 0])
     else:
         scores = product("KBXH,KBSH->KBXS", q_KxBxGxTxH.reshape(K, B, G * T, H), segment.k)
@@ -111,6 +116,16 @@ def _scores(q_KxBxGxTxH, positions_BxT, segment: Segment):
         segment.positions[:, None, :] <= positions_BxT[:, :, None]
     )
     return jnp.where(visible[:, None], scores, MASKED)
+
+
+def _turned_scores(q_KxBxGxTxH, segment: Segment):
+    """Scores `[K, X, S]` of X rows with the keys of a shared segment, run by run."""
+    K, *_, H = q_KxBxGxTxH.shape
+    cos, sin = (x[:, None] for x in segment.turns)
+    q_KxNxXxH = rope.rotate(q_KxBxGxTxH.reshape(K, 1, -1, H), cos, sin)
+    k_KxNxSxH = segment.k.reshape(K, len(cos), -1, H)
+    scores = product("KNXH,KNSH->KNXS", q_KxNxXxH, k_KxNxSxH)
+    return jnp.moveaxis(scores, 1, 2).reshape(K, q_KxNxXxH.shape[2], -1)
 
 
 def _mix(weights_KxBxGxTxS, v_KxBxSxH):

@@ -33,6 +33,11 @@ class KVCache(NamedTuple):
         return self.positions.shape[-1]
 
     @property
+    def layers(self):
+        """Keys, values and biases as run_layers walks them."""
+        return self.k, self.v, self.bias
+
+    @property
     def batch(self) -> int:
         return self.positions.shape[0]
 

@@ -292,6 +292,15 @@ def rotate_heads(config, x_BxTxNxH: jax.Array, positions_BxT: jax.Array) -> jax.
     return rotate(x_BxTxNxH, scale * cos[..., None, :], scale * sin[..., None, :])
 
 
+def turns(config, differences: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin `[…, H/2]` that turn queries back by `differences`, int32 of any shape.
+
+    A query that was turned back scores with a key as if the key had been moved by the difference.
+    """
+    cos, sin = cos_sin(config.rope, config.head_dim, differences, config.max_positions)
+    return cos, -sin
+
+
 def move(config, k: jax.Array, difference: jax.Array) -> jax.Array:
     """Keys `[..., K, H]` moved by `difference` positions, in their own dtype.
 

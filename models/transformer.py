@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models import kv_cache, rope
+from models import kv_cache, paged, rope
 from models.attention import Segment, attend
 from models.config import ModelConfig
 from models.kv_cache import KVCache
+from models.paged import Paged
 from models.precision import project
 
 _kernel = nn.initializers.lecun_normal()
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
         x_BxTxD: jax.Array,
         positions_BxT: jax.Array,
         valid_BxT: jax.Array,
-        context: tuple[KVCache, ...],
+        context: tuple[KVCache | Paged, ...],
         tail: KVCache,
         slots: jax.Array,
         layers: range | None = None,
@@ -148,7 +149,8 @@ class Transformer(nn.Module):
           x_BxTxD: float32; embeddings, or hidden states of the layer before `layers`.
           positions_BxT: int32; the rows' positions.
           valid_BxT: bool; padding rows are computed and never seen.
-          context: caches that are only read; one with batch 1 is shared by all rows.
+          context: KVCaches and Paged ones that are only read; one with batch 1, as Paged is, is
+            shared by all rows.
           tail: the cache the rows' keys and values are written to.
           slots: int32; the first slot in `tail`, or one for each row `[T]` (`write_slots`).
           layers: which, all if None.
@@ -172,8 +174,11 @@ class Transformer(nn.Module):
 
         def body(x, layer):
             weights, (tail_k, tail_v), contexts = layer
+            rows = x_BxTxD.shape[0] * x_BxTxD.shape[1] * c.num_heads
             segments = [
-                Segment(k, v, cache.positions, cache.valid, bias)
+                paged.segment(c, cache, k, v, bias, rows)
+                if isinstance(cache, Paged)
+                else Segment(k, v, cache.positions, cache.valid, bias)
                 for cache, (k, v, bias) in zip(context, contexts, strict=True)
             ]
             own = Segment(tail_k, tail_v, tail.positions, tail.valid)
@@ -182,7 +187,7 @@ class Transformer(nn.Module):
         if c.remat:
             body = jax.checkpoint(body)
         walk = _scan if c.scan_layers else _loop
-        arrays = (params, (tail.k, tail.v), tuple((s.k, s.v, s.bias) for s in context))
+        arrays = (params, (tail.k, tail.v), tuple(s.layers for s in context))
         x, (k, v) = walk(body, x_BxTxD, arrays, layers)
         return x, tail._replace(k=k, v=v)
 

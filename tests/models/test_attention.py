@@ -46,7 +46,7 @@ def joined(segments: list[Segment]) -> Segment:
         for s in segments
     ]
     segments = filled
-    return Segment(*map(whole, Segment._fields))
+    return Segment(*map(whole, Segment._fields[:-1]))
 
 
 def exact(q, positions, segment: Segment) -> np.ndarray:

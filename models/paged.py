@@ -1,0 +1,55 @@
+"""Paged: a context whose slots lie in pages of a pool and are read where they lie.
+
+A pool is a KVCache whose batch rows are pages: the same page may be part of many contexts, at
+another position in each. Scores depend on differences of positions alone, so that keys need not be
+moved to a context's positions: a layer gathers its pages and turns either the few rows' queries or
+the few pages' keys, whichever are fewer, and nothing of the context's size outlives the layer.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from models import rope
+from models.attention import Segment
+from models.kv_cache import SLOTS, KVCache
+
+
+class Paged(NamedTuple):
+    """`n` pages as one context of batch 1; only read."""
+
+    pool: KVCache  # N pages of S slots as batch rows, at positions of their own
+    table: jax.Array  # int32 [n]: the pages, in any order; -1 for none
+    starts: jax.Array  # int32 [n]: what is added to the positions of each
+
+    @property
+    def num_slots(self) -> int:
+        return self.table.shape[-1] * self.pool.num_slots
+
+    @property
+    def layers(self):
+        """Keys, values and biases as run_layers walks them."""
+        return self.pool.k, self.pool.v, self.pool.bias
+
+
+def segment(config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int) -> Segment:
+    """One layer of the context for `attend`.
+
+    Args:
+      k, v: the pool's of this layer, `[N, S, K, H]`; bias: `[N, K, S]` or None.
+      rows: queries that are to attend, all heads' and batch rows' counted.
+    """
+    n, (S, K) = context.table.shape[0], k.shape[SLOTS:-1]
+    take = lambda x: jnp.take(x, context.table, axis=0, mode="clip")  # noqa: E731
+    flat = lambda x: x.reshape(1, n * S, *x.shape[2:])  # noqa: E731
+    positions = take(context.pool.positions) + context.starts[:, None]
+    valid = take(context.pool.valid) & (context.table >= 0)[:, None]
+    if bias is not None:
+        bias = jnp.moveaxis(take(bias), 1, 0).reshape(1, K, n * S)
+    k, turns = take(k), None
+    if rows < S * K:
+        turns = rope.turns(config, context.starts)
+    else:
+        k = rope.move(config, k, context.starts[:, None, None])
+    return Segment(flat(k), flat(take(v)), flat(positions), flat(valid), bias, turns)
