@@ -56,9 +56,12 @@ def _place(answer: str, example: Example, gold: Sequence[int] | None) -> str:
 
     Returns:
       "gold" for a document that the question needs, "other" for another document, else "nowhere";
-      "" for an answer without words, and where it is not known which documents are needed.
+      "unanswered" where there is no answer (reasoning that never came to one, say), "" where it is
+      not known which documents are needed.
     """
-    if gold is None or not answer:
+    if not answer:
+        return "unanswered"
+    if gold is None:
         return ""
     holding = [i for i, d in enumerate(example.documents) if passages.stands_in(answer, d)]
     if not holding:

@@ -77,7 +77,7 @@ def evaluate(
         progress.say("The adapter is the primer alone: kv_packet and primed answer alike.")
     folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
     for example, encoded in progress.track(run.examples, "answering"):
-        _answer_example(run, example, encoded, config.new_tokens, folder, file)
+        _answer_example(run, example, encoded, run.template.budget(config.new_tokens), folder, file)
         programs.make_room()
     requests = [_request(run, *pair) for pair in run.examples[: config.num_timed]]
     timed = timings(
@@ -125,7 +125,7 @@ def prepare_run(
     template = data.TEMPLATES[config.template]
     soft_tokens = max((a.num_tokens for a in by_role.values()), default=0)
     encoded = [
-        teacher.encode(model, template, example, soft_tokens, config.new_tokens)
+        teacher.encode(model, template, example, soft_tokens, template.budget(config.new_tokens))
         for example in examples
     ]
     identity = {

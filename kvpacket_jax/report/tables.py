@@ -105,9 +105,9 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
 KIND_LEGEND = (
     "By kind of question: F1 and, in brackets, its share of full_recompute's. Lost are answers "
     "that full_recompute alone has right; of those, how many have their words in a document that "
-    "the question needs, in another one, or in none."
+    "the question needs, in another one, or in none, and how many are empty."
 )
-PLACES = ("gold", "other", "nowhere")  # as evaluate.rows has them
+PLACES = ("gold", "other", "nowhere", "unanswered")  # as evaluate.rows has them
 
 
 def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
@@ -116,7 +116,7 @@ def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     if not kinds:
         return None
     headings = [f"{kind or 'other'}, {part['num_samples']}" for kind, part in kinds.items()]
-    table = empty_table(("method",), *headings, "lost", "needed", "other", "none")
+    table = empty_table(("method",), *headings, "lost", "needed", "other", "none", "empty")
     for r in results:
         parts = [r["kinds"].get(kind) for kind in kinds]
         lost = r.get("lost", {})

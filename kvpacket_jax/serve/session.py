@@ -181,11 +181,14 @@ def _preamble(
 def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     """The answer to a question, piece by piece as it is decoded.
 
+    With a template that reasons first `new_tokens` are the answer's alone.
+
     Raises ValueError for a question that `check_question` refuses, or that does not fit after the
     documents.
     """
     check_question(text)
     model, question = session.model, Question(text, ())
+    new_tokens = session.wording.template.budget(new_tokens)
     ids = build.encode(model, session.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
     blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
@@ -209,7 +212,7 @@ def pieces(
         text = decode(tokens)
         # An incomplete character is decoded as U+FFFD until the rest of it comes.
         so_far = template.answer(question, text).rstrip("\ufffd").rstrip()
-        if len(so_far) > len(shown):
+        if template.streams and len(so_far) > len(shown):
             yield so_far[len(shown) :]
             shown = so_far
         if template.has_ended(question, text):

@@ -238,7 +238,8 @@ def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config
         ("noon", [0], "other"),
         ("pier", [1], "other"),
         ("pie", [0], "nowhere"),
-        ("", [0], ""),
+        ("", [0], "unanswered"),
+        ("", None, "unanswered"),
         ("pier 3", None, ""),
     ],
 )

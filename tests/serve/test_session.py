@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import models
-from kvpacket_jax.data import Question
+from kvpacket_jax.data import TEMPLATES, Question
 from kvpacket_jax.measure.cost import FULL
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.measure.work import count_work
@@ -129,6 +129,15 @@ def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
     assert found == pieces
     asked = next((n for n, block in enumerate(blocks, 1) if 3 in block[1:]), len(blocks))
     assert len(list(left)) == len(blocks) - asked  # what is not shown is not computed
+
+
+def test_an_answer_after_reasoning_is_shown_when_it_is_whole():
+    template, asked = TEMPLATES["chat_reasoning"], Question("?", ())
+    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
+    blocks = [list(map(ord, text)) for text in ("It is. Answer: a.", " Answer: b", "\n", "more")]
+    left = iter(blocks)
+    assert list(session.pieces(left, decode, template, asked)) == ["b"]
+    assert list(left) == blocks[3:]
 
 
 def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypatch):

@@ -136,6 +136,11 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
         ("init", "text:", "none of 'untrained', 'text:…' and 'adapter:…'"),
         ("init", "adapter:", "none of 'untrained', 'text:…' and 'adapter:…'"),
         ("template", "qwen", "template 'qwen' is not one of completion, chat"),
+        (
+            "template",
+            "chat_reasoning",
+            "new_tokens is .*: answers of template 'chat_reasoning' take 97 or more",
+        ),
         ("loss", "mse", "loss 'mse' is not one of kl, cross_entropy"),
         ("reduction", "mean", "reduction 'mean' is not one of sum, mean_tokens, mean_questions"),
         ("remat", "maybe", "remat 'maybe' is not one of auto, yes, no"),
