@@ -43,7 +43,7 @@ def main(argv):
     with errors.in_one_line(), workdir.locked(folder):
         results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
-    progress.paragraph(tables.QUALITY_LEGEND)
+    progress.paragraph(tables.quality_legend(results))
     if kinds := tables.kind_table(results):
         progress.console.print(kinds)
         progress.paragraph(tables.KIND_LEGEND)

@@ -44,6 +44,7 @@ def answer_rows(
             "kl": float(answer.kl[0]),
             "kl_answer": float(answer.kl.sum()),
             "answer_tokens": len(answer.kl),
+            **(answer.picked._asdict() if answer.picked else {}),
         }
         for i, (question, answer, gold) in enumerate(
             zip(example.questions, answers, golds, strict=True)

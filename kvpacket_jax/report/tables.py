@@ -11,6 +11,7 @@ import rich.box
 import rich.table
 from rich.text import Text
 
+from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.compare import Comparison, Reply
 from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
@@ -71,7 +72,7 @@ def _between(row: Mapping, key: str) -> str:
     return "-" if low is None else f"{low:z.2f} to {high:z.2f}"
 
 
-QUALITY_LEGEND = (
+_LEGEND = (
     "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; ÷ full is its share "
     "of full_recompute's F1, difference the 95 % interval of the paired difference to it. agree: "
     "the share of answers that are full_recompute's; if right: of those where that one is right. "
@@ -81,10 +82,12 @@ QUALITY_LEGEND = (
 
 
 def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
-    """One line a method and setting: what `QUALITY_LEGEND` says."""
+    """One line a method and setting: what `quality_legend` says."""
+    extra = summary.extra(results)
     table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL", "answer's"),
+        *(summary.EXTRA[name][0] for name in extra),
     )
     for r in results:
         table.add_row(
@@ -98,8 +101,15 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
             _number(r.get("agree_where_right")),
             _number(r["kl"]),
             _number(r["kl_answer"]),
+            *(_number(r.get(name)) for name in extra),
         )
     return table
+
+
+def quality_legend(results: Sequence[Mapping]) -> str:
+    """What the columns of `quality_table` say."""
+    extra = (": ".join(summary.EXTRA[name]) for name in summary.extra(results))
+    return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in extra)])
 
 
 KIND_LEGEND = (

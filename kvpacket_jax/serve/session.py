@@ -135,8 +135,9 @@ def open_session(
     except (FileNotFoundError, packet_file.Damaged) as error:
         of = [id for id, entry in zip(ids, stored, strict=True) if entry.packet in str(error)]
         raise type(error)(f"Document {of[0]!r}: {error}" if of else str(error)) from error
-    context = reader.shared_context(model, packets, Request([], documents, []))
-    return Session(model, wording, reader, folder, wanted, packets, *context)
+    ready = reader.shared_context(model, packets, Request([], documents, []))
+    start = ready.query_start
+    return Session(model, wording, reader, folder, wanted, packets, ready.context, start)
 
 
 def remark(session: Session, adapter_name: str, least: float) -> str:

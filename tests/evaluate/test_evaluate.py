@@ -14,9 +14,9 @@ import scipy.special
 from configs import evaluate as configs
 from kvpacket_jax.data import EncodedExample, Example, Question, Template
 from kvpacket_jax.evaluate import compare, rows, run
-from kvpacket_jax.evaluate.answers import answer, reference
+from kvpacket_jax.evaluate.answers import Answer, answer, reference
 from kvpacket_jax.measure.request import Entry, first_token
-from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.methods import METHODS, Request, settings
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.runtime import sealed
@@ -96,7 +96,7 @@ def test_an_answer_that_differs_is_what_the_method_decodes(case, targets):
     assert not all(a.same for a in answers)
     context, start = bare.method.shared_context(
         case.model, bare.stored, Request(case.preamble, case.documents, case.query)
-    )
+    )[:2]
     for query, found in zip(targets.example.questions, answers, strict=True):
         ready = prefill(case.model, context, [query], start, NEW)
         ids = generate(case.model, context, ready, NEW)[0]
@@ -247,16 +247,35 @@ def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
     info = {} if gold is None else {"documents": gold}
     question = Question("When?", ("noon",), info=info)
     example = Example("e", ("From pier 3.", "At noon."), (question,))
-    given = [types.SimpleNamespace(text=said, same=False, kl=np.zeros(1))]
+    given = [Answer(said, False, np.zeros(1))]
     (row,) = rows.answer_rows("kv_packet", example, given, given)
     # "pier" stands in the first document, which the question does not need.
     assert row["place"] == place
 
 
+@pytest.mark.parametrize(
+    "name", ["a3", "cache_blend", "epic", "infoflow", "infoflow:reorder=true", "sam_kv"]
+)
+def test_methods_that_choose_say_how_much_of_the_needed_documents_they_picked(case, targets, name):
+    _, method = settings.make(name)
+    chosen = Entry(method, method.store(case.model, case.preamble, case.documents))
+    every = tuple(range(len(case.documents)))
+    gold = [
+        dataclasses.replace(q, info={"documents": list(d)})
+        for q, d in zip(QUESTIONS, (every, every[:1]), strict=True)
+    ]
+    both, first = answer(case.model, chosen, targets, gold, TEMPLATE, NEW)
+    whole = name == "sam_kv"  # keeps documents as short as these whole
+    assert 0 < both.picked.gold_tokens == both.picked.picked_tokens <= 1
+    assert (both.picked.picked_tokens == 1) == whole
+    assert both.picked.gold_documents == 1 and 0 <= first.picked.gold_tokens <= 1
+    example = Example("e", ("",) * len(every), tuple(gold))
+    (row, _) = rows.answer_rows(name, example, [both, first], [both, first])
+    assert row["gold_tokens"] == both.picked.gold_tokens
+
+
 def test_without_a_right_answer_the_full_contexts_is_right():
-    said, other = (
-        types.SimpleNamespace(text=text, same=False, kl=np.zeros(1)) for text in ("noon", "at noon")
-    )
+    said, other = (Answer(text, False, np.zeros(1)) for text in ("noon", "at noon"))
     questions = (Question("When?", ()), Question("Where?", ("noon", "here")))
     example = Example("e", ("At noon.",), questions)
     first, second = rows.answer_rows("kv_packet", example, [other, said], [said, other])

@@ -48,7 +48,7 @@ def test_packets_of_a_writer_equal_the_published(tiny, name, kind):
     for i, packet in enumerate(stored[bool(case.preamble) :]):
         for part, ours in zip("kv", arrays_of(packet.cache), strict=True):
             np.testing.assert_allclose(ours, expected[f"{kind}/doc{i}_{part}"], atol=2e-4)
-    (context,), start = method.shared_context(model, stored, None)
+    (context,), start = method.shared_context(model, stored, None)[:2]
     ready = prefill(model, (context,), [case.query], start, 8)
     np.testing.assert_allclose(ready.logits[0], expected[f"{kind}/first_logits"], atol=1e-3)
     greedy = generate(model, (context,), ready, 8, stop_ids=())[0]

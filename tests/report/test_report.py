@@ -293,5 +293,5 @@ def test_kinds_are_columns_and_lost_answers_are_counted_by_place():
     console.print(tables.kind_table([row | {"kinds": {"1_hop": part, "2_hop": None}}]))
     cells = text.getvalue().split()
     assert "1_hop, 3" in text.getvalue() and "2_hop" not in text.getvalue()
-    assert cells[-7:] == ["kv_packet", "0.50", "(0.75)", "4", "2", "0", "1"]
+    assert cells[-8:] == ["kv_packet", "0.50", "(0.75)", "4", "2", "0", "1", "0"]
     assert tables.kind_table([row]) is None
