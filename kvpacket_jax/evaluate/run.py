@@ -35,6 +35,7 @@ class Run(NamedTuple):
 
     model: LanguageModel
     template: Template
+    dataset: str
     methods: dict[str, Method]  # by spec: "name" or "name:setting"
     examples: list[tuple[Example, EncodedExample]]
     identity: dict  # all that its answers depend on
@@ -141,7 +142,8 @@ def prepare_run(
         "new_tokens": config.new_tokens,
         "seed": config.seed,
     }
-    return Run(model, template, methods, list(zip(examples, encoded, strict=True)), identity)
+    pairs = list(zip(examples, encoded, strict=True))
+    return Run(model, template, config.dataset.name, methods, pairs, identity)
 
 
 def _check_settings(config: ConfigDict) -> None:
@@ -208,7 +210,7 @@ def _answer_example(
         else:
             entry = _entry(run, spec, example, encoded)
             answers = answer(model, entry, targets, questions, template, new_tokens)
-        file.write(answer_rows(spec, example, answers, said))
+        file.write(answer_rows(spec, example, answers, said, run.dataset))
 
 
 def _request(run: Run, example: Example, encoded: EncodedExample):

@@ -16,6 +16,11 @@ BARE = "no_recompute"
 RESAMPLES = 10_000
 # What only some rows have -> a heading and what it means.
 EXTRA = {
+    "f1_hotpot_qa": (
+        "HotpotQA F1",
+        "F1 as its authors count it, 0 where just one of an answer and the right one is yes or no",
+    ),
+    "string_recall": ("recall", "RULER's metric, the share of a list's items that were said"),
     "gold_tokens": (
         "gold tokens",
         "the share that the method picked of the tokens of the documents that a question needs",

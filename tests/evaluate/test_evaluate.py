@@ -274,6 +274,18 @@ def test_methods_that_choose_say_how_much_of_the_needed_documents_they_picked(ca
     assert row["gold_tokens"] == both.picked.gold_tokens
 
 
+@pytest.mark.parametrize(
+    ("dataset", "figure"),
+    [("ruler", {"string_recall": 0.5}), ("hotpot_qa", {"f1_hotpot_qa": 2 / 3}), ("musique", {})],
+)
+def test_a_data_set_whose_authors_score_otherwise_has_their_figure_too(dataset, figure):
+    given = [Answer("12", False, np.zeros(1))]
+    example = Example("e", ("12 and 34.",), (Question("Which?", ("12, 34",)),))
+    (plain,) = rows.answer_rows("kv_packet", example, given, given)
+    (row,) = rows.answer_rows("kv_packet", example, given, given, dataset)
+    assert row == plain | figure
+
+
 def test_without_a_right_answer_the_full_contexts_is_right():
     said, other = (Answer(text, False, np.zeros(1)) for text in ("noon", "at noon"))
     questions = (Question("When?", ()), Question("Where?", ("noon", "here")))
