@@ -23,7 +23,13 @@ from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.serve import build, packet_file, store
 from kvpacket_jax.serve.build import Wording
-from kvpacket_jax.serve.packet_file import Wanted, packet_path
+from kvpacket_jax.serve.packet_file import (
+    Damaged,
+    DamagedFile,
+    MissingFile,
+    Wanted,
+    packet_path,
+)
 from kvpacket_jax.serve.primers import FromCorpus
 from models import LanguageModel
 
@@ -126,15 +132,18 @@ def open_session(
     stored = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
     documents = []
-    if without:
-        documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
-    else:
+    if not without:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in stored]
     try:
+        if without:
+            documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
         packets = packet_file.load(folder, wanted, model)
-    except (FileNotFoundError, packet_file.Damaged) as error:
-        of = [id for id, entry in zip(ids, stored, strict=True) if entry.packet in str(error)]
-        raise type(error)(f"Document {of[0]!r}: {error}" if of else str(error)) from error
+    except (MissingFile, DamagedFile) as error:
+        paths = [packet_path(folder, entry.packet) for entry in stored]
+        if error.path not in paths:  # the preamble's
+            raise
+        kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
+        raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
     ready = reader.shared_context(model, packets, Request([], documents, []))
     start = ready.query_start
     return Session(model, wording, reader, folder, wanted, packets, ready.context, start)

@@ -208,9 +208,23 @@ def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tm
     ((name, _),) = store.find(copy, provenance, ["d3"])
     path = packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(store.Damaged, match=str(path)):
+    for method in ("kv_packet", "full_recompute"):  # which reads its token ids alone
+        with pytest.raises(store.Damaged, match=f"^Document 'd3': {path} is damaged"):
+            open_session(model, copy, method=method)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"^Document 'd3': {path} is not there"):
         open_session(model, copy)
     assert list(session.answer(open_session(model, copy, ids=["d12"]), "Where?", 4))
+
+
+def test_a_damaged_preamble_is_no_documents_whatever_the_folder_is_called(model, folder, tmp_path):
+    provenance = build.document_provenance(model, None, WORDING)
+    ((name, _),) = store.find(folder, provenance, ["d12"])
+    copy = shutil.copytree(folder, tmp_path / name)
+    path = packet_path(copy, build.preamble_item(model, WORDING)[1].name)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(store.Damaged, match=f"^{path} is damaged"):
+        open_session(model, copy)
 
 
 @pytest.fixture(scope="module")
