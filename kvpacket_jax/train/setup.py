@@ -218,13 +218,8 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     elif config.dtype == "auto":
         config.dtype = models.fastest_dtype()
     if saved:
-        old, new = saved["config"], config.to_dict()
-        if differ := resume.differences(old, new, FREE):
-            raise ValueError(
-                f"The run in this workdir was started with other settings of {', '.join(differ)}: "
-                f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
-                "Give them again, or choose another --workdir."
-            )
+        subject = "The run in this workdir was started with other settings"
+        resume.check(saved["config"], config.to_dict(), subject, FREE)
     return config
 
 

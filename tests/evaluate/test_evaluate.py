@@ -301,7 +301,7 @@ def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     with config.unlocked():
         other = config.copy_and_resolve_references()
     other.seed = 1
-    with pytest.raises(ValueError, match="another run; seed differ"):
+    with pytest.raises(ValueError, match="another run: seed 0, not 1"):
         run.evaluate(other, workdir)
     assert (workdir / "rows.jsonl").read_bytes() == before
 
@@ -331,7 +331,7 @@ def test_other_questions_under_the_same_settings_are_another_run(config, tmp_pat
         path.write_text(json.dumps(record))
         claimed.append(run.prepare_run(other).identity)
     rows.claim(tmp_path / "run", claimed[0])
-    with pytest.raises(ValueError, match="another run; examples differ"):
+    with pytest.raises(ValueError, match="another run: different examples"):
         rows.claim(tmp_path / "run", claimed[1])
 
 
@@ -352,9 +352,9 @@ def test_an_adapter_may_come_later_but_not_another_one(tmp_path):
     claim({"seed": 0, "adapter": "none"})
     claim({"seed": 0, "adapter": "one"})
     claim({"seed": 0, "adapter": "none"})  # the other methods alone, again
-    with pytest.raises(ValueError, match="adapter differ"):
+    with pytest.raises(ValueError, match="adapter one, not two"):
         claim({"seed": 0, "adapter": "two"})
-    with pytest.raises(ValueError, match="seed differ"):
+    with pytest.raises(ValueError, match="seed 0, not 1"):
         claim({"seed": 1, "adapter": "none"})
     claim({"seed": 0, "adapter": "one"})
 

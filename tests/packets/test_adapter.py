@@ -151,6 +151,15 @@ def test_every_flipped_byte_of_an_adapter_is_refused(tiny, tmp_path):
         adapter_lib.load_adapter(folder)
 
 
+def test_a_saved_adapter_does_not_name_the_machines_folders(tiny, tmp_path):
+    folder = tmp_path / "adapter"
+    for _ in range(2):  # one that is there is replaced
+        adapter_lib.save_adapter(folder, whole_adapter(tiny("tiny_qwen2").config), {"model": "it"})
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    adapter_lib.load_adapter(folder)
+
+
 def test_an_adapter_that_was_saved_before_there_were_seals_is_loaded(tmp_path):
     shipped = adapters.shipped()["qwen2.5-coder-0.5b-tokens"]
     shutil.copytree(shipped, tmp_path / "old", ignore=shutil.ignore_patterns(sealed.FILE))
