@@ -113,29 +113,41 @@ def quality_legend(results: Sequence[Mapping]) -> str:
 
 
 KIND_LEGEND = (
-    "By kind of question: F1 and, in brackets, its share of full_recompute's. Lost are answers "
-    "that full_recompute alone has right; of those, how many have their words in a document that "
-    "the question needs, in another one, or in none, and how many are empty."
+    "By kind of question, the columns as above. Lost are answers that full_recompute alone has "
+    "right; of those, how many have their words in a document that the question needs, in another "
+    "one, or in none, and how many are empty."
 )
 PLACES = ("gold", "other", "nowhere", "unanswered")  # as evaluate.rows has them
 
 
 def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
-    """One line a method and setting: what `KIND_LEGEND` says; None for questions of one kind."""
-    kinds = {kind: part for r in results for kind, part in r.get("kinds", {}).items() if part}
+    """For each kind a line a method and setting: what `KIND_LEGEND` says; None for one kind."""
+    kinds = {kind: None for r in results for kind, part in r.get("kinds", {}).items() if part}
     if not kinds:
         return None
-    headings = [f"{kind or 'other'}, {part['num_samples']}" for kind, part in kinds.items()]
-    table = empty_table(("method",), *headings, "lost", "needed", "other", "none", "empty")
-    for r in results:
-        parts = [r["kinds"].get(kind) for kind in kinds]
-        lost = r.get("lost", {})
-        table.add_row(
-            spec_of(r),
-            *(f"{_number(p['f1'])} ({_number(p['f1_share'])})" if p else "-" for p in parts),
-            str(sum(lost.values())),
-            *(str(lost.get(place, 0)) for place in PLACES),
-        )
+    table = empty_table(
+        ("kind", "method"),
+        *("n", "F1", "95 %", "÷ full", "difference", "agree", "95 %"),
+        *("lost", "needed", "other", "none", "empty"),
+    )
+    for kind in kinds:
+        parts = [part for r in results if (part := r.get("kinds", {}).get(kind))]
+        for i, part in enumerate(parts):
+            lost = part.get("lost", {})
+            table.add_row(
+                "" if i else kind or "other",
+                spec_of(part),
+                str(part["num_samples"]),
+                _number(part["f1"], 3),
+                _between(part, "f1"),
+                _number(part["f1_share"], 3),
+                _between(part, "f1_difference"),
+                _number(part["agree"]),
+                _between(part, "agree"),
+                str(sum(lost.values())),
+                *(str(lost.get(place, 0)) for place in PLACES),
+            )
+        table.add_section()
     return table
 
 
