@@ -77,14 +77,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.dtype = "auto"
     config.adapter = ""  # a folder or a name; empty: the model's own, else the primer
     config.other_model = False  # True: though it was trained for another model of that width
-    config.template = "chat"
+    config.template = "chat"  # or "chat_reasoning": a sentence or two before each answer
     config.seed = 0
 
     config.dataset = ConfigDict({"name": dataset, "split": "test", "options": options})
     config.num_samples = num_samples  # questions; 0: all
     # All are asked the same questions; full_recompute always comes first.
     config.methods = METHODS if name in COMPARED else FEW  # "name" or "name:field=value,…"
-    config.new_tokens = 32
+    config.new_tokens = 32  # of an answer; a template that reasons adds its own
     config.teacher = ""  # a folder for the teacher's targets, for many runs; empty: in the workdir
 
     # Timed apart from answering, alone and interleaved.

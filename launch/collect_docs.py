@@ -21,6 +21,13 @@ FOLDERS = flags.DEFINE_list(
     None,
     "Folders to read; default: Python's packages and standard library, /usr/share/doc and man.",
 )
+# As in kvpacket_jax.data.installed_docs; a test compares them.
+KINDS = flags.DEFINE_multi_enum(
+    "kinds",
+    None,
+    ["description", "code", "text", "manual", "changelog", "licence"],
+    "Which pieces, given once for each kind; default: all. A description is a package's README.",
+)
 LIMIT = flags.DEFINE_integer("limit", 2500, "Pieces, at most.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the choice and the order.")
 
@@ -41,7 +48,9 @@ def main(argv):
     output = pathlib.Path(OUTPUT.value).expanduser()
     with errors.in_one_line():
         with progress.step("Reading documentation"):
-            pieces = installed_docs.collect(_folders(), LIMIT.value, SEED.value)
+            pieces = installed_docs.collect(
+                _folders(), LIMIT.value, SEED.value, KINDS.value or installed_docs.KINDS
+            )
         write_whole(output, "".join(f"{json.dumps(p)}\n" for p in pieces))
     kinds = Counter(p["id"].split("/")[0] for p in pieces)
     words = sum(len(p["text"].split()) for p in pieces)

@@ -40,10 +40,10 @@ def main(argv):
 
     cache_dir = caches.use()
     folder = pathlib.Path(WORKDIR.value).expanduser()
-    with errors.in_one_line(), workdir.locked(folder):
+    with errors.in_one_line(), workdir.locked(folder, workdir.EVALUATE):
         results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
-    progress.paragraph(tables.QUALITY_LEGEND)
+    progress.paragraph(tables.quality_legend(results))
     if kinds := tables.kind_table(results):
         progress.console.print(kinds)
         progress.paragraph(tables.KIND_LEGEND)

@@ -51,7 +51,7 @@ def main(argv):
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config = CONFIG.value
-        with workdir.locked(WORKDIR.value):
+        with workdir.locked(WORKDIR.value, workdir.TRAIN):
             if "path" in config:
                 config.corpus = _questions(config, cache_dir)
             loop.train(config, WORKDIR.value, cache_dir, devices.MESH.value)

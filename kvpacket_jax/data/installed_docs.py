@@ -43,7 +43,9 @@ class File:
     package: str
 
 
-def collect(folders: Sequence[pathlib.Path], limit: int, seed: int) -> list[dict]:
+def collect(
+    folders: Sequence[pathlib.Path], limit: int, seed: int, kinds: Sequence[str] = KINDS
+) -> list[dict]:
     """At most `limit` pieces, `{"id", "text"}` each, all kinds in turn: any first part is balanced.
 
     The same folders and seed give the same pieces. Raises FileNotFoundError for a missing folder.
@@ -52,11 +54,11 @@ def collect(folders: Sequence[pathlib.Path], limit: int, seed: int) -> list[dict
     files = list(itertools.chain(*map(find, folders)))
     starts, packages = set(), Counter()
     chosen = []
-    for kind in KINDS:
+    for kind in kinds:
         of_kind = [file for file in files if file.kind == kind]
         rng.shuffle(of_kind)
         # Twice the share, for some kinds have less than theirs.
-        pieces = _of_files(of_kind, 2 * limit // len(KINDS), rng, starts, packages)
+        pieces = _of_files(of_kind, 2 * limit // len(kinds), rng, starts, packages)
         rng.shuffle(pieces)
         chosen.append(pieces)
     turns = itertools.chain(*itertools.zip_longest(*chosen))

@@ -37,11 +37,16 @@ def read(
             yield number, error
 
 
-def refuse(path: pathlib.Path, bad: list[str]) -> None:
-    """Raises ValueError with what is wrong with a file's lines; the first twenty are shown."""
+def refuse(path: pathlib.Path, bad: list[str], remedy: str = "") -> None:
+    """Raises ValueError with what is wrong with a file's lines; the first twenty are shown.
+
+    Args:
+      remedy: what the lines should be, or what to do, a sentence.
+    """
     if bad:
         shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
-        raise ValueError(f"{path} has lines that cannot be used:\n{shown}")
+        remedy = f"\n{remedy}" * bool(remedy)
+        raise ValueError(f"{path} has lines that cannot be used:\n{shown}{remedy}")
 
 
 def check_exists(path: pathlib.Path) -> None:

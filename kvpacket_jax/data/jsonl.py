@@ -7,6 +7,11 @@ import pathlib
 from kvpacket_jax.data import generated, json_lines
 from kvpacket_jax.data.examples import INSTRUCTION, Example, Question
 
+LINE = (
+    'A line is {"documents": ["…"], "question": "…"}. About documents alone, lines {"id": "…", '
+    '"text": "…"}, launch.write_questions asks, for configs/evaluate.py:corpus.'
+)
+
 
 def source(
     split: str, data_dir: str | os.PathLike, path: str, preamble: str = INSTRUCTION
@@ -33,7 +38,7 @@ def source(
         else:
             lines[parsed.id] = number
             examples.append(parsed)
-    json_lines.refuse(file, bad)
+    json_lines.refuse(file, bad, LINE)
     if not examples:
         raise ValueError(f"{file} is empty: there is nothing to ask.")
     return examples

@@ -6,9 +6,10 @@ tokens; documents and questions are plain text, whatever they contain.
 """
 
 import dataclasses
-from typing import Protocol
+import re
+from typing import ClassVar, Protocol
 
-from kvpacket_jax.data.examples import Example, Question
+from kvpacket_jax.data.examples import INSTRUCTION, Example, Question
 
 
 class Tokenizer(Protocol):
@@ -42,7 +43,11 @@ class Template:
     template. `opening` stands between the instruction and the documents. `wording`, `reply` (the
     first words of the answer's turn, which the model goes on from) and `stop` go by the question's
     form; an answer ends before the first of `stop` (or the end token).
+
+    streams: what `answer` returns only grows with the text, so that it can be shown as it comes.
     """
+
+    streams: ClassVar[bool] = True
 
     chat: bool
     opening: str
@@ -79,6 +84,10 @@ class Template:
         """Returns the words that the answer begins with, given to the model."""
         return self.reply[question.form].format(text=question.text)
 
+    def budget(self, answer_tokens: int) -> int:
+        """How many tokens the model may write for an answer of so many."""
+        return answer_tokens
+
     def answer(self, question: Question, text: str) -> str:
         """Returns generated text up to the first stop of the question's form that ends something.
 
@@ -104,6 +113,53 @@ class Template:
         return text
 
 
+# What answers come after, as KV Packet's authors cut them out for HotpotQA; it may be in bold.
+MARKER = re.compile(r"answer\s*:\**", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasoningTemplate(Template):
+    """A template whose answers come after short reasoning, behind "Answer:".
+
+    instruction: in place of the usual one, which forbids to explain; a user's own stays.
+    reasoning_tokens: how many more than an answer the model may write.
+    """
+
+    streams = False
+
+    instruction: str
+    reasoning_tokens: int
+
+    def frame(self, tokenizer: Tokenizer, system: str) -> tuple[str, str]:
+        return super().frame(tokenizer, self.instruction if system == INSTRUCTION else system)
+
+    def budget(self, answer_tokens: int) -> int:
+        return answer_tokens + self.reasoning_tokens
+
+    def answer(self, question: Question, text: str) -> str:
+        """Returns what follows "Answer:", up to a stop; "" where the reasoning has not ended.
+
+        Of several before the stop the last counts, as published.
+        """
+        if (said := _after_reasoning(text)) is None:
+            return ""
+        return MARKER.split(super().answer(question, said))[-1].strip(" *")
+
+    def has_ended(self, question: Question, text: str) -> bool:
+        said = _after_reasoning(text)
+        return said is not None and super().has_ended(question, said)
+
+
+def _after_reasoning(text: str) -> str | None:
+    marked = MARKER.split(text, maxsplit=1)
+    return marked[1] if len(marked) == 2 else None
+
+
+REASONED = (
+    "Answer the question from the documents. First reason in one or two short sentences. Then "
+    'write "Answer:" and the shortest exact phrase.'
+)
+
 # `chat` is the template of whatever model is loaded, Llama-3.1's and Qwen's alike, thinking off.
 TEMPLATES = {
     "completion": Template(
@@ -126,6 +182,32 @@ TEMPLATES = {
         # with worked examples before the documents instead.
         reply={"question": "Answer:", "completion": "{text}"},
         stop={"question": ("\n",), "completion": ("\n",)},
+    ),
+    "chat_reasoning": ReasoningTemplate(
+        chat=True,
+        opening="Documents:\n\n",
+        document="{text}\n\n",
+        wording={
+            "question": "Question: {text}",
+            "completion": "Complete the sentence, with the missing words alone as answer: {text}",
+        },
+        reply={"question": "Reasoning:", "completion": "Reasoning:"},
+        stop={"question": ("\n",), "completion": ("\n",)},
+        instruction=REASONED,
+        reasoning_tokens=96,
+    ),
+    "completion_reasoning": ReasoningTemplate(
+        chat=False,
+        opening="",
+        document="{text}\n\n",
+        wording={
+            "question": "Question: {text}\nReasoning:",
+            "completion": "Complete the sentence: {text}\nReasoning:",
+        },
+        reply={"question": "", "completion": ""},
+        stop={"question": ("\n",), "completion": ("\n",)},
+        instruction=REASONED,
+        reasoning_tokens=96,
     ),
 }
 

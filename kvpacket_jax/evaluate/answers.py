@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpacket_jax.data import Question, Template
+from kvpacket_jax.evaluate.selection import Picked, picked
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import Request
 from kvpacket_jax.packets.generate import stream
@@ -20,6 +21,7 @@ class Answer(NamedTuple):
     text: str
     same: bool  # as the reference's text
     kl: np.ndarray  # float32 [A]: at each token of the reference's answer, reference || method
+    picked: Picked | None = None  # where the method picks tokens and the question's are known
 
 
 def reference(
@@ -57,13 +59,14 @@ def answer(
     indices = range(len(questions))
     shared = entry.method.shared_context(model, entry.stored, request)
     if shared is not None:
-        groups = [(indices, *shared, None)]
+        groups = [(indices, shared)]
     else:
         groups = (_alone(model, entry, request, targets, i, new_tokens) for i in indices)
     expected = reference(model, targets, questions, template)
     starts = np.cumsum([0, *map(len, targets.answers)])
     answers = []
-    for group, context, start, ready in groups:
+    for group, prepared in groups:
+        context, start, ready = prepared[:3]
         tokens = [targets.answers[i] for i in group]
         queries = [example.questions[i] for i in group]
         hidden = hidden_states(model, context, start, queries, tokens)
@@ -86,14 +89,16 @@ def answer(
             for n, text in zip(differing, decoded, strict=True):
                 texts[n] = text
         for i, text, divergence in zip(group, texts, kl, strict=True):
-            answers.append(Answer(text, text == expected[i].text, divergence))
+            gold = questions[i].info.get("documents")
+            lengths = [len(d) for d in example.documents]
+            found = picked(prepared.info, len(example.preamble), lengths, gold)
+            answers.append(Answer(text, text == expected[i].text, divergence, found))
     return answers
 
 
 def _alone(model, entry: Entry, request: Request, targets: Targets, i: int, new_tokens: int):
     request = request._replace(query=targets.example.questions[i])
-    prepared = entry.method.prepare(model, entry.stored, request, new_tokens)
-    return range(i, i + 1), prepared.context, prepared.query_start, prepared.prefilled
+    return range(i, i + 1), entry.method.prepare(model, entry.stored, request, new_tokens)
 
 
 def _decode(

@@ -1,4 +1,7 @@
-"""Scores of answers: SQuAD's exact match and token F1 (Rajpurkar et al. 2016), two averages."""
+"""Scores of answers: SQuAD's exact match and token F1 (Rajpurkar et al. 2016), two averages.
+
+MuSiQue's authors score so too; HotpotQA's and RULER's have a figure of their own beside it.
+"""
 
 import collections
 import re
@@ -48,3 +51,36 @@ def f1_micro(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
         counts = max((overlap(answer, gold) for gold in options), key=lambda c: _f1(*c))
         sums = tuple(a + b for a, b in zip(sums, counts, strict=True))
     return _f1(*sums)
+
+
+CLOSED = ("yes", "no", "noanswer")
+
+
+def f1_hotpot_qa(answer: str, golds: Sequence[str]) -> float:
+    """Token F1 by HotpotQA's rule: "yes" and "no", as answer or gold, are right alone or not."""
+    pairs = [(answer, gold) for gold in golds if not _one_is_closed(answer, gold)]
+    return max((_f1(*overlap(*pair)) for pair in pairs), default=0.0)
+
+
+def _one_is_closed(answer: str, gold: str) -> bool:
+    words, gold_words = " ".join(normalize(answer)), " ".join(normalize(gold))
+    return words != gold_words and (words in CLOSED or gold_words in CLOSED)
+
+
+def string_recall(answer: str, golds: Sequence[str]) -> float:
+    """RULER's metric: the share of the items of a list that stand in the answer.
+
+    Args:
+      golds: the list, its items joined by ", ".
+    """
+    (gold,) = golds
+    items = gold.lower().split(", ")
+    return sum(item in answer.lower() for item in items) / len(items)
+
+
+# Data sets whose authors score otherwise -> the name of the figure, and its function.
+PUBLISHED = {
+    "hotpot_qa": ("f1_hotpot_qa", f1_hotpot_qa),
+    "niah": ("string_recall", string_recall),
+    "ruler": ("string_recall", string_recall),
+}

@@ -17,13 +17,19 @@ def spec_of(row: Mapping) -> str:
 
 
 def answer_rows(
-    spec: str, example: Example, answers: Sequence[Answer], said: Sequence[Answer]
+    spec: str,
+    example: Example,
+    answers: Sequence[Answer],
+    said: Sequence[Answer],
+    dataset: str = "",
 ) -> list[dict]:
     """The rows of one method and one example, scored.
 
     Args:
       said: full_recompute's answers; they are right where the data set has no right answer.
+      dataset: its name; one of metrics.PUBLISHED adds its authors' own figure.
     """
+    published = [metrics.PUBLISHED[dataset]] if dataset in metrics.PUBLISHED else []
     method, _, setting = spec.partition(":")
     golds = [q.answers or (full.text,) for q, full in zip(example.questions, said, strict=True)]
     return [
@@ -44,6 +50,8 @@ def answer_rows(
             "kl": float(answer.kl[0]),
             "kl_answer": float(answer.kl.sum()),
             "answer_tokens": len(answer.kl),
+            **{name: score(answer.text, gold) for name, score in published},
+            **(answer.picked._asdict() if answer.picked else {}),
         }
         for i, (question, answer, gold) in enumerate(
             zip(example.questions, answers, golds, strict=True)
@@ -56,9 +64,12 @@ def _place(answer: str, example: Example, gold: Sequence[int] | None) -> str:
 
     Returns:
       "gold" for a document that the question needs, "other" for another document, else "nowhere";
-      "" for an answer without words, and where it is not known which documents are needed.
+      "unanswered" where there is no answer (reasoning that never came to one, say), "" where it is
+      not known which documents are needed.
     """
-    if gold is None or not answer:
+    if not answer:
+        return "unanswered"
+    if gold is None:
         return ""
     holding = [i for i, d in enumerate(example.documents) if passages.stands_in(answer, d)]
     if not holding:

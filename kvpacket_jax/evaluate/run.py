@@ -35,6 +35,7 @@ class Run(NamedTuple):
 
     model: LanguageModel
     template: Template
+    dataset: str
     methods: dict[str, Method]  # by spec: "name" or "name:setting"
     examples: list[tuple[Example, EncodedExample]]
     identity: dict  # all that its answers depend on
@@ -77,7 +78,7 @@ def evaluate(
         progress.say("The adapter is the primer alone: kv_packet and primed answer alike.")
     folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
     for example, encoded in progress.track(run.examples, "answering"):
-        _answer_example(run, example, encoded, config.new_tokens, folder, file)
+        _answer_example(run, example, encoded, run.template.budget(config.new_tokens), folder, file)
         programs.make_room()
     requests = [_request(run, *pair) for pair in run.examples[: config.num_timed]]
     timed = timings(
@@ -125,7 +126,7 @@ def prepare_run(
     template = data.TEMPLATES[config.template]
     soft_tokens = max((a.num_tokens for a in by_role.values()), default=0)
     encoded = [
-        teacher.encode(model, template, example, soft_tokens, config.new_tokens)
+        teacher.encode(model, template, example, soft_tokens, template.budget(config.new_tokens))
         for example in examples
     ]
     identity = {
@@ -141,7 +142,8 @@ def prepare_run(
         "new_tokens": config.new_tokens,
         "seed": config.seed,
     }
-    return Run(model, template, methods, list(zip(examples, encoded, strict=True)), identity)
+    pairs = list(zip(examples, encoded, strict=True))
+    return Run(model, template, config.dataset.name, methods, pairs, identity)
 
 
 def _check_settings(config: ConfigDict) -> None:
@@ -208,7 +210,7 @@ def _answer_example(
         else:
             entry = _entry(run, spec, example, encoded)
             answers = answer(model, entry, targets, questions, template, new_tokens)
-        file.write(answer_rows(spec, example, answers, said))
+        file.write(answer_rows(spec, example, answers, said, run.dataset))
 
 
 def _request(run: Run, example: Example, encoded: EncodedExample):

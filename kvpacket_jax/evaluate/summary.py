@@ -4,7 +4,7 @@ Questions about one set of documents are not independent, so the bootstrap draws
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -14,6 +14,23 @@ from kvpacket_jax.evaluate import metrics
 REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
+# What only some rows have -> a heading and what it means.
+EXTRA = {
+    "f1_hotpot_qa": (
+        "HotpotQA F1",
+        "F1 as its authors count it, 0 where just one of an answer and the right one is yes or no",
+    ),
+    "string_recall": ("recall", "RULER's metric, the share of a list's items that were said"),
+    "gold_tokens": (
+        "gold tokens",
+        "the share that the method picked of the tokens of the documents that a question needs",
+    ),
+    "picked_tokens": ("all tokens", "the share that it picked of all documents' tokens"),
+    "gold_documents": (
+        "gold docs",
+        "the share of the needed documents that are among as many of which it picked most",
+    ),
+}
 
 
 def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
@@ -27,7 +44,8 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
       `f1_difference` is paired, to full_recompute on the same questions. "Where right" is where
       full_recompute's answer matches exactly, and "lost" where only that one does: how many
       answers have their words in a needed document, another one or nowhere. None where a figure
-      does not exist. Where questions are of several kinds, "kinds" has the same of each kind.
+      does not exist, and of EXTRA what no row has is left out. Where questions are of several
+      kinds, "kinds" has the same of each kind.
     """
     summaries = _aggregate(rows, seed)
     kinds = sorted({row.get("kind", "") for row in rows})
@@ -38,6 +56,11 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
             for s in summaries:
                 s.setdefault("kinds", {})[kind] = of.get((s["method"], s["setting"]))
     return summaries
+
+
+def extra(summaries: Sequence[Mapping]) -> list[str]:
+    """The figures of EXTRA that any of them has."""
+    return [name for name in EXTRA if any(s.get(name) is not None for s in summaries)]
 
 
 def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:
@@ -76,6 +99,9 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
         "kl_answer": _mean([r["kl_answer"] for r in rows]),
         "agree": _mean([r["same"] for r in rows]),
     }
+    for name in EXTRA:
+        if found := [r[name] for r in rows if r.get(name) is not None]:
+            scores[name] = float(np.mean(found))
     scores["agree_low"], scores["agree_high"] = _interval(rows, [r["same"] for r in rows], seed)
     if all(_key(r) in reference for r in rows):
         pairs = [(r, reference[_key(r)]) for r in rows]

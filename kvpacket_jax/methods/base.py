@@ -101,12 +101,14 @@ class Method:
 
     def shared_context(
         self, model: LanguageModel, stored: Any, request: Request
-    ) -> tuple[Context, int] | None:
-        """The context for any question about these documents, and the position after it.
+    ) -> Prepared | None:
+        """The context for any question about these documents, without one that has run.
 
         For answers only; what one request costs is `prepare`'s. None unless `shares_context`.
         """
-        return self.prepare(model, stored, request)[:2] if self.shares_context else None
+        if not self.shares_context:
+            return None
+        return self.prepare(model, stored, request)._replace(prefilled=None, document_slots=0)
 
     def reseeded(self, example_id: str) -> "Method":
         """The method for one example: what is drawn at random differs between examples."""

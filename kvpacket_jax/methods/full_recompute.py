@@ -33,7 +33,7 @@ class FullRecompute(Method):
         )
 
     def shared_context(self, model, stored, request):
-        return read_documents(model, stored, request.documents)
+        return Prepared(*read_documents(model, stored, request.documents))
 
 
 def read_documents(

@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from kvpacket_jax.runtime import hosts, sealed
 from models import low_rank
+from models.files import is_local
 from models.low_rank import Factors
 
 CHECKPOINT = sealed.METADATA
@@ -212,6 +213,8 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     ocp.save(path, arrays, overwrite=True, custom_metadata=metadata)
     with hosts.together():
         if hosts.is_first():
+            if is_local(path):  # elsewhere orbax goes by it; it holds the machine's own path
+                (path / "commit_success.txt").unlink(missing_ok=True)
             sealed.seal_folder(path)
 
 
@@ -280,7 +283,8 @@ def _check_model(path, adapter: Adapter, made_for: str | None, model, other_mode
         )
     if made_for != model.fingerprint and not other_model:
         raise ValueError(
-            f"{path} was trained for the model with fingerprint {made_for or 'unknown'}; "
-            f"{model.name} has {model.fingerprint}. Answers would be worse without a sign of it. "
-            "To try all the same: other_model=True (--other_model, --config.other_model)."
+            f"{path} was trained for another model than {model.name}: its fingerprint is "
+            f"{(made_for or 'unknown')[:16]}, not {model.fingerprint[:16]}. Answers would be "
+            "worse without a sign of it. To try all the same: other_model=True (--other_model, "
+            "--config.other_model)."
         )

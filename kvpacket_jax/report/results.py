@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.summary import REFERENCE
 from kvpacket_jax.methods import METHODS
 from kvpacket_jax.runtime import sealed
@@ -308,6 +309,7 @@ NUM_TEXT = 2  # columns of text before those of numbers
 
 def table(rows: Sequence[dict]) -> Table:
     """Header and cells, one line a method and setting."""
+    extra = summary.extra(rows)
     header = (
         "method",
         "setting",
@@ -322,6 +324,7 @@ def table(rows: Sequence[dict]) -> Table:
         "FLOPs",
         "overhead",
         "cache bytes",
+        *(summary.EXTRA[name][0] for name in extra),
     )
     cells = []
     for r in rows:
@@ -341,6 +344,7 @@ def table(rows: Sequence[dict]) -> Table:
                 si(r.get("flops_total")),
                 si(r.get("flops_overhead")),
                 si(r.get("cache_bytes")),
+                *(_score(r, name) for name in extra),
             )
         )
     return Table(header, cells)

@@ -11,6 +11,7 @@ import rich.box
 import rich.table
 from rich.text import Text
 
+from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.compare import Comparison, Reply
 from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
@@ -71,7 +72,7 @@ def _between(row: Mapping, key: str) -> str:
     return "-" if low is None else f"{low:z.2f} to {high:z.2f}"
 
 
-QUALITY_LEGEND = (
+_LEGEND = (
     "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; ÷ full is its share "
     "of full_recompute's F1, difference the 95 % interval of the paired difference to it. agree: "
     "the share of answers that are full_recompute's; if right: of those where that one is right. "
@@ -81,10 +82,12 @@ QUALITY_LEGEND = (
 
 
 def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
-    """One line a method and setting: what `QUALITY_LEGEND` says."""
+    """One line a method and setting: what `quality_legend` says."""
+    extra = summary.extra(results)
     table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL", "answer's"),
+        *(summary.EXTRA[name][0] for name in extra),
     )
     for r in results:
         table.add_row(
@@ -98,34 +101,53 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
             _number(r.get("agree_where_right")),
             _number(r["kl"]),
             _number(r["kl_answer"]),
+            *(_number(r.get(name)) for name in extra),
         )
     return table
 
 
+def quality_legend(results: Sequence[Mapping]) -> str:
+    """What the columns of `quality_table` say."""
+    extra = (": ".join(summary.EXTRA[name]) for name in summary.extra(results))
+    return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in extra)])
+
+
 KIND_LEGEND = (
-    "By kind of question: F1 and, in brackets, its share of full_recompute's. Lost are answers "
-    "that full_recompute alone has right; of those, how many have their words in a document that "
-    "the question needs, in another one, or in none."
+    "By kind of question, the columns as above. Lost are answers that full_recompute alone has "
+    "right; of those, how many have their words in a document that the question needs, in another "
+    "one, or in none, and how many are empty."
 )
-PLACES = ("gold", "other", "nowhere")  # as evaluate.rows has them
+PLACES = ("gold", "other", "nowhere", "unanswered")  # as evaluate.rows has them
 
 
 def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
-    """One line a method and setting: what `KIND_LEGEND` says; None for questions of one kind."""
-    kinds = {kind: part for r in results for kind, part in r.get("kinds", {}).items() if part}
+    """For each kind a line a method and setting: what `KIND_LEGEND` says; None for one kind."""
+    kinds = {kind: None for r in results for kind, part in r.get("kinds", {}).items() if part}
     if not kinds:
         return None
-    headings = [f"{kind or 'other'}, {part['num_samples']}" for kind, part in kinds.items()]
-    table = empty_table(("method",), *headings, "lost", "needed", "other", "none")
-    for r in results:
-        parts = [r["kinds"].get(kind) for kind in kinds]
-        lost = r.get("lost", {})
-        table.add_row(
-            spec_of(r),
-            *(f"{_number(p['f1'])} ({_number(p['f1_share'])})" if p else "-" for p in parts),
-            str(sum(lost.values())),
-            *(str(lost.get(place, 0)) for place in PLACES),
-        )
+    table = empty_table(
+        ("kind", "method"),
+        *("n", "F1", "95 %", "÷ full", "difference", "agree", "95 %"),
+        *("lost", "needed", "other", "none", "empty"),
+    )
+    for kind in kinds:
+        parts = [part for r in results if (part := r.get("kinds", {}).get(kind))]
+        for i, part in enumerate(parts):
+            lost = part.get("lost", {})
+            table.add_row(
+                "" if i else kind or "other",
+                spec_of(part),
+                str(part["num_samples"]),
+                _number(part["f1"], 3),
+                _between(part, "f1"),
+                _number(part["f1_share"], 3),
+                _between(part, "f1_difference"),
+                _number(part["agree"]),
+                _between(part, "agree"),
+                str(sum(lost.values())),
+                *(str(lost.get(place, 0)) for place in PLACES),
+            )
+        table.add_section()
     return table
 
 

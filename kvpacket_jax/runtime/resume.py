@@ -1,8 +1,13 @@
 """Whether a folder's work may go on: it may if all that the work depends on is what it was."""
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+DIGEST = re.compile("[0-9a-f]{32,}")
+LISTED = 8  # fields
+LONGEST = 60  # characters of a value
 
 
 def as_json(value: Any) -> Any:
@@ -26,6 +31,41 @@ def differences(
     )
 
 
+def in_words(
+    stored: Mapping[str, Any], present: Mapping[str, Any], free: Collection[str] = ()
+) -> str:
+    """What differs, field by field: "dataset.num_documents 5, not 10; different model (…)".
+
+    Fields of mappings count by themselves; of digests only the beginnings are shown, and of many
+    fields the first LISTED.
+    """
+    fields = differences(stored, present, free)
+    old, new = ({k: v for f in fields for k, v in _leaves(f, w.get(f))} for w in (stored, present))
+    changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+    texts = [_pair(name, old.get(name), new.get(name)) for name in changed[:LISTED]]
+    more = [f"and {len(changed) - LISTED} more"] * (len(changed) > LISTED)
+    return "; ".join(texts + more)
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from _leaves(f"{name}.{key}", part)
+    else:
+        yield name, as_json(value)
+
+
+def _pair(name: str, old: Any, new: Any) -> str:
+    if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in (old, new)):
+        return f"different {name} ({str(old)[:8]}, not {str(new)[:8]})"
+    return f"{name} {_shown(old)}, not {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 def check(
     stored: Mapping[str, Any],
     present: Mapping[str, Any],
@@ -42,9 +82,7 @@ def check(
     Raises:
       ValueError: naming the fields that differ, with both values.
     """
-    if fields := differences(stored, present, free):
+    if words := in_words(stored, present, free):
         raise ValueError(
-            f"{subject}; {', '.join(fields)} differ: { {f: stored.get(f) for f in fields} }, not "
-            f"{ {f: present.get(f) for f in fields} }. Give the same settings, or choose another "
-            "--workdir."
+            f"{subject}: {words}. Give the same settings, or choose another --workdir."
         )

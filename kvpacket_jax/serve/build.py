@@ -42,7 +42,7 @@ from kvpacket_jax.packets.packet import (
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.serve import corpus, packet_file, primers, store
 from kvpacket_jax.serve.corpus import Document
-from kvpacket_jax.serve.packet_file import Damaged, Entry, packet_name
+from kvpacket_jax.serve.packet_file import DamagedFile, Entry, packet_name
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.serve.provenance import Names
 from models import LanguageModel
@@ -272,8 +272,8 @@ def _present(
         return entry
     except FileNotFoundError:
         return None
-    except Damaged as error:
-        on_damaged(f"{str(error).removesuffix(packet_file.REMEDY)} It is built anew.")
+    except DamagedFile as error:
+        on_damaged(f"{error.found} It is built anew.")
         return None
 
 

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve.packet_file import Damaged, Entry, damaged
+from kvpacket_jax.serve.packet_file import Damaged, DamagedFile, Entry
 from kvpacket_jax.serve.provenance import check_fields
 from models.identity import digest
 
@@ -53,7 +53,7 @@ def read_fields(path: pathlib.Path) -> dict | None:
     except FileNotFoundError:
         return None
     except sealed.WRONG_JSON as error:
-        raise damaged(path, str(error)) from error
+        raise DamagedFile(path, str(error)) from error
 
 
 def is_signed(path: pathlib.Path, fields: dict, key: bytes) -> bool:
@@ -82,6 +82,6 @@ def read_provenance(path: pathlib.Path) -> dict:
         check_fields(fields)
         return fields
     except FileNotFoundError:
-        raise damaged(path, "it is not there") from None
+        raise DamagedFile(path, "it is not there") from None
     except sealed.WRONG_JSON as error:
-        raise damaged(path, str(error)) from error
+        raise DamagedFile(path, str(error)) from error

@@ -79,7 +79,7 @@ class Store:
             name, "primer", or "none" for bare documents. None: the one shipped for the model, else
             "primer".
           template: the wording around texts: "chat", or "completion" for models without a chat
-            template.
+            template; "…_reasoning" lets the model reason before it answers.
           preamble: the instruction before the documents; the usual one if None.
           other_model: accepts an adapter that was trained for another model of the same width.
           primer: what packets are built after in place of the adapter's own primer: a file of texts
@@ -142,7 +142,8 @@ class Store:
 
         Args:
           documents: ids, in the order to be read in.
-          new_tokens: the longest answer. It ends before, where the template's answers do.
+          new_tokens: the longest answer, reasoning not counted. It ends before, where the
+            template's answers do.
           method: "kv_packet"; "full_recompute" or "no_cache" show what the model answers from the
             full documents or from none, to tell a model's mistake from a packet's.
 

@@ -62,9 +62,20 @@ REMEDY = (
 )
 
 
-def damaged(path: pathlib.Path, what: str) -> Damaged:
-    """The error for a file of a store, with what is wrong with it and how to mend it."""
-    return Damaged(f"{path} is damaged: {what}.{REMEDY}")
+class DamagedFile(Damaged):
+    """A file of a store; it says how to mend it, `found` without that what is wrong with it."""
+
+    def __init__(self, path: pathlib.Path, what: str):
+        self.path, self.found = path, f"{path} is damaged: {what}."
+        super().__init__(f"{self.found}{REMEDY}")
+
+
+class MissingFile(FileNotFoundError):
+    """A packet that is not where it should be."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        super().__init__(f"{path} is not there. Build it: launch.build_packets.")
 
 
 def packet_name(provenance: Provenance, tokens: Sequence[int], length: int) -> str:
@@ -93,7 +104,7 @@ def load(
     costs less than a transfer for each of its arrays.
 
     Raises:
-      FileNotFoundError, Damaged: naming the file; damaged is also another packet than the seal's.
+      MissingFile, DamagedFile: naming the file; damaged is also another packet than the seal's.
       ValueError: a packet of another provenance, naming what differs.
     """
     wanted = [Wanted(*w) for w in wanted]
@@ -116,7 +127,7 @@ def forget(folder: pathlib.Path, wanted: Sequence[Wanted]) -> None:
 def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
     """Reads a packet and checks all that `load` does; its seal, as in Entry.
 
-    The name stands for its provenance. Raises FileNotFoundError, Damaged.
+    The name stands for its provenance. Raises MissingFile, DamagedFile.
     """
     with _open(packet_path(folder, name), name) as file:
         shape = _shape(file, model)
@@ -126,7 +137,7 @@ def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
 
 
 def read_tokens(folder: pathlib.Path, name: str, seal: str = "") -> list[int]:
-    """The token ids of a packet's document; FileNotFoundError or Damaged as in `verify`.
+    """The token ids of a packet's document; MissingFile or DamagedFile as in `verify`.
 
     Only the file's header is read and compared.
     """
@@ -178,10 +189,10 @@ class _File(NamedTuple):
 def _open(path: pathlib.Path, name: str, seal: str = "") -> Iterator[_File]:
     """The file, its header as it was written; the arrays are yet to be compared.
 
-    Raises FileNotFoundError, Damaged.
+    Raises MissingFile, DamagedFile.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there. Build it: launch.build_packets.")
+        raise MissingFile(path)
     with path.open("rb") as raw:
         try:
             file = _parsed(path, raw, _header(raw))
@@ -192,7 +203,7 @@ def _open(path: pathlib.Path, name: str, seal: str = "") -> Iterator[_File]:
                 raise ValueError("it is not the packet that the document's entry is of")
         except sealed.WRONG_JSON as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise damaged(path, what) from error
+            raise DamagedFile(path, what) from error
         yield file
 
 
@@ -233,28 +244,30 @@ def _is_int32(number) -> bool:
 
 
 def _shape(file: _File, model: LanguageModel) -> tuple[int, int, int]:
-    """`[length, K, H]` of all arrays; Damaged unless they are the keys and values of the model."""
+    """`[length, K, H]` of all arrays; DamagedFile unless they are a model's keys and values."""
     c, dtype = model.config, DTYPES[str(model.dtype)]
     names = {f"{letter}.{i}" for letter in "kv" for i in range(c.num_layers)}
     if not names == set(file.manifest["arrays"]) == set(file.arrays):
-        raise damaged(file.path, f"its arrays are not the keys and values of {c.num_layers} layers")
+        raise DamagedFile(
+            file.path, f"its arrays are not the keys and values of {c.num_layers} layers"
+        )
     shape = (file.manifest["length"], c.num_kv_heads, c.head_dim)
     num_bytes = math.prod(shape) * model.dtype.itemsize
     for name, array in file.arrays.items():
         begin, end = array["data_offsets"]
         described = array.get("dtype"), array.get("shape"), end - begin
         if described != (dtype, list(shape), num_bytes):
-            raise damaged(file.path, f"its array {name} is not {dtype} {list(shape)}")
+            raise DamagedFile(file.path, f"its array {name} is not {dtype} {list(shape)}")
     return shape
 
 
 def _read_array(file: _File, name: str, out: np.ndarray) -> None:
-    """Reads an array into its place; Damaged for one that is not as it was written."""
+    """Reads an array into its place; DamagedFile for one that is not as it was written."""
     file.raw.seek(file.start + file.arrays[name]["data_offsets"][0])
     numbers = out.view(np.uint8)
     file.raw.readinto(numbers)
     if hashlib.sha256(numbers).hexdigest() != file.manifest["arrays"][name]:
-        raise damaged(file.path, f"array {name} is not the one that was written")
+        raise DamagedFile(file.path, f"array {name} is not the one that was written")
 
 
 def _check_provenance(

@@ -23,7 +23,13 @@ from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.serve import build, packet_file, store
 from kvpacket_jax.serve.build import Wording
-from kvpacket_jax.serve.packet_file import Wanted, packet_path
+from kvpacket_jax.serve.packet_file import (
+    Damaged,
+    DamagedFile,
+    MissingFile,
+    Wanted,
+    packet_path,
+)
 from kvpacket_jax.serve.primers import FromCorpus
 from models import LanguageModel
 
@@ -126,17 +132,21 @@ def open_session(
     stored = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
     documents = []
-    if without:
-        documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
-    else:
+    if not without:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in stored]
     try:
+        if without:
+            documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
         packets = packet_file.load(folder, wanted, model)
-    except (FileNotFoundError, packet_file.Damaged) as error:
-        of = [id for id, entry in zip(ids, stored, strict=True) if entry.packet in str(error)]
-        raise type(error)(f"Document {of[0]!r}: {error}" if of else str(error)) from error
-    context = reader.shared_context(model, packets, Request([], documents, []))
-    return Session(model, wording, reader, folder, wanted, packets, *context)
+    except (MissingFile, DamagedFile) as error:
+        paths = [packet_path(folder, entry.packet) for entry in stored]
+        if error.path not in paths:  # the preamble's
+            raise
+        kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
+        raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
+    ready = reader.shared_context(model, packets, Request([], documents, []))
+    start = ready.query_start
+    return Session(model, wording, reader, folder, wanted, packets, ready.context, start)
 
 
 def remark(session: Session, adapter_name: str, least: float) -> str:
@@ -181,11 +191,14 @@ def _preamble(
 def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     """The answer to a question, piece by piece as it is decoded.
 
+    With a template that reasons first `new_tokens` are the answer's alone.
+
     Raises ValueError for a question that `check_question` refuses, or that does not fit after the
     documents.
     """
     check_question(text)
     model, question = session.model, Question(text, ())
+    new_tokens = session.wording.template.budget(new_tokens)
     ids = build.encode(model, session.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
     blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
@@ -209,7 +222,7 @@ def pieces(
         text = decode(tokens)
         # An incomplete character is decoded as U+FFFD until the rest of it comes.
         so_far = template.answer(question, text).rstrip("\ufffd").rstrip()
-        if len(so_far) > len(shown):
+        if template.streams and len(so_far) > len(shown):
             yield so_far[len(shown) :]
             shown = so_far
         if template.has_ended(question, text):

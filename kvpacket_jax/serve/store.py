@@ -22,7 +22,7 @@ from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import entries, packet_file
 from kvpacket_jax.serve.entries import PREAMBLE, PROVENANCE
-from kvpacket_jax.serve.packet_file import PACKETS, Damaged, Entry, damaged, packet_path
+from kvpacket_jax.serve.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
 from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
 from models import partial
 from models.files import make_folder, publish
@@ -121,9 +121,11 @@ def find_preamble(
     path = _documents(folder, provenance) / PREAMBLE
     entry = entries.read(path, key)
     if entry is None and key is not None:
-        raise damaged(path, "it is not there, and the preamble's packet is vouched for by nobody")
+        raise DamagedFile(
+            path, "it is not there, and the preamble's packet is vouched for by nobody"
+        )
     if entry is not None and entry.packet != name:
-        raise damaged(path, "it is of another packet")
+        raise DamagedFile(path, "it is of another packet")
     return entry or Entry(name)
 
 
@@ -141,7 +143,7 @@ class Vouchers:
         self._lock = threading.Lock()
 
     def check(self, ids: Sequence[str | None], entry: Entry) -> None:
-        """Raises Damaged for a packet that is another than the entries are of.
+        """Raises DamagedFile for a packet that is another than the entries are of.
 
         With a key a packet that no entry is of is refused too: it may be anybody's.
 
@@ -157,7 +159,7 @@ class Vouchers:
                 self._all = self._read(self._own.glob("*.json"))
         if entry not in self._all:
             path = packet_path(self._folder, entry.packet)
-            raise damaged(path, "it is not the packet that its documents' entries are of")
+            raise DamagedFile(path, "it is not the packet that its documents' entries are of")
 
     def _read(self, paths: Iterable[pathlib.Path]) -> set[Entry]:
         known = set()

@@ -62,10 +62,12 @@ def measure(
 ) -> list[Row]:
     """The rows of a card; `config` is as configs/card.py has it. `say` tells of each kind.
 
-    Raises ValueError where logits, with the adapter or without, are not finite.
+    Raises ValueError where logits, with the adapter or without, are not finite, and for a template
+    that reasons where a kind has no room for it.
     """
     template = data.TEMPLATES[config.template]
     sources, kinds = setup.validation_sources(config), setup.kinds(config)
+    setup.check_budget(config.template, kinds)
     preamble = setup.preamble_length(model, template, *sources.values())
     shapes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
     teaching = Teaching(

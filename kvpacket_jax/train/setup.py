@@ -98,12 +98,25 @@ def _check_mixture(config: ConfigDict) -> None:
                     f"{part}.{name}.row is {entry.row}: it holds a question and its answer of up "
                     f"to {entry.new_tokens} tokens, so it must be much longer."
                 )
+    check_budget(config.template, [*chosen, *kinds(config)])
     shapes = {(config.batch_size, *(entry[s] for s in SIZES)) for _, entry in chosen}
     if len(shapes) > MAX_SHAPES:
         raise ValueError(
             f"The mixture has entries of {len(shapes)} sizes, more than {MAX_SHAPES}: each is a "
             f"program of its own. Give some the same {', '.join(SIZES)}."
         )
+
+
+def check_budget(template: str, sized: list[tuple[str, ConfigDict]]) -> None:
+    """Raises ValueError for entries with no room for what a template says before its answers."""
+    least = data.TEMPLATES[template].budget(1)
+    for name, entry in sized:
+        if entry.new_tokens < least:
+            raise ValueError(
+                f"{name}.new_tokens is {entry.new_tokens}: answers of template {template!r} take "
+                f"{least} or more, for it reasons first. Raise it, and row and answers with it, or "
+                "choose another template."
+            )
 
 
 def entries(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
@@ -208,13 +221,8 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     elif config.dtype == "auto":
         config.dtype = models.fastest_dtype()
     if saved:
-        old, new = saved["config"], config.to_dict()
-        if differ := resume.differences(old, new, FREE):
-            raise ValueError(
-                f"The run in this workdir was started with other settings of {', '.join(differ)}: "
-                f"{ {k: old.get(k) for k in differ} }, not { {k: new.get(k) for k in differ} }. "
-                "Give them again, or choose another --workdir."
-            )
+        subject = "The run in this workdir was started with other settings"
+        resume.check(saved["config"], config.to_dict(), subject, FREE)
     return config
 
 

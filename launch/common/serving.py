@@ -31,7 +31,10 @@ OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
 TEMPLATE = flags.DEFINE_string(
-    "template", "chat", "The wording around the texts: chat or completion."
+    "template",
+    "chat",
+    "The wording around the texts: chat or completion; chat_reasoning and completion_reasoning let "
+    "the model reason before it answers.",
 )
 PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
 

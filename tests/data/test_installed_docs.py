@@ -5,7 +5,9 @@ import pathlib
 import random
 
 import pytest
+from absl import flags
 
+import launch.collect_docs  # noqa: F401, for its flags
 from kvpacket_jax.data import installed_docs
 from kvpacket_jax.data.installed_docs import KINDS, PER_FILE, WORDS, cut, is_prose, kind_of, plain
 
@@ -55,6 +57,12 @@ def test_pieces_are_of_all_kinds_in_turn_and_always_the_same(folder):
     assert not any(w in everything for w in ("cellar", "test 1", "table", "Seite", "broken"))
     titles = {p["text"].partition("\n")[0] for p in pieces}
     assert {"pier 1.0", "pier.crane: lift(tons: int=3)", "pier(1)", "pier: LICENSE"} <= titles
+
+
+def test_pieces_are_of_the_kinds_that_are_asked_for(folder, tmp_path):
+    pieces = installed_docs.collect([folder], 100, seed=0, kinds=("description",))
+    assert {p["id"].split("/")[0] for p in pieces} == {"description"} and pieces
+    assert tuple(flags.FLAGS["kinds"].parser.enum_values) == KINDS
 
 
 def test_no_file_and_no_package_has_too_many_pieces(folder, monkeypatch):

@@ -1,12 +1,15 @@
 """Prompt templates: what they put around documents and questions, and what they never let in."""
 
+import json
 import re
 
 import pytest
 
 from kvpacket_jax import data
 from kvpacket_jax.data import templates
-from kvpacket_jax.data.examples import Example, Question
+from kvpacket_jax.data.examples import INSTRUCTION, Example, Question
+from kvpacket_jax.evaluate import metrics
+from tests.support.golden import GOLDEN
 
 
 class FakeTokenizer:
@@ -154,3 +157,43 @@ def test_a_stop_counts_only_after_an_answer(form, text, answer, ended):
     template, question = data.TEMPLATES["completion"], Question("?", (), form)
     assert template.answer(question, text) == answer
     assert template.has_ended(question, text) == ended
+
+
+REASONING = [n for n, t in data.TEMPLATES.items() if isinstance(t, templates.ReasoningTemplate)]
+
+
+@pytest.mark.parametrize("name", REASONING)
+@pytest.mark.parametrize(
+    ("text", "answer", "ended"),
+    [
+        ("A is B's, B is C's. Answer: C\nQuestion: more", "C", True),
+        ("A is B's.\nB is C's.\n\n**Answer:**\n C", "C", False),
+        ("A is B's. Answer:\nC.\n", "C.", True),
+        ("A is B's, B is\nC's, C is", "", False),  # reasoning that never ends has no answer
+        ("A is B's. Answer:", "", False),
+        ("", "", False),
+    ],
+)
+def test_an_answer_comes_after_reasoning(name, text, answer, ended):
+    template, question = data.TEMPLATES[name], Question("?", ())
+    assert template.answer(question, text) == answer
+    assert template.has_ended(question, text) == ended
+
+
+@pytest.mark.parametrize("name", REASONING)
+def test_reasoned_answers_are_cut_out_as_published(name):
+    template, question = data.TEMPLATES[name], Question("?", ())
+    for case in json.loads((GOLDEN / "text_cases.json").read_text())["scoring"]:
+        found, published = template.answer(question, case["pred"]), case["hotpot_qa"]["pred"]
+        assert metrics.normalize(found) == metrics.normalize(published), case
+
+
+@pytest.mark.parametrize("name", REASONING)
+def test_reasoning_is_asked_for_and_has_room(name):
+    template, tokenizer = data.TEMPLATES[name], FakeTokenizer(*CHATML)
+    assert template.budget(32) == 32 + template.reasoning_tokens
+    assert data.TEMPLATES["chat"].budget(32) == 32
+    usual, _ = template.frame(tokenizer, INSTRUCTION)
+    assert "reason" in usual and INSTRUCTION not in usual
+    own, _ = template.frame(tokenizer, "Be brief.")
+    assert "Be brief." in own and "reason" not in own

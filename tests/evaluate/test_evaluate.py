@@ -14,9 +14,9 @@ import scipy.special
 from configs import evaluate as configs
 from kvpacket_jax.data import EncodedExample, Example, Question, Template
 from kvpacket_jax.evaluate import compare, rows, run
-from kvpacket_jax.evaluate.answers import answer, reference
+from kvpacket_jax.evaluate.answers import Answer, answer, reference
 from kvpacket_jax.measure.request import Entry, first_token
-from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.methods import METHODS, Request, settings
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.runtime import sealed
@@ -96,7 +96,7 @@ def test_an_answer_that_differs_is_what_the_method_decodes(case, targets):
     assert not all(a.same for a in answers)
     context, start = bare.method.shared_context(
         case.model, bare.stored, Request(case.preamble, case.documents, case.query)
-    )
+    )[:2]
     for query, found in zip(targets.example.questions, answers, strict=True):
         ready = prefill(case.model, context, [query], start, NEW)
         ids = generate(case.model, context, ready, NEW)[0]
@@ -238,7 +238,8 @@ def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config
         ("noon", [0], "other"),
         ("pier", [1], "other"),
         ("pie", [0], "nowhere"),
-        ("", [0], ""),
+        ("", [0], "unanswered"),
+        ("", None, "unanswered"),
         ("pier 3", None, ""),
     ],
 )
@@ -246,16 +247,47 @@ def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
     info = {} if gold is None else {"documents": gold}
     question = Question("When?", ("noon",), info=info)
     example = Example("e", ("From pier 3.", "At noon."), (question,))
-    given = [types.SimpleNamespace(text=said, same=False, kl=np.zeros(1))]
+    given = [Answer(said, False, np.zeros(1))]
     (row,) = rows.answer_rows("kv_packet", example, given, given)
     # "pier" stands in the first document, which the question does not need.
     assert row["place"] == place
 
 
+@pytest.mark.parametrize(
+    "name", ["a3", "cache_blend", "epic", "infoflow", "infoflow:reorder=true", "sam_kv"]
+)
+def test_methods_that_choose_say_how_much_of_the_needed_documents_they_picked(case, targets, name):
+    _, method = settings.make(name)
+    chosen = Entry(method, method.store(case.model, case.preamble, case.documents))
+    every = tuple(range(len(case.documents)))
+    gold = [
+        dataclasses.replace(q, info={"documents": list(d)})
+        for q, d in zip(QUESTIONS, (every, every[:1]), strict=True)
+    ]
+    both, first = answer(case.model, chosen, targets, gold, TEMPLATE, NEW)
+    whole = name == "sam_kv"  # keeps documents as short as these whole
+    assert 0 < both.picked.gold_tokens == both.picked.picked_tokens <= 1
+    assert (both.picked.picked_tokens == 1) == whole
+    assert both.picked.gold_documents == 1 and 0 <= first.picked.gold_tokens <= 1
+    example = Example("e", ("",) * len(every), tuple(gold))
+    (row, _) = rows.answer_rows(name, example, [both, first], [both, first])
+    assert row["gold_tokens"] == both.picked.gold_tokens
+
+
+@pytest.mark.parametrize(
+    ("dataset", "figure"),
+    [("ruler", {"string_recall": 0.5}), ("hotpot_qa", {"f1_hotpot_qa": 2 / 3}), ("musique", {})],
+)
+def test_a_data_set_whose_authors_score_otherwise_has_their_figure_too(dataset, figure):
+    given = [Answer("12", False, np.zeros(1))]
+    example = Example("e", ("12 and 34.",), (Question("Which?", ("12, 34",)),))
+    (plain,) = rows.answer_rows("kv_packet", example, given, given)
+    (row,) = rows.answer_rows("kv_packet", example, given, given, dataset)
+    assert row == plain | figure
+
+
 def test_without_a_right_answer_the_full_contexts_is_right():
-    said, other = (
-        types.SimpleNamespace(text=text, same=False, kl=np.zeros(1)) for text in ("noon", "at noon")
-    )
+    said, other = (Answer(text, False, np.zeros(1)) for text in ("noon", "at noon"))
     questions = (Question("When?", ()), Question("Where?", ("noon", "here")))
     example = Example("e", ("At noon.",), questions)
     first, second = rows.answer_rows("kv_packet", example, [other, said], [said, other])
@@ -269,7 +301,7 @@ def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):
     with config.unlocked():
         other = config.copy_and_resolve_references()
     other.seed = 1
-    with pytest.raises(ValueError, match="another run; seed differ"):
+    with pytest.raises(ValueError, match="another run: seed 0, not 1"):
         run.evaluate(other, workdir)
     assert (workdir / "rows.jsonl").read_bytes() == before
 
@@ -299,7 +331,7 @@ def test_other_questions_under_the_same_settings_are_another_run(config, tmp_pat
         path.write_text(json.dumps(record))
         claimed.append(run.prepare_run(other).identity)
     rows.claim(tmp_path / "run", claimed[0])
-    with pytest.raises(ValueError, match="another run; examples differ"):
+    with pytest.raises(ValueError, match="another run: different examples"):
         rows.claim(tmp_path / "run", claimed[1])
 
 
@@ -320,9 +352,9 @@ def test_an_adapter_may_come_later_but_not_another_one(tmp_path):
     claim({"seed": 0, "adapter": "none"})
     claim({"seed": 0, "adapter": "one"})
     claim({"seed": 0, "adapter": "none"})  # the other methods alone, again
-    with pytest.raises(ValueError, match="adapter differ"):
+    with pytest.raises(ValueError, match="adapter one, not two"):
         claim({"seed": 0, "adapter": "two"})
-    with pytest.raises(ValueError, match="seed differ"):
+    with pytest.raises(ValueError, match="seed 0, not 1"):
         claim({"seed": 1, "adapter": "none"})
     claim({"seed": 0, "adapter": "one"})
 

@@ -37,6 +37,31 @@ def test_case_punctuation_and_articles_do_not_count():
     assert not metrics.exact_match("By Lake Ombrine", ["lake ombrine"])
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "squad", "hotpot_qa"),
+    [
+        ("Yes.", "yes", 1, 1),
+        ("Yes, both are", "yes", 0.5, 0),
+        ("no", "yes", 0, 0),
+        ("No", "no man's land", 0.5, 0),
+        ("the lake", "lake ombrine", 2 / 3, 2 / 3),
+        ("", "yes", 0, 0),
+    ],
+)
+def test_yes_and_no_are_scored_as_hotpot_qa_does(answer, gold, squad, hotpot_qa):
+    assert metrics.f1(answer, [gold]) == pytest.approx(squad)
+    assert metrics.f1_hotpot_qa(answer, [gold]) == pytest.approx(hotpot_qa)
+
+
+@pytest.mark.parametrize(
+    ("answer", "recall"),
+    [("QPWZX then ABCDE", 1), ("qpwzx", 0.5), ("abcdefgh", 0.5), ("", 0), ("none of them", 0)],
+)
+def test_recall_of_a_lists_items_is_rulers(answer, recall):
+    """As string_match_all of its code: in any order, in any case, within other words too."""
+    assert metrics.string_recall(answer, ["ABCDE, QPWZX"]) == recall
+
+
 def test_an_answer_contains_whole_words():
     assert metrics.contains("She works for the Indigo Systems.", ["Indigo Systems"])
     assert not metrics.contains("She works for Indigo.", ["Indigo Systems"])

@@ -1,9 +1,13 @@
 """Summaries of answers: means, paired differences, splits, intervals."""
 
+import io
+
 import numpy as np
 import pytest
+import rich.console
 
 from kvpacket_jax.evaluate import summary
+from kvpacket_jax.report import results, tables
 
 
 def rows(method: str, f1, same, setting: str = "", per_set: int = 2):
@@ -71,6 +75,20 @@ def test_what_cannot_be_known_is_none():
     found = by_method(summary.aggregate(rows("kv_packet", [1, 0], [1, 0])))["kv_packet"]
     assert found["f1_low"] is found["f1_share"] is found["gap_closed"] is None
     assert "f1_difference" not in found
+
+
+def test_what_only_some_rows_have_is_summed_over_those_and_shown_only_then():
+    some = [row | {"gold_tokens": g} for row, g in zip(PACKET, (0.5, 1, None, 0), strict=True)]
+    found = summary.aggregate(FULL + some)
+    assert by_method(found)["kv_packet"]["gold_tokens"] == pytest.approx(0.5)
+    assert "gold_tokens" not in by_method(found)["full_recompute"]
+    text = io.StringIO()
+    rich.console.Console(file=text, width=200).print(tables.quality_table(found))
+    assert summary.extra(found) == ["gold_tokens"] and "gold tokens" in text.getvalue()
+    assert "gold tokens: the share" in tables.quality_legend(found).lower()
+    assert "gold tokens" in results.table(found).header
+    for shown in (results.table(summary.aggregate(FULL)).header, tables.quality_legend([])):
+        assert "gold" not in str(shown)
 
 
 def test_kinds_of_questions_are_summed_apart_and_lost_answers_by_their_place():

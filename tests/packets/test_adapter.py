@@ -48,7 +48,7 @@ def test_packets_of_a_writer_equal_the_published(tiny, name, kind):
     for i, packet in enumerate(stored[bool(case.preamble) :]):
         for part, ours in zip("kv", arrays_of(packet.cache), strict=True):
             np.testing.assert_allclose(ours, expected[f"{kind}/doc{i}_{part}"], atol=2e-4)
-    (context,), start = method.shared_context(model, stored, None)
+    (context,), start = method.shared_context(model, stored, None)[:2]
     ready = prefill(model, (context,), [case.query], start, 8)
     np.testing.assert_allclose(ready.logits[0], expected[f"{kind}/first_logits"], atol=1e-3)
     greedy = generate(model, (context,), ready, 8, stop_ids=())[0]
@@ -149,6 +149,15 @@ def test_every_flipped_byte_of_an_adapter_is_refused(tiny, tmp_path):
     (folder / sealed.FILE).unlink()
     with pytest.raises(ValueError, match="is damaged: it is incomplete"):
         adapter_lib.load_adapter(folder)
+
+
+def test_a_saved_adapter_does_not_name_the_machines_folders(tiny, tmp_path):
+    folder = tmp_path / "adapter"
+    for _ in range(2):  # one that is there is replaced
+        adapter_lib.save_adapter(folder, whole_adapter(tiny("tiny_qwen2").config), {"model": "it"})
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    adapter_lib.load_adapter(folder)
 
 
 def test_an_adapter_that_was_saved_before_there_were_seals_is_loaded(tmp_path):

@@ -285,13 +285,20 @@ def test_brackets_of_an_answer_are_no_markup():
     assert "Which [b]?" in out.getvalue() and "[/INST]" in out.getvalue()
 
 
-def test_kinds_are_columns_and_lost_answers_are_counted_by_place():
-    part = {"num_samples": 3, "f1": 0.5, "f1_share": 0.75}
-    row = {"method": "kv_packet", "setting": "", "lost": {"gold": 2, "nowhere": 1, "": 1}}
+def test_kinds_are_apart_with_their_intervals_and_lost_answers_by_place():
+    row = {"method": "kv_packet", "setting": ""}
+    part = row | {"num_samples": 3, "f1": 0.5, "f1_share": 0.75, "agree": 0.25}
+    part |= {"f1_low": 0.4, "f1_high": 0.6, "f1_difference_low": -0.1, "f1_difference_high": 0.1}
+    part |= {"agree_low": 0.0, "agree_high": 1.0, "lost": {"gold": 2, "nowhere": 1, "": 1}}
     text = io.StringIO()
-    console = rich.console.Console(file=text, width=120)
+    console = rich.console.Console(file=text, width=140)
     console.print(tables.kind_table([row | {"kinds": {"1_hop": part, "2_hop": None}}]))
-    cells = text.getvalue().split()
-    assert "1_hop, 3" in text.getvalue() and "2_hop" not in text.getvalue()
-    assert cells[-7:] == ["kv_packet", "0.50", "(0.75)", "4", "2", "0", "1"]
+    assert "2_hop" not in text.getvalue()
+    line = next(line for line in text.getvalue().splitlines() if "kv_packet" in line)
+    assert (
+        line.split()
+        == (
+            "1_hop kv_packet 3 0.500 0.40 to 0.60 0.750 -0.10 to 0.10 0.25 0.00 to 1.00 4 2 0 1 0"
+        ).split()
+    )
     assert tables.kind_table([row]) is None

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import models
-from kvpacket_jax.data import Question
+from kvpacket_jax.data import TEMPLATES, Question
 from kvpacket_jax.measure.cost import FULL
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.measure.work import count_work
@@ -131,6 +131,15 @@ def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
     assert len(list(left)) == len(blocks) - asked  # what is not shown is not computed
 
 
+def test_an_answer_after_reasoning_is_shown_when_it_is_whole():
+    template, asked = TEMPLATES["chat_reasoning"], Question("?", ())
+    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
+    blocks = [list(map(ord, text)) for text in ("It is. Answer: a.", " Answer: b", "\n", "more")]
+    left = iter(blocks)
+    assert list(session.pieces(left, decode, template, asked)) == ["b"]
+    assert list(left) == blocks[3:]
+
+
 def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypatch):
     opened = open_session(model, folder)
     loads = []
@@ -199,9 +208,23 @@ def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tm
     ((name, _),) = store.find(copy, provenance, ["d3"])
     path = packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(store.Damaged, match=str(path)):
+    for method in ("kv_packet", "full_recompute"):  # which reads its token ids alone
+        with pytest.raises(store.Damaged, match=f"^Document 'd3': {path} is damaged"):
+            open_session(model, copy, method=method)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"^Document 'd3': {path} is not there"):
         open_session(model, copy)
     assert list(session.answer(open_session(model, copy, ids=["d12"]), "Where?", 4))
+
+
+def test_a_damaged_preamble_is_no_documents_whatever_the_folder_is_called(model, folder, tmp_path):
+    provenance = build.document_provenance(model, None, WORDING)
+    ((name, _),) = store.find(folder, provenance, ["d12"])
+    copy = shutil.copytree(folder, tmp_path / name)
+    path = packet_path(copy, build.preamble_item(model, WORDING)[1].name)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(store.Damaged, match=f"^{path} is damaged"):
+        open_session(model, copy)
 
 
 @pytest.fixture(scope="module")

@@ -309,7 +309,7 @@ def test_a_run_is_not_resumed_with_other_settings(byte_model, trained):
     changed = [*command(byte_model, trained), "--config.seed=5", "--config.optimizer.b1=0.5"]
     done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "other settings of optimizer, seed" in done.stderr
+    assert "other settings: optimizer.b1 0.9, not 0.5; seed 0, not 5." in done.stderr
 
 
 def test_a_run_is_not_resumed_on_other_examples(byte_model, trained, tmp_path):
