@@ -9,6 +9,7 @@ import jax
 
 from kvpacket_jax import adapters
 from kvpacket_jax.adapters import card
+from kvpacket_jax.compress import Compressor
 from kvpacket_jax.data import Question, Template
 from kvpacket_jax.measure import cost, timing
 from kvpacket_jax.measure.cost import Cost
@@ -101,6 +102,7 @@ def open_session(
     adapter: Adapter | None = None,
     adapter_name: str | None = None,
     choice: FromCorpus | None = None,
+    compressor: Compressor | None = None,
     key: bytes | None = None,
 ) -> Session:
     """Reads the packets of documents, in their order, and composes them.
@@ -109,11 +111,13 @@ def open_session(
       method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
         packets built with `adapter`, and only the preamble's cache.
       adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
+      compressor: of the documents' packets.
       key: documents whose entries are not signed with it are refused.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
-        another model, tokenizer, template or adapter; a context longer than the model's.
+        another model, tokenizer, template, adapter or compressor; a context longer than the
+        model's.
       FileNotFoundError, Damaged: naming the packet's file.
     """
     check_method(method)
@@ -121,7 +125,7 @@ def open_session(
     without = method in WITHOUT_PACKETS
     reader = settings.make(method, adapter)[1]
     made_with = adapter if without else reader.adapter
-    provenance = build.document_provenance(model, made_with, wording, choice)
+    provenance = build.document_provenance(model, made_with, wording, choice, compressor)
     names = build.names_of(model, made_with, adapter_name)
     stored = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
