@@ -146,12 +146,16 @@ def open_session(
 def remark(session: Session, adapter_name: str, least: float) -> str:
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
-    Nothing is said of bare packets, nor of answers that read none.
+    Nothing is said of bare packets, nor of answers that read none; of compressed ones, that no card
+    is of them.
     """
     adapter, model = session.method.adapter, session.model
     if adapter is None:
         return ""
-    lengths = [len(packet.manifest.tokens) for packet in _apart(session)[1]]
+    documents = _apart(session)[1]
+    if by := documents[0].manifest.compressor:
+        return f"No card says how well packets answer that are compressed by {by}."
+    lengths = [len(packet.manifest.tokens) for packet in documents]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
     return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
 

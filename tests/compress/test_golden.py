@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from kvpacket_jax.compress import make
+from kvpacket_jax.measure.request import Entry
+from kvpacket_jax.measure.work import count_work
+from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
@@ -95,3 +99,19 @@ def test_zeromerge(tiny, name, label):
     context, start = compose(case.model, [packet])
     ready = prefill(case.model, (context,), [case.query[:1]], start, 1)
     np.testing.assert_allclose(ready.logits[0], arrays[f"{label}/step_logits"][0], atol=1e-3)
+
+
+def test_a_compressed_context_costs_less(tiny):
+    case = golden_case(tiny, "llama31_A")  # scanned: XLA's count is of layers one by one
+    request = Request(case.preamble, case.documents, case.query)
+    small = dict(buckets=Buckets(min_packet=8, soft_tokens=0, contexts=(32, 64)))
+    work = []
+    for settings in ({}, {"compress": "zeromerge", "keep": 0.4}):
+        method = METHODS["no_recompute"](**settings, **small)
+        entry = Entry(method, method.store(case.model, case.preamble, case.documents))
+        work.append(count_work(case.model, entry, request))
+    whole, compressed = work
+    assert compressed.cached_tokens == whole.cached_tokens
+    assert compressed.context_slots == 32 and whole.context_slots == 64
+    for field in ("flops_total", "flops_overhead", "xla_flops", "least_bytes", "cache_bytes"):
+        assert 0 < getattr(compressed, field) < getattr(whole, field), field
