@@ -55,6 +55,7 @@ def main(argv):
                 on_bad=on_bad,
                 adapter_name=loaded.adapter_name,
                 choice=loaded.choice,
+                compressor=loaded.compressor,
             )
         with BuildProgress(parts) as bar:
             folder = stores.folder()

@@ -58,13 +58,28 @@ def init(config, batch: int, slots: int, dtype) -> KVCache:
     return KVCache(k, v, empty, empty.astype(bool))
 
 
+def from_layers(config, k, v, positions: jax.Array, valid: jax.Array, bias=None) -> KVCache:
+    """A cache of lists with an array for each layer, in the layout of `config`."""
+    join = jnp.stack if config.scan_layers else tuple
+    return KVCache(join(k), join(v), positions, valid, None if bias is None else join(bias))
+
+
 def put(config, cache: KVCache) -> KVCache:
     """A host's cache on `config.mesh`, split by its heads; unchanged without a mesh."""
     if config.mesh is None:
         return cache
+    # Of a bias too the heads are the last axis but one.
     place = lambda x: sharding.put(sharding.heads(config.mesh, x.ndim), x)  # noqa: E731
-    k, v = jax.tree.map(place, (cache.k, cache.v))
-    return cache._replace(k=k, v=v)
+    k, v, bias = jax.tree.map(place, (cache.k, cache.v, cache.bias))
+    return cache._replace(k=k, v=v, bias=bias)
+
+
+def with_bias(cache: KVCache) -> KVCache:
+    """The cache with a bias of 0, unless it has one."""
+    if cache.bias is not None:
+        return cache
+    shape = lambda x: (*x.shape[:SLOTS], x.shape[-2], x.shape[SLOTS])  # noqa: E731
+    return cache._replace(bias=jax.tree.map(lambda x: jnp.zeros(shape(x), jnp.float32), cache.k))
 
 
 def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
@@ -139,16 +154,20 @@ def mark(cache: KVCache, positions: jax.Array, valid: jax.Array, slots: jax.Arra
 
 
 def write(cache: KVCache, part: KVCache, slots: jax.Array) -> KVCache:
-    """Writes all slots of `part` into `cache`: its padding too, which the next part overwrites."""
+    """Writes all slots of `part` into `cache`: its padding too, which the next part overwrites.
+
+    A part without a bias has one of 0. Raises ValueError for a bias where `cache` has none.
+    """
     k, v = (
         jax.tree.map(lambda old, new: write_slots(old, new, slots, SLOTS), old, new)
         for old, new in ((cache.k, part.k), (cache.v, part.v))
     )
     bias = cache.bias
-    if part.bias is not None:
-        if bias is None:
-            raise ValueError("A cache with a bias cannot be written into one without a bias.")
-        bias = jax.tree.map(lambda old, new: write_slots(old, new, slots, -1), bias, part.bias)
+    if bias is not None:
+        new_bias = with_bias(part).bias
+        bias = jax.tree.map(lambda old, new: write_slots(old, new, slots, -1), bias, new_bias)
+    elif part.bias is not None:
+        raise ValueError("A cache with a bias cannot be written into one without a bias.")
     return mark(cache._replace(k=k, v=v, bias=bias), part.positions, part.valid, slots)
 
 

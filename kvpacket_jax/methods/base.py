@@ -65,6 +65,7 @@ class Method:
     shares_context: the context does not depend on the query, so that any number of questions about
       the same documents may share one: `shared_context`.
     adapter: what wraps the documents in `store`; None for every method that does not use one.
+    compressor: what their packets are compressed by; None for every method that reads them whole.
     buckets: the sizes that lengths are rounded up to. Every size that the method takes from Buckets
       comes from these; callers that run the query afterwards use the same ones.
     """
@@ -72,17 +73,21 @@ class Method:
     reads_packets: ClassVar[bool] = False
     adapter_role: ClassVar[str | None] = None
     shares_context: ClassVar[bool] = False
-    adapter = None  # Without a type, or it would be the first of a subclass's fields.
+    # Without types, or they would be the first of a subclass's fields.
+    adapter = None
+    compressor = None
 
     buckets: Buckets = dataclasses.field(default=Buckets(), kw_only=True)
 
     def store(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> Any:
         """What is made once, outside the clock, and stored: a pytree.
 
-        Here one packet for each chunk, the documents wrapped by `adapter`. Raises ValueError, as
-        `build_packets`.
+        Here one packet for each chunk, the documents wrapped by `adapter` and compressed by
+        `compressor`. Raises ValueError, as `build_packets`.
         """
-        packets = build_packets(model, self.adapter, documents, self.buckets)
+        packets = build_packets(
+            model, self.adapter, documents, self.buckets, compressor=self.compressor
+        )
         return store_preamble(model, preamble, self.buckets) + packets
 
     def prepare(

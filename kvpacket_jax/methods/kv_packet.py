@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kvpacket_jax.compress import Compressor, make
 from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.compose import compose
@@ -9,13 +10,26 @@ from kvpacket_jax.packets.compose import compose
 
 @dataclasses.dataclass(frozen=True)
 class KVPacket(Method):
-    """`adapter` None caches the documents bare."""
+    """`adapter` None caches the documents bare.
+
+    compress: what makes the packets smaller, "snapkv" or with settings "snapkv/window=8/kernel=3".
+    keep: the share of their slots that stays; the compressor's own if None.
+    """
 
     reads_packets = True
     adapter_role = "adapter"
     shares_context = True
 
     adapter: Adapter | None = None
+    compress: str | None = None
+    keep: float | None = None
+
+    def __post_init__(self):
+        make(self.compress, self.keep)  # raises for what is no compressor
+
+    @property
+    def compressor(self) -> Compressor | None:
+        return make(self.compress, self.keep)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         context, length = compose(model, stored, self.buckets)

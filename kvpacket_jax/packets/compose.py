@@ -22,9 +22,10 @@ def place(config, context: KVCache, packet: KVCache, position, slot) -> KVCache:
     return kv_cache.write(context, kv_cache.move(config, packet, position), slot)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots", "dtype"))
-def _empty(config, slots: int, dtype) -> KVCache:
-    return kv_cache.init(config, 1, slots, dtype)
+@functools.partial(jax.jit, static_argnames=("config", "slots", "dtype", "bias"))
+def _empty(config, slots: int, dtype, bias: bool = False) -> KVCache:
+    cache = kv_cache.init(config, 1, slots, dtype)
+    return kv_cache.with_bias(cache) if bias else cache
 
 
 _place = functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("context",))(
@@ -42,7 +43,7 @@ def slots_needed(packets: Sequence[Packet]) -> int:
     offset, need = 0, 1
     for packet in packets:
         need = max(need, offset + packet.cache.num_slots)
-        offset += packet.length
+        offset += packet.slots
     return need
 
 
@@ -53,6 +54,8 @@ def compose(
     slots: int | None = None,
 ) -> tuple[KVCache, int]:
     """Lays packets side by side; a preamble is simply the first.
+
+    A compressed packet takes fewer slots than positions.
 
     Args:
       slots: of the buffer; a bucket if None.
@@ -70,13 +73,15 @@ def compose(
     slots = context_slots(packets, buckets) if slots is None else slots
     if slots < (needed := slots_needed(packets)):  # XLA would move the last over the one before
         raise ValueError(f"{slots} slots do not hold these packets: they need {needed}.")
-    context = _empty(model.config, slots, model.dtype)
-    offset = 0
+    bias = any(packet.cache.bias is not None for packet in packets)
+    context = _empty(model.config, slots, model.dtype, bias)
+    position = slot = 0
     for packet in packets:
-        at = np.int32(offset)  # of numpy: a host scalar of jax is an eager operation
-        context = _place(model.config, context, packet.cache, at, at)
-        offset += packet.length
-    return context, offset
+        # Of numpy: a host scalar of jax is an eager operation.
+        at = np.int32(position), np.int32(slot)
+        context = _place(model.config, context, packet.cache, *at)
+        position, slot = position + packet.length, slot + packet.slots
+    return context, position
 
 
 def _check(model: LanguageModel, packet: Packet, i: int) -> None:

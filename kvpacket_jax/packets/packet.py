@@ -9,9 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kvpacket_jax.compress import Compressor
+from kvpacket_jax.compress.base import Sizes
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from kvpacket_jax.packets.caches import (
+    Compression,
+    compressed_caches,
+    packet_caches,
+    primer_cache,
+)
 from models import LanguageModel, kv_cache, low_rank
 from models.kv_cache import KVCache
 from models.rope import Rope
@@ -32,6 +40,8 @@ class Provenance:
     # Digest of the token ids a document was read after, where they were chosen for it; "" where
     # the adapter says what they are.
     primer: str = dataclasses.field(default="", kw_only=True)
+    # What they were compressed by, with all its settings (`Compressor.label`); "" by nothing.
+    compressor: str = dataclasses.field(default="", kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,67 +58,27 @@ def manifest(provenance: Provenance, tokens: Sequence[int]) -> Manifest:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["cache"], meta_fields=["length", "manifest"]
+    jax.tree_util.register_dataclass,
+    data_fields=["cache"],
+    meta_fields=["length", "manifest", "kept"],
 )
 @dataclasses.dataclass(frozen=True)
 class Packet:
     """Immutable, and it knows nothing of its neighbours.
 
-    `cache` has batch 1 and a bucket of slots, the first `length` of them valid, at positions
-    0 … length - 1.
+    `cache` has batch 1 and a bucket of slots, the first `slots` of them valid, at positions
+    0 … length - 1; in a compressed packet, whose heads keep different tokens, all at the last.
     """
 
     cache: KVCache
     length: int
     manifest: Manifest
+    kept: int | None = None  # slots of a compressed packet
 
-
-def primer_cache(module, params, primer: jax.Array | None, length=None) -> KVCache | None:
-    """What documents attend to while they are built: the frozen model's cache of the primer.
-
-    Args:
-      primer: an adapter's, token ids int32 `[p]` or embeddings float32 `[p, D]`.
-      length: int32 scalar, how many come before the padding; all of them if None.
-
-    Returns:
-      A KVCache with batch 1 and p slots, the first `length` valid; None without a primer.
-    """
-    if primer is None:
-        return None
-    bound = module.bind({"params": params})
-    x = primer if primer.ndim == 2 else bound.embed(primer)
-    positions = jnp.arange(len(primer))[None]
-    cache = kv_cache.init(module.config, 1, len(primer), params["embedding"].dtype)
-    valid = positions < (len(primer) if length is None else length)
-    return bound.run_layers(x[None], positions, valid, (), cache, 0)[1]
-
-
-def packet_caches(
-    module, params, adapter: Adapter, ids_BxT, lengths_B, primer: KVCache | None = None
-) -> KVCache:
-    """The caches of documents as batch rows: each sees only itself and the primer.
-
-    A document runs after the primer, through the writer's matrices; then its keys are moved back
-    to the positions from 0 on. Pure and differentiable in `adapter`; training calls this function.
-
-    Args:
-      ids_BxT: int32, padded; lengths_B: int32, true lengths before wrapping.
-      primer: `primer_cache` of the adapter's primer.
-
-    Returns:
-      A KVCache with batch B and h + T + t slots.
-    """
-    writer = module.bind({"params": adapter_lib.writing_params(params, adapter)})
-    x = adapter_lib.wrap(adapter, writer.embed(ids_BxT), lengths_B)
-    B, T, _ = x.shape
-    local = jnp.broadcast_to(jnp.arange(T), (B, T))
-    valid = local < (lengths_B + adapter.num_tokens)[:, None]
-    cache = kv_cache.init(module.config, B, T, params["embedding"].dtype)
-    if primer is None:
-        return writer.run_layers(x, local, valid, (), cache, 0)[1]
-    start = jnp.sum(primer.valid[0], dtype=jnp.int32)
-    cache = writer.run_layers(x, start + local, valid, (primer,), cache, 0)[1]
-    return kv_cache.move(module.config, cache, -start)
+    @property
+    def slots(self) -> int:
+        """How many slots it stores."""
+        return self.length if self.kept is None else self.kept
 
 
 _primer_cache = functools.partial(jax.jit, static_argnames=("module",))(primer_cache)
@@ -144,14 +114,28 @@ def read_primer(
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
 def _build(module, params, adapter, primer, ids_BxT, lengths_B, slots: int) -> list[KVCache]:
     caches = packet_caches(module, params, adapter, ids_BxT, lengths_B, primer)
-    caches = kv_cache.resize(caches, slots)
-    return [kv_cache.row(caches, i) for i in range(ids_BxT.shape[0])]
+    return _apart(kv_cache.resize(caches, slots))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "slots", "compressor"))
+def _build_compressed(
+    module, params, adapter, primer, ids_BxT, lengths_B, slots: int, compressor, compression
+) -> list[KVCache]:
+    given = module, params, adapter, ids_BxT, lengths_B, primer
+    return _apart(compressed_caches(*given, compressor, compression, slots))
+
+
+def _apart(caches: KVCache) -> list[KVCache]:
+    return [kv_cache.row(caches, i) for i in range(caches.batch)]
 
 
 def provenance_of(
-    model: LanguageModel, adapter: Adapter | None, template: str = "none"
+    model: LanguageModel,
+    adapter: Adapter | None,
+    template: str = "none",
+    compressor: Compressor | None = None,
 ) -> Provenance:
-    """The provenance of packets that `model` builds with `adapter` now."""
+    """The provenance of packets that `model` builds with `adapter` and `compressor` now."""
     return Provenance(
         model=model.fingerprint,
         tokenizer=model.tokenizer.fingerprint if model.tokenizer else "none",
@@ -159,6 +143,7 @@ def provenance_of(
         adapter=adapter_lib.fingerprint(adapter),
         dtype=str(jnp.dtype(model.dtype)),
         rope=model.config.rope,
+        compressor="" if compressor is None else compressor.label,
     )
 
 
@@ -199,11 +184,13 @@ def build_batch(
     provenance: Provenance,
     buckets: Buckets = Buckets(),
     primer: KVCache | None = None,
+    compressor: Compressor | None = None,
 ) -> list[Packet]:
     """The packets of one planned batch; does not wait for the device.
 
     Args:
       rows: the batch's, which every document fits with the adapter's soft tokens.
+      provenance: which names the compressor.
       primer: `read_primer` of the adapter.
     """
     wrapper = _wrapper(model, adapter)
@@ -217,12 +204,29 @@ def build_batch(
         ids[r, : lengths[r]] = document
     # The ids were read into `primer`: kept out of the program, they need not be an input of it.
     parts = wrapper._replace(primer=None)
-    slots = buckets.packet(rows)
-    caches = _build(model.module, model.params, parts, primer, ids, lengths, slots)
+    given = model.module, model.params, parts, primer, ids, lengths
+    kept: Sequence[int | None] = [None] * len(documents)
+    if compressor is None:
+        caches = _build(*given, buckets.packet(rows))
+    else:
+        ends = parts.header.shape[0], parts.trailer.shape[0]
+        each = [compressor.sizes(int(n) + extra, *ends) for n in lengths]
+        sizes = Sizes(*(np.array(x, np.int32) for x in zip(*each, strict=True)))
+        kept = sizes.total.tolist()
+        compression = Compression(sizes, _prompt(model, compressor))
+        slots = buckets.packet(max(kept[: len(documents)]))
+        # The share that is kept is known by the sizes: one program serves all.
+        same = dataclasses.replace(compressor, keep=1.0)
+        caches = _build_compressed(*given, slots, same, compression)
     return [
-        Packet(cache, len(document) + extra, manifest(provenance, document))
-        for document, cache in zip(documents, caches, strict=False)
+        Packet(cache, len(document) + extra, manifest(provenance, document), number)
+        for document, cache, number in zip(documents, caches, kept, strict=False)
     ]
+
+
+def _prompt(model: LanguageModel, compressor: Compressor) -> np.ndarray:
+    ids = model.tokenizer.encode(compressor.prompt) if model.tokenizer else []
+    return np.array(ids, np.int32)
 
 
 def build_packets(
@@ -231,12 +235,14 @@ def build_packets(
     documents: Sequence[Sequence[int]],
     buckets: Buckets = Buckets(),
     on_packet: Callable[[int], None] = lambda done: None,
+    compressor: Compressor | None = None,
 ) -> list[Packet]:
     """Runs each document alone and keeps its cache.
 
     Args:
       adapter: wraps every document; None leaves them bare (the preamble is built so).
       documents: token ids of each, tokenised alone, without special tokens.
+      compressor: keeps fewer slots of each; None keeps all.
       on_packet: called with the number of packets just built, for progress.
 
     Raises:
@@ -245,13 +251,15 @@ def build_packets(
     """
     check_adapter(model, adapter)
     for i, ids in enumerate(documents):
-        check_document(model, adapter, ids, f"Document {i}")
-    provenance, extra = provenance_of(model, adapter), _wrapper(model, adapter).num_tokens
+        check_document(model, adapter, ids, f"Document {i}", compressor)
+    provenance = provenance_of(model, adapter, compressor=compressor)
+    extra = _wrapper(model, adapter).num_tokens
     primer = read_primer(model, adapter)
     packets: list[Packet | None] = [None] * len(documents)
     for batch in plan_batches([len(ids) + extra for ids in documents], buckets):
         chosen = [documents[i] for i in batch.members]
-        built = build_batch(model, adapter, batch.rows, chosen, provenance, buckets, primer)
+        given = model, adapter, batch.rows, chosen, provenance, buckets, primer
+        built = build_batch(*given, compressor)
         for i, packet in zip(batch.members, built, strict=True):
             packets[i] = packet
         jax.block_until_ready([packet.cache for packet in built])
@@ -276,12 +284,18 @@ def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
 
 
 def check_document(
-    model: LanguageModel, adapter: Adapter | None, ids: Sequence[int], what: str
+    model: LanguageModel,
+    adapter: Adapter | None,
+    ids: Sequence[int],
+    what: str,
+    compressor: Compressor | None = None,
 ) -> None:
     """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
     check_ids(model, ids, what)
     parts = _wrapper(model, adapter)
     model.check_length(parts.primer_length + len(ids) + parts.num_tokens)
+    if compressor is not None and compressor.reads_again:
+        model.check_length(parts.num_tokens + 2 * len(ids) + len(_prompt(model, compressor)))
 
 
 def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:

@@ -28,7 +28,7 @@ from kvpacket_jax.measure.point import document_lengths
 from kvpacket_jax.packets import prefill as prefill_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets, round_up
-from kvpacket_jax.packets.packet import primer_cache
+from kvpacket_jax.packets.caches import primer_cache
 from kvpacket_jax.plan import collectives, topologies
 from kvpacket_jax.plan.topologies import Chip
 from kvpacket_jax.runtime.format import si, table

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpacket_jax import adapters
+from kvpacket_jax.compress import Compressor
 from kvpacket_jax.data import (
     TEMPLATES,
     EncodedExample,
@@ -78,6 +79,7 @@ class Part(NamedTuple):
     items: list[Item]
     batches: list[Batch]
     primer: Primer = ()  # chosen from the corpus, in place of the adapter's own
+    compressor: Compressor | None = None
 
 
 class Progress(NamedTuple):
@@ -106,6 +108,7 @@ def document_provenance(
     adapter: Adapter | None,
     wording: Wording,
     choice: FromCorpus | None = None,
+    compressor: Compressor | None = None,
 ) -> Provenance:
     """The provenance of a store's documents; the instruction is not part of it.
 
@@ -113,7 +116,7 @@ def document_provenance(
     corpus; what was chosen is part of each packet's name.
     """
     template = dataclasses.asdict(wording.template)
-    provenance = provenance_of(model, adapter, digest({"template": template}))
+    provenance = provenance_of(model, adapter, digest({"template": template}), compressor)
     if adapter is None or choice is None:
         return provenance
     chosen = digest({"adapter": provenance.adapter, "primer": choice.label})
@@ -151,12 +154,14 @@ def plan(
     on_bad: Callable[[str], None] = corpus.refuse,
     adapter_name: str | None = None,
     choice: FromCorpus | None = None,
+    compressor: Compressor | None = None,
 ) -> list[Part]:
     """What documents need, in batches: a function of the arguments alone.
 
     Args:
       adapter, adapter_name, choice: the Maker of the documents' packets. A choice is made from all
         the documents that can be used, whatever the shard.
+      compressor: of the documents' packets; the preamble is never compressed.
       shard: (i, n): the i-th of n parts, from 0. A packet belongs to one of them by its name, so
         that equal texts meet, wherever they stand in the file.
       on_bad: called with what is wrong with a document; where it returns, it is left out.
@@ -166,7 +171,7 @@ def plan(
     """
     check_adapter(model, adapter)
     provenance, item = preamble_item(model, wording)
-    documents_by = document_provenance(model, adapter, wording, choice)
+    documents_by = document_provenance(model, adapter, wording, choice, compressor)
 
     def own(item: Item) -> bool:
         return int(item.name[:16], 16) % shard[1] == shard[0]
@@ -179,13 +184,15 @@ def plan(
 
     # Other shards' documents may prime this one's.
     keep = own if choice is None else lambda item: True
-    items = _items(model, adapter, wording, documents, documents_by, keep, on_bad)
+    check = functools.partial(check_document, model, adapter, compressor=compressor)
+    items = _items(model, adapter, wording, documents, documents_by, check, keep, on_bad)
     groups: list[tuple[Primer, list[Item]]] = [((), items)]
     if choice is not None:
         preamble = encode(model, wording._replace(instruction=INSTRUCTION)).preamble
         groups = _by_primer(model, adapter, preamble, choice, items, own, documents_by, on_bad)
     bare = part(None, provenance, None, [item] if item and own(item) else [])
-    return [bare, *(part(adapter, documents_by, adapter_name, g, primer) for primer, g in groups)]
+    wrapped = [part(adapter, documents_by, adapter_name, g, primer) for primer, g in groups]
+    return [bare, *(p._replace(compressor=compressor) for p in wrapped)]
 
 
 def _length(adapter: Adapter | None, tokens: Sequence[int]) -> int:
@@ -193,7 +200,14 @@ def _length(adapter: Adapter | None, tokens: Sequence[int]) -> int:
 
 
 def _items(
-    model, adapter, wording: Wording, documents, provenance, keep: Callable[[Item], bool], on_bad
+    model,
+    adapter,
+    wording: Wording,
+    documents,
+    provenance,
+    check: Callable,
+    keep: Callable[[Item], bool],
+    on_bad,
 ) -> list[Item]:
     """An item for each text to be kept, named without regard to a primer chosen for it."""
     items: dict[str, Item] = {}
@@ -201,7 +215,7 @@ def _items(
     for document in documents:
         tokens = model.tokenizer.encode(wording.template.document_text(document.text))
         try:
-            check_document(model, adapter, tokens, f"document {document.id!r}")
+            check(tokens, f"document {document.id!r}")
         except ValueError as error:
             on_bad(f"{document.place}: {error}")
             continue
@@ -311,7 +325,8 @@ def _computed(model, part: Part, buckets: Buckets, look) -> Iterator[tuple[list,
             if primer is None:
                 primer = read_primer(model, adapter, buckets if part.primer else None)
             tokens = [item.tokens for item in items]
-            packets = build_batch(model, adapter, batch.rows, tokens, packets_by, buckets, primer)
+            given = model, adapter, batch.rows, tokens, packets_by, buckets, primer
+            packets = build_batch(*given, part.compressor)
         yield items, present, packets
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import models
+from kvpacket_jax import compress as compressors
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import build, corpus, primers, session, store, store_key
 from models import LanguageModel
@@ -72,6 +73,8 @@ class Store:
         other_model: bool = False,
         primer: str | os.PathLike | None = None,
         key_file: str | os.PathLike | None = None,
+        compress: str | None = None,
+        keep: float | None = None,
     ):
         """
         Args:
@@ -88,16 +91,20 @@ class Store:
             `add` is given. None: nothing of one document reaches another.
           key_file: a secret that documents' entries are signed with and checked by; None: that in
             the environment's KVPACKET_STORE_KEY, if any.
+          compress: what makes packets smaller: "snapkv", or with settings "snapkv/window=8"; None:
+            nothing.
+          keep: the share of a packet's slots that stays; the compressor's own if None.
 
         Raises:
-          ValueError: an unknown template; an adapter for another model; a primer for bare
-            documents.
+          ValueError: an unknown template or compressor; an adapter for another model; a primer for
+            bare documents.
           FileNotFoundError: no such adapter or primer.
         """
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
         self._key = store_key.read(key_file)
         self._wording = build.wording(template, preamble)
+        self._compressor = compressors.make(compress, keep)
         asked = primers.parse(primer)
         self._maker = primers.maker(model, adapter, asked, template, other_model)
         self.adapter = self._maker.adapter
@@ -124,6 +131,7 @@ class Store:
             corpus.from_mapping(documents),
             adapter_name=self._maker.adapter_name,
             choice=self._maker.choice,
+            compressor=self._compressor,
         )
         written = build.build(self.model, parts, self.folder, key=self._key)
         added = Added([], [])
@@ -162,6 +170,7 @@ class Store:
             self._wording,
             method,
             *self._maker,
+            self._compressor,
             key=self._key,
         )
         return Answer("".join(session.answer(opened, question, new_tokens)), tuple(documents))
@@ -169,6 +178,6 @@ class Store:
     def documents(self) -> list[str]:
         """Ids of the documents that `ask` can read, in alphabetical order."""
         provenance = build.document_provenance(
-            self.model, self.adapter, self._wording, self._maker.choice
+            self.model, self.adapter, self._wording, self._maker.choice, self._compressor
         )
         return store.ids(self.folder, provenance)

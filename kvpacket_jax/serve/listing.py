@@ -6,16 +6,19 @@ import rich.table
 from rich.text import Text
 
 from kvpacket_jax.runtime import format
+from kvpacket_jax.serve.provenance import UNCOMPRESSED
 from kvpacket_jax.serve.store import UNSIGNED, StoredDocument
 
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
-    """A row for each document; a column of problems where there are any."""
-    problems = any(d.problem for d in documents)
-    columns = ("id", "model", "adapter", "dtype", *(["problem"] if problems else []))
-    rows = format.table(columns, "tokens", "bytes")
+    """A row for each document; columns of compressors and of problems where there are any."""
+    columns = ["id", "model", "adapter", "dtype"]
+    columns += ["compressor"] if any(d.compressor != UNCOMPRESSED for d in documents) else []
+    columns += ["problem"] if any(d.problem for d in documents) else []
+    rows = format.table(tuple(columns), "tokens", "bytes")
     for document in documents:
-        texts = (document.id, *document.names, document.dtype, document.problem)[: len(columns)]
+        shown = document._asdict() | document.names._asdict()
+        texts = [shown[column] for column in columns]
         numbers = (f"{document.tokens:,}", f"{document.num_bytes:,}")
         # Text: brackets in an id are no markup.
         rows.add_row(*map(Text, texts), *("-" if document.problem else n for n in numbers))

@@ -4,6 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 import models
+from kvpacket_jax.compress import Compressor
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import primers, store
 from kvpacket_jax.serve.primers import FromCorpus
@@ -11,12 +12,13 @@ from models import LanguageModel, sharding
 
 
 class Loaded(NamedTuple):
-    """A model, and the fields of the Maker of its documents' packets."""
+    """A model, and the fields of the Maker of its documents' packets, with their compressor."""
 
     model: LanguageModel
     adapter: Adapter | None
     adapter_name: str
     choice: FromCorpus | None
+    compressor: Compressor | None = None
 
 
 def load_for_store(
@@ -29,6 +31,7 @@ def load_for_store(
     other_model: bool = False,
     mesh: str | None = None,
     primer: primers.Texts | FromCorpus | None = None,
+    compressor: Compressor | None = None,
 ) -> Loaded:
     """A model and an adapter to build or read the store `folder` with.
 
@@ -36,8 +39,10 @@ def load_for_store(
       dtype: "auto" is the dtype of the store's packets, if they have but one.
       adapter, template, other_model, primer: as `primers.maker` takes them.
       mesh: as models.load takes it.
+      compressor: of the documents' packets.
     """
     primers.check(adapter, primer)
     model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
     sharding.log_layout(model.config, model.params)
-    return Loaded(model, *primers.maker(model, adapter, primer, template, other_model))
+    maker = primers.maker(model, adapter, primer, template, other_model)
+    return Loaded(model, *maker, compressor)

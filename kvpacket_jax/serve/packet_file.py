@@ -1,7 +1,9 @@
 """A packet as a safetensors file, named by what made it and verified when it is read.
 
 A header with the manifest and a digest of each array, an array for the keys and one for the values
-of each layer, and a seal: the digest of the header.
+of each layer, and a seal: the digest of the header. A compressed packet, whose manifest names the
+compressor, has fewer slots than its length; it has their positions too and, where tokens were
+merged, a bias for each layer.
 """
 
 import contextlib
@@ -35,7 +37,9 @@ PACKETS = "packets"  # the folder in a store
 # An array of 32 bytes: SHA-256 of all that stands before the arrays. Without it a flipped bit there
 # could go unnoticed: the format itself protects nothing.
 SEAL = "header_sha256"
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as safetensors names them
+POSITIONS = "positions"  # an array of compressed packets
+# As safetensors names them.
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32"}
 HEADER_BYTES = 10**8  # safetensors' own limit
 READERS = 4  # threads: one waits for the disk while another copies and hashes
 
@@ -130,9 +134,8 @@ def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
     The name stands for its provenance. Raises MissingFile, DamagedFile.
     """
     with _open(packet_path(folder, name), name) as file:
-        shape = _shape(file, model)
-        for array in file.manifest["arrays"]:
-            _read_array(file, array, np.empty(shape, model.dtype))
+        for array, kind in _kinds(file, model).items():
+            _read_array(file, array, np.empty(*kind))
         return file.seal
 
 
@@ -157,21 +160,28 @@ def _read(
     with _open(packet_path(folder, name), name, seal) as file:
         manifest = file.manifest
         _check_provenance(file.path, manifest, provenance, model)
-        length = _shape(file, model)[0]
-        slots = buckets.packet(length)
+        kinds, length = _kinds(file, model), manifest["length"]
+        stored = kinds["k.0"].shape[0]
+        slots = buckets.packet(stored)
         shape = (c.num_layers, 1, slots, c.num_kv_heads, c.head_dim)
 
         def part(letter: str) -> np.ndarray:
             layers = np.zeros(shape, model.dtype)
             for i, layer in enumerate(layers):
-                _read_array(file, f"{letter}.{i}", layer[0, :length])
+                _read_array(file, f"{letter}.{i}", layer[0, :stored])
             return layers
 
-        k, v = (part(x) if c.scan_layers else tuple(part(x)) for x in "kv")
+        whole = (lambda x: x) if c.scan_layers else tuple
         place = np.arange(slots, dtype=np.int32)[None]
-        cache = kv_cache.put(c, KVCache(k, v, place, place < length))
+        cache = KVCache(whole(part("k")), whole(part("v")), place, place < stored)
+        if POSITIONS in kinds:
+            cache = cache._replace(positions=_positions(file, kinds, slots))
+        if "bias.0" in kinds:
+            cache = cache._replace(bias=whole(_bias(file, kinds, slots, c.num_layers)))
     made_by = dataclasses.replace(provenance, primer=manifest.get("primer", ""))
-    return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]))
+    kept = stored if POSITIONS in kinds else None
+    cache = kv_cache.put(c, cache)
+    return Packet(cache, length, packet_manifest(made_by, manifest["tokens"]), kept)
 
 
 class _File(NamedTuple):
@@ -183,6 +193,13 @@ class _File(NamedTuple):
     arrays: dict[str, dict]  # dtype, shape and data_offsets by name, as safetensors has them
     manifest: dict
     seal: str  # as in Entry
+
+
+class _Kind(NamedTuple):
+    """What an array is, as numpy makes one."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 @contextlib.contextmanager
@@ -243,22 +260,33 @@ def _is_int32(number) -> bool:
     return type(number) is int and 0 <= number < 2**31
 
 
-def _shape(file: _File, model: LanguageModel) -> tuple[int, int, int]:
-    """`[length, K, H]` of all arrays; DamagedFile unless they are a model's keys and values."""
-    c, dtype = model.config, DTYPES[str(model.dtype)]
-    names = {f"{letter}.{i}" for letter in "kv" for i in range(c.num_layers)}
-    if not names == set(file.manifest["arrays"]) == set(file.arrays):
+def _kinds(file: _File, model: LanguageModel) -> dict[str, _Kind]:
+    """What each array is; DamagedFile unless they are those of a packet of the model."""
+    c, length = model.config, file.manifest["length"]
+    slots, names = length, [f"{letter}.{i}" for letter in "kv" for i in range(c.num_layers)]
+    expected: dict[str, _Kind] = {}
+    if "compressor" in file.manifest:
+        described = file.arrays.get(POSITIONS, {}).get("shape")
+        slots = described[0] if isinstance(described, list) and described else 0
+        if not (_is_int32(slots) and 0 < slots <= length):
+            raise DamagedFile(file.path, f"it has not the positions of 1 to {length} slots")
+        expected[POSITIONS] = _Kind((slots,), np.dtype(np.int32))
+        if "bias.0" in file.arrays:
+            bias = _Kind((c.num_kv_heads, slots), np.dtype(np.float32))
+            expected |= {f"bias.{i}": bias for i in range(c.num_layers)}
+    expected |= dict.fromkeys(names, _Kind((slots, c.num_kv_heads, c.head_dim), model.dtype))
+    if not set(expected) == set(file.manifest["arrays"]) == set(file.arrays):
         raise DamagedFile(
             file.path, f"its arrays are not the keys and values of {c.num_layers} layers"
         )
-    shape = (file.manifest["length"], c.num_kv_heads, c.head_dim)
-    num_bytes = math.prod(shape) * model.dtype.itemsize
-    for name, array in file.arrays.items():
+    for name, (shape, dtype) in expected.items():
+        array = file.arrays[name]
         begin, end = array["data_offsets"]
         described = array.get("dtype"), array.get("shape"), end - begin
-        if described != (dtype, list(shape), num_bytes):
-            raise DamagedFile(file.path, f"its array {name} is not {dtype} {list(shape)}")
-    return shape
+        kind = DTYPES[str(dtype)]
+        if described != (kind, list(shape), math.prod(shape) * dtype.itemsize):
+            raise DamagedFile(file.path, f"its array {name} is not {kind} {list(shape)}")
+    return expected
 
 
 def _read_array(file: _File, name: str, out: np.ndarray) -> None:
@@ -268,6 +296,23 @@ def _read_array(file: _File, name: str, out: np.ndarray) -> None:
     file.raw.readinto(numbers)
     if hashlib.sha256(numbers).hexdigest() != file.manifest["arrays"][name]:
         raise DamagedFile(file.path, f"array {name} is not the one that was written")
+
+
+def _positions(file: _File, kinds: dict[str, _Kind], slots: int) -> np.ndarray:
+    """int32 `[1, slots]`, 0 where there is no token. DamagedFile for those outside the packet."""
+    positions = np.empty(*kinds[POSITIONS])
+    _read_array(file, POSITIONS, positions)
+    if positions.min() < 0 or positions.max() >= file.manifest["length"]:
+        raise DamagedFile(file.path, "its positions are not within its length")
+    return np.pad(positions, (0, slots - len(positions)))[None]
+
+
+def _bias(file: _File, kinds: dict[str, _Kind], slots: int, layers: int) -> np.ndarray:
+    """float32 `[L, 1, K, slots]`, 0 where there is no token."""
+    bias = np.empty((layers, *kinds["bias.0"].shape), np.float32)
+    for i, layer in enumerate(bias):
+        _read_array(file, f"bias.{i}", layer)
+    return np.pad(bias, [(0, 0), (0, 0), (0, slots - bias.shape[-1])])[:, None]
 
 
 def _check_provenance(
@@ -286,21 +331,21 @@ def _check_provenance(
 def write(folder: pathlib.Path, packet: Packet) -> Entry:
     """Writes a packet into a folder, as a file of its name without an ending.
 
-    Raises ValueError for a compressed packet, which the format does not hold yet, or numbers that
-    are not finite, and OSError.
+    Raises ValueError for a packet that is compressed and does not say by what, or numbers that are
+    not finite, and OSError.
     """
-    if packet.cache.bias is not None or packet.length > packet.cache.num_slots:
-        raise ValueError("A compressed packet cannot be stored: it would come back as another.")
+    compressed = packet.kept is not None
+    if (
+        compressed != bool(packet.manifest.compressor)
+        or packet.slots > packet.cache.num_slots
+        or (packet.cache.bias is not None and not compressed)
+    ):
+        raise ValueError(
+            f"A packet that is compressed to {packet.cache.num_slots} slots of {packet.length} "
+            "cannot be stored where its manifest does not say so: it would come back as another."
+        )
     identity = _identity(packet.manifest, packet.manifest.tokens, packet.length)
-    arrays = {}
-    for letter, layers in zip("kv", jax.device_get((packet.cache.k, packet.cache.v)), strict=True):
-        for i, layer in enumerate(layers):
-            arrays[f"{letter}.{i}"] = np.ascontiguousarray(layer[0, : packet.length])
-            if not np.isfinite(arrays[f"{letter}.{i}"]).all():
-                raise ValueError(
-                    f"A packet's {'keys' if letter == 'k' else 'values'} of layer {i} are not all "
-                    "finite numbers: the model's weights or the adapter are damaged."
-                )
+    arrays = _arrays(packet)
     sums = {n: hashlib.sha256(a.view(np.uint8)).hexdigest() for n, a in arrays.items()}
     text = json.dumps(identity | {"arrays": sums}, sort_keys=True, separators=(",", ":"))
     path = folder / digest(identity)
@@ -312,6 +357,25 @@ def write(folder: pathlib.Path, packet: Packet) -> Entry:
         raise OSError(f"{path} could not be written: {error}") from error
     with path.open("r+b") as file:
         return Entry(path.name, _seal(file))
+
+
+def _arrays(packet: Packet) -> dict[str, np.ndarray]:
+    """What a file holds of a packet, by name. ValueError for numbers that are not finite."""
+    cache, arrays = packet.cache, {}
+    k, v, bias = jax.device_get((cache.k, cache.v, cache.bias))
+    parts = {"k": (k, "keys"), "v": (v, "values"), "bias": (bias, "bias")}
+    for letter, (layers, word) in parts.items():
+        for i, layer in enumerate(() if layers is None else layers):
+            own = layer[0, ..., : packet.slots] if letter == "bias" else layer[0, : packet.slots]
+            if not np.isfinite(own).all():
+                raise ValueError(
+                    f"A packet's {word} of layer {i} are not all finite numbers: the model's "
+                    "weights or the adapter are damaged."
+                )
+            arrays[f"{letter}.{i}"] = np.ascontiguousarray(own)
+    if packet.kept is not None:
+        arrays[POSITIONS] = np.array(jax.device_get(cache.positions)[0, : packet.slots], np.int32)
+    return arrays
 
 
 def _seal(file) -> str:

@@ -8,6 +8,7 @@ from kvpacket_jax.packets.packet import Provenance
 
 FORMAT = 1  # of a packet's file
 TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
+UNCOMPRESSED = "none"  # what stands for the compressor that a provenance does not name
 
 
 class Names(NamedTuple):
@@ -21,8 +22,9 @@ def to_fields(provenance: Provenance) -> dict:
     """A provenance as JSON-able fields, the format's number among them."""
     fields = {f.name: getattr(provenance, f.name) for f in dataclasses.fields(Provenance)}
     fields["format"] = FORMAT
-    if not fields["primer"]:  # as packets have it that were stored before there was a choice
-        del fields["primer"]
+    for name in ("primer", "compressor"):  # as packets are that were stored before there were any
+        if not fields[name]:
+            del fields[name]
     return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}
 
 
@@ -30,6 +32,7 @@ def check_fields(fields: dict) -> None:
     """Raises ValueError for what cannot be the fields of a provenance on disk, and their names."""
     names = fields.get("names", {})
     texts = {name: fields.get(name) for name in TEXTS} | {f"names: {n}": names[n] for n in names}
+    texts["compressor"] = compressor_in(fields)
     if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
         raise ValueError(f"its {wrong[0]} is no text")
 
@@ -40,6 +43,11 @@ def names_in(fields: dict) -> Names:
     return Names(names.get("model", ""), names.get("adapter", ""))
 
 
+def compressor_in(fields: dict) -> str:
+    """What compressed the packets of a provenance on disk."""
+    return fields.get("compressor", UNCOMPRESSED)
+
+
 def differences(stored: dict, provenance: Provenance, names: Names = Names()) -> str:
     """In words, the fields in which a provenance on disk differs from one; "" if there are none.
 
@@ -48,6 +56,7 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
       names: of the model and adapter of `provenance`.
     """
     expected, stored_names = to_fields(provenance), names_in(stored)
+    stored, expected = (f | {"compressor": compressor_in(f)} for f in (stored, expected))
     if stored.get("model") != expected["model"]:
         expected = {"model": expected["model"]}  # the rest follows from it
     return " and ".join(

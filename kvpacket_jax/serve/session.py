@@ -9,6 +9,7 @@ import jax
 
 from kvpacket_jax import adapters
 from kvpacket_jax.adapters import card
+from kvpacket_jax.compress import Compressor
 from kvpacket_jax.data import Question, Template
 from kvpacket_jax.measure import cost, timing
 from kvpacket_jax.measure.cost import Cost
@@ -107,6 +108,7 @@ def open_session(
     adapter: Adapter | None = None,
     adapter_name: str | None = None,
     choice: FromCorpus | None = None,
+    compressor: Compressor | None = None,
     key: bytes | None = None,
 ) -> Session:
     """Reads the packets of documents, in their order, and composes them.
@@ -115,11 +117,13 @@ def open_session(
       method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
         packets built with `adapter`, and only the preamble's cache.
       adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
+      compressor: of the documents' packets.
       key: documents whose entries are not signed with it are refused.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
-        another model, tokenizer, template or adapter; a context longer than the model's.
+        another model, tokenizer, template, adapter or compressor; a context longer than the
+        model's.
       FileNotFoundError, Damaged: naming the packet's file.
     """
     check_method(method)
@@ -127,7 +131,7 @@ def open_session(
     without = method in WITHOUT_PACKETS
     reader = settings.make(method, adapter)[1]
     made_with = adapter if without else reader.adapter
-    provenance = build.document_provenance(model, made_with, wording, choice)
+    provenance = build.document_provenance(model, made_with, wording, choice, compressor)
     names = build.names_of(model, made_with, adapter_name)
     stored = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
@@ -152,12 +156,16 @@ def open_session(
 def remark(session: Session, adapter_name: str, least: float) -> str:
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
-    Nothing is said of bare packets, nor of answers that read none.
+    Nothing is said of bare packets, nor of answers that read none; of compressed ones, that no card
+    is of them.
     """
     adapter, model = session.method.adapter, session.model
     if adapter is None:
         return ""
-    lengths = [len(packet.manifest.tokens) for packet in _apart(session)[1]]
+    documents = _apart(session)[1]
+    if by := documents[0].manifest.compressor:
+        return f"No card says how well packets answer that are compressed by {by}."
+    lengths = [len(packet.manifest.tokens) for packet in documents]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
     return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
 

@@ -23,7 +23,14 @@ from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import entries, packet_file
 from kvpacket_jax.serve.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.serve.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
-from kvpacket_jax.serve.provenance import Names, differences, names_in, to_fields
+from kvpacket_jax.serve.provenance import (
+    UNCOMPRESSED,
+    Names,
+    compressor_in,
+    differences,
+    names_in,
+    to_fields,
+)
 from models import partial
 from models.files import make_folder, publish
 from models.identity import digest
@@ -42,6 +49,7 @@ class StoredDocument(NamedTuple):
     tokens: int  # of the document, without soft tokens; 0 where `problem` says why
     num_bytes: int  # of the packet's file, which documents with the same text share
     problem: str = ""  # "missing", "damaged", UNSIGNED or which file is damaged
+    compressor: str = UNCOMPRESSED  # with its settings
 
 
 # ---- reading
@@ -212,16 +220,18 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
         if not paths:  # the preamble's, or just begun
             continue
         names, dtype, problem = Names(f"{own.name[:16]}…", "?"), "?", f"{PROVENANCE} damaged"
+        compressor = UNCOMPRESSED
         with contextlib.suppress(Damaged):
             fields = entries.read_provenance(own / PROVENANCE)
             names, dtype, problem = names_in(fields), fields["dtype"], ""
+            compressor = compressor_in(fields)
             # Stores written before names were kept have digests only.
             names = Names(
                 names.model or fields["model"][:16], names.adapter or fields["adapter"][:16]
             )
-        blank = StoredDocument("", names, dtype, "", 0, 0, problem)
+        blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor)
         documents += filter(None, (_row(folder, path, blank, key) for path in paths))
-    return sorted(documents, key=lambda document: (document.names, document.dtype, document.id))
+    return sorted(documents, key=lambda d: (d.names, d.dtype, d.compressor, d.id))
 
 
 def _row(
@@ -273,7 +283,7 @@ def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: N
         return (
             f"{folder} has document {id!r}, but made with {'; or with '.join(others)}. Give what "
             "it was built with, or build it with these: launch.build_packets --model, --adapter "
-            "(none: bare packets), --primer, --dtype."
+            "(none: bare packets), --primer, --compress, --keep, --dtype."
         )
     return _not_there(folder, [_documents(folder, provenance)], id)
 

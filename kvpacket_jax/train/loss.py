@@ -20,8 +20,8 @@ import numpy as np
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import round_up
+from kvpacket_jax.packets.caches import packet_caches
 from kvpacket_jax.packets.compose import place
-from kvpacket_jax.packets.packet import packet_caches
 from kvpacket_jax.packets.prefill import prefill_rows
 from kvpacket_jax.teacher import kl_divergence, log_probabilities
 from kvpacket_jax.train.shapes import Fitted, Shape

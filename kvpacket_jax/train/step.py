@@ -9,7 +9,7 @@ import optax
 
 from kvpacket_jax import teacher
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.packet import primer_cache
+from kvpacket_jax.packets.caches import primer_cache
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train.loss import Batch
 from models import sharding

@@ -27,6 +27,14 @@ PRIMER = flags.DEFINE_string(
     "documents of the corpus) or similar:3 (for each document the three most similar ones); "
     "default: the adapter's own.",
 )
+COMPRESS = flags.DEFINE_string(
+    "compress",
+    None,
+    "What makes packets smaller, as snapkv or snapkv/window=8; default: nothing.",
+)
+KEEP = flags.DEFINE_float(
+    "keep", None, "The share of a packet's slots that stays; default: the compressor's, one half."
+)
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
@@ -53,11 +61,14 @@ def load(cache_dir: pathlib.Path, console=None):
     Args:
       console: as `progress.step` takes it.
 
-    Raises as `loading.load_for_store` and `primers.parse`; that first, for it needs no model.
+    Raises as `loading.load_for_store`, `compress.make` and `primers.parse`; these first, for they
+    need no model.
     """
+    from kvpacket_jax import compress
     from kvpacket_jax.runtime import progress
     from kvpacket_jax.serve import loading, primers
 
+    compressor = compress.make(COMPRESS.value, KEEP.value)
     primer = primers.parse(PRIMER.value)
     primers.check(ADAPTER.value, primer)
     with progress.step(f"Loading {MODEL.value}", console):
@@ -71,4 +82,5 @@ def load(cache_dir: pathlib.Path, console=None):
             OTHER_MODEL.value,
             devices.MESH.value,
             primer,
+            compressor,
         )

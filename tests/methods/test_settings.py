@@ -5,6 +5,7 @@ from typing import Literal
 
 import pytest
 
+from kvpacket_jax.compress import make
 from kvpacket_jax.methods import METHODS, Method, settings
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -48,6 +49,14 @@ def test_an_adapter_goes_to_the_methods_that_use_one():
     assert settings.make("no_recompute", soft) == ("no_recompute", METHODS["no_recompute"]())
 
 
+def test_packets_are_compressed_by_a_setting():
+    label, method = settings.make("kv_packet: keep=.25, compress=snapkv/window=8")
+    assert label == "kv_packet:compress=snapkv/window=8,keep=0.25"
+    assert method.compressor == make("snapkv/window=8/keep=0.25")
+    assert settings.make("no_recompute:compress=knorm")[1].compressor == make("knorm")
+    assert all(METHODS[name]().compressor is None for name in METHODS)
+
+
 def test_every_method_can_be_named():
     for name in METHODS:
         assert settings.make(name) == (name, METHODS[name]())
@@ -75,6 +84,9 @@ def test_lists_keep_settings_with_their_method():
         ("sample:layer=0.5", "layer is a whole number or none, not '0.5'"),
         ("sample:exact=1", "exact is true or false, not '1'"),
         ("sample:where=middle", "where is first or last, not 'middle'"),
+        ("kv_packet:compress=snapvk", "no compressor 'snapvk' .did you mean snapkv"),
+        ("no_recompute:compress=knorm,keep=2", "keep is a share of the slots"),
+        ("kv_packet:keep=0.5", "name one, compress="),
         ("sample:ratio=2", "'sample:ratio=2': ratio 2.0 is above 1"),
     ],
 )

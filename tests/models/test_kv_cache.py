@@ -128,3 +128,11 @@ def test_an_empty_cache_is_not_seen():
     cache = kv_cache.init(CONFIG, 2, 5, jnp.bfloat16)
     assert not cache.valid.any() and cache.dtype == jnp.bfloat16
     assert (cache.batch, cache.num_slots, len(cache.k)) == (2, 5, CONFIG.num_layers)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_part_without_a_bias_leaves_none_of_what_was_there(stacked):
+    cache, part = random_cache(0, 9, stacked=stacked), random_cache(1, 3, stacked=stacked)
+    written = kv_cache.write(cache, part._replace(bias=None), jnp.int32(2))
+    for old, new in zip(cache.bias, written.bias, strict=True):
+        np.testing.assert_array_equal(new, old.at[..., 2:5].set(0))

@@ -11,9 +11,10 @@ import pytest
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import CHUNK, Buckets
+from kvpacket_jax.packets.caches import packet_caches
 from kvpacket_jax.packets.compose import compose, context_slots, slots_needed
 from kvpacket_jax.packets.generate import generate
-from kvpacket_jax.packets.packet import build_packets, packet_caches
+from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from models import kv_cache, rope
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from kvpacket_jax.adapters import card
+from kvpacket_jax.compress import make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.serve import build, corpus, session
 
@@ -13,13 +14,15 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     primed = adapter_lib.empty(model.config.dim)._replace(primer=jnp.array([1, 2, 3], jnp.int32))
     adapter_lib.save_adapter(tmp_path / "mine", primed, {})
     documents = corpus.from_mapping({"a": "The ferry leaves at 7.", "b": "No."})
-    build.build(model, build.plan(model, primed, WORDING, documents), tmp_path / "store")
+    small = make("knorm")
+    for compressor in (None, small):
+        parts = build.plan(model, primed, WORDING, documents, compressor=compressor)
+        build.build(model, parts, tmp_path / "store")
     longest = len(model.tokenizer.encode(WORDING.template.document_text("The ferry leaves at 7.")))
 
-    def remark(ids, adapter=primed, method="kv_packet"):
-        opened = session.open_session(
-            model, tmp_path / "store", ids, WORDING, method, adapter, "mine"
-        )
+    def remark(ids, adapter=primed, method="kv_packet", compressor=None):
+        made_with = adapter, "mine", None, compressor
+        opened = session.open_session(model, tmp_path / "store", ids, WORDING, method, *made_with)
         return session.remark(opened, str(tmp_path / "mine"), 0.9)
 
     assert "has no card" in remark(["a", "b"])
@@ -29,3 +32,4 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     assert remark(["b", "b"]) == ""
     assert f"2 documents of up to {longest} tokens" in remark(["a", "b"])
     assert remark(["a", "b"], method="full_recompute") == ""
+    assert f"compressed by {small.label}" in remark(["b", "b"], compressor=small)

@@ -1,0 +1,45 @@
+"""Compressors of packets, by name. One file each; base.py says what they are."""
+
+from kvpacket_jax.compress.base import Compressor
+from kvpacket_jax.compress.expected_attention import ExpectedAttention
+from kvpacket_jax.compress.knorm import KNorm
+from kvpacket_jax.compress.kvzip import KVzip
+from kvpacket_jax.compress.snapkv import SnapKV
+from kvpacket_jax.compress.streaming import Streaming
+from kvpacket_jax.compress.zeromerge import ZeroMerge
+from kvpacket_jax.runtime import fields
+from kvpacket_jax.runtime.names import check
+
+COMPRESSORS: dict[str, type[Compressor]] = {
+    "knorm": KNorm,
+    "streaming": Streaming,
+    "snapkv": SnapKV,
+    "zeromerge": ZeroMerge,
+    "expected_attention": ExpectedAttention,
+    "kvzip": KVzip,
+}
+
+
+def make(spec: str | None, keep: float | None = None) -> Compressor | None:
+    """The compressor of a text, None for None or "none".
+
+    Args:
+      spec: a name, or with settings "snapkv/window=8/kernel=3".
+      keep: the share of slots that is kept; the compressor's own if None.
+
+    Raises:
+      ValueError: an unknown name, setting or value, or a share where nothing is compressed.
+    """
+    name, _, text = (spec or "none").partition("/")
+    if name == "none":
+        if keep is not None:
+            raise ValueError(f"keep={keep} says how much a compressor keeps: name one, compress=.")
+        return None
+    check(name, COMPRESSORS, "compressor")
+    values = fields.parse(spec, name, text, COMPRESSORS[name], "/")
+    if keep is not None:
+        values["keep"] = keep
+    return COMPRESSORS[name](**values)
+
+
+__all__ = ["COMPRESSORS", "Compressor", "make"]

@@ -1,0 +1,48 @@
+"""zeromerge: the last and the best tokens are kept, all others merged (arXiv 2503.10714)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from kvpacket_jax.compress.base import Compressor, Layer, Sizes, received
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroMerge(Compressor):
+    """A slot of a mean has the weight of its tokens: `alpha` times its logarithm is its bias.
+
+    Scores are the attention that a token gets from all later ones, `discount` for each step that
+    these stand before the end.
+    """
+
+    name = "zeromerge"
+
+    tail: float = 0.1  # below 1 a share of the slots, else a number; at least 2
+    merged: float = 1.0  # below 1 a share of the slots without the tail, else a number
+    alpha: float = 0.6
+    discount: float = 0.98
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tail < 0 or self.merged <= 0 or self.alpha < 0 or not 0 < self.discount <= 1:
+            raise ValueError(
+                "tail and alpha are 0 or more, merged is above 0, discount above 0 and up to 1; "
+                f"not {self.tail}, {self.alpha}, {self.merged} and {self.discount}."
+            )
+
+    def scores(self, layer: Layer) -> jax.Array:
+        T = layer.positions_BxT.shape[1]
+        steps = jnp.maximum(layer.lengths_B[:, None] - 1 - jnp.arange(T), 0)
+        return received(layer, self.discount ** steps.astype(jnp.float32))
+
+    def bias(self, weights_BxKxR: jax.Array) -> jax.Array:
+        return self.alpha * jnp.log(jnp.maximum(weights_BxKxR, 1))
+
+    def split(self, kept: int, header: int, trailer: int) -> Sizes:
+        tail = int(self.tail * kept) if self.tail < 1 else int(self.tail)
+        tail = max(trailer, min(max(2, tail), kept - header))
+        free = kept - tail
+        merged = int(free * self.merged) if self.merged < 1 else int(self.merged)
+        merged = min(max(1, merged), free - header)
+        return Sizes(free - merged, tail, merged)

@@ -1,0 +1,121 @@
+"""The caches that documents leave, as batch rows: what packets are made of. Pure functions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvpacket_jax.compress import Compressor
+from kvpacket_jax.compress.base import Layer, Sizes, watched
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
+from models import kv_cache
+from models.kv_cache import KVCache
+
+
+def primer_cache(module, params, primer: jax.Array | None, length=None) -> KVCache | None:
+    """What documents attend to while they are built: the frozen model's cache of the primer.
+
+    Args:
+      primer: an adapter's, token ids int32 `[p]` or embeddings float32 `[p, D]`.
+      length: int32 scalar, how many come before the padding; all of them if None.
+
+    Returns:
+      A KVCache with batch 1 and p slots, the first `length` valid; None without a primer.
+    """
+    if primer is None:
+        return None
+    bound = module.bind({"params": params})
+    x = primer if primer.ndim == 2 else bound.embed(primer)
+    positions = jnp.arange(len(primer))[None]
+    cache = kv_cache.init(module.config, 1, len(primer), params["embedding"].dtype)
+    valid = positions < (len(primer) if length is None else length)
+    return bound.run_layers(x[None], positions, valid, (), cache, 0)[1]
+
+
+def packet_caches(
+    module, params, adapter: Adapter, ids_BxT, lengths_B, primer: KVCache | None = None
+) -> KVCache:
+    """The caches of documents as batch rows: each sees only itself and the primer.
+
+    A document runs after the primer, through the writer's matrices; then its keys are moved back
+    to the positions from 0 on. Pure and differentiable in `adapter`; training calls this function.
+
+    Args:
+      ids_BxT: int32, padded; lengths_B: int32, true lengths before wrapping.
+      primer: `primer_cache` of the adapter's primer.
+
+    Returns:
+      A KVCache with batch B and h + T + t slots.
+    """
+    writer, rows = _document_rows(module, params, adapter, ids_BxT, lengths_B, primer)
+    return _moved_back(module.config, writer.run_layers(*rows, 0)[1], primer)
+
+
+def _document_rows(module, params, adapter: Adapter, ids_BxT, lengths_B, primer: KVCache | None):
+    """The model that writes packets, and the first arguments of its `run_layers`."""
+    writer = module.bind({"params": adapter_lib.writing_params(params, adapter)})
+    x = adapter_lib.wrap(adapter, writer.embed(ids_BxT), lengths_B)
+    B, T, _ = x.shape
+    local = jnp.broadcast_to(jnp.arange(T), (B, T))
+    valid = local < (lengths_B + adapter.num_tokens)[:, None]
+    cache = kv_cache.init(module.config, B, T, params["embedding"].dtype)
+    positions = local if primer is None else _end(primer) + local
+    return writer, (x, positions, valid, () if primer is None else (primer,), cache)
+
+
+def _end(primer: KVCache) -> jax.Array:
+    return jnp.sum(primer.valid[0], dtype=jnp.int32)
+
+
+def _moved_back(config, cache: KVCache, primer: KVCache | None) -> KVCache:
+    return cache if primer is None else kv_cache.move(config, cache, -_end(primer))
+
+
+class Compression(NamedTuple):
+    """How the packets of a batch are compressed."""
+
+    sizes: Sizes  # of each packet
+    prompt: np.ndarray  # token ids `[p]` of the compressor's prompt
+
+
+def compressed_caches(
+    module,
+    params,
+    adapter: Adapter,
+    ids_BxT,
+    lengths_B,
+    primer: KVCache | None,
+    compressor: Compressor,
+    compression: Compression,
+    slots: int,
+) -> KVCache:
+    """`packet_caches`, compressed: a KVCache with batch B and `slots` slots.
+
+    The model runs once, or twice for a compressor that reads again.
+    """
+    config, wrapped_B = module.config, lengths_B + adapter.num_tokens
+
+    def watch(positions, valid, scored: int):
+        return lambda q, segments: compressor.scores(
+            Layer(config, q, positions, valid, segments, scored, wrapped_B)
+        )
+
+    if compressor.reads_again:
+        cache = packet_caches(module, params, adapter, ids_BxT, lengths_B, primer)
+        prompt = jnp.broadcast_to(compression.prompt, (len(ids_BxT), len(compression.prompt)))
+        ids = jnp.concatenate([prompt, ids_BxT], axis=1)
+        reader, after = module.bind({"params": params}), jnp.arange(ids.shape[1])
+        positions = wrapped_B[:, None] + after
+        valid = after < (lengths_B + prompt.shape[1])[:, None]
+        tail = kv_cache.init(config, *ids.shape, cache.dtype)
+        rows = reader.embed(ids), positions, valid, (cache,), tail
+        _, scores = watched(reader, *rows, watch(positions, valid, 0))
+    else:
+        writer, rows = _document_rows(module, params, adapter, ids_BxT, lengths_B, primer)
+        scored = 0 if primer is None else 1
+        cache, scores = watched(writer, *rows, watch(rows[1], rows[2], scored))
+        cache = _moved_back(config, cache, primer)
+    ends = adapter.header.shape[0], adapter.trailer.shape[0]
+    return compressor.reduce(config, cache, scores, compression.sizes, ends, wrapped_B, slots)

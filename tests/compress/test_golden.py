@@ -1,0 +1,117 @@
+"""Compressors against what published code computes from the same tiny models."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kvpacket_jax.compress import make
+from kvpacket_jax.measure.request import Entry
+from kvpacket_jax.measure.work import count_work
+from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.compose import compose
+from kvpacket_jax.packets.packet import build_packets
+from kvpacket_jax.packets.prefill import prefill
+from tests.support.golden import CASES, GOLDEN
+from tests.support.methods import golden_case, run
+
+INDEX = json.loads((GOLDEN / "compress.json").read_text())
+PRESSES = {
+    "kv_packet_knorm25": "knorm/keep=0.75/keep_soft_tokens=false",
+    "kv_packet_streaming40": "streaming/keep=0.6/sink=2/keep_soft_tokens=false",
+}
+SNAPKV = [(case, label) for case, sets in INDEX.items() for label in sets["snapkv"]]
+ZSMERGE = [(case, label) for case, sets in INDEX.items() for label in sets.get("zsmerge", ())]
+
+
+def in_order(k, v):
+    """Keys and values `[L, K, S, H]` with the slots of each head in an order of their own.
+
+    That of a mixture of the key's numbers: values of equal tokens are equal in the first layer.
+    """
+    order = np.argsort(k @ np.linspace(1, 2, k.shape[-1]), axis=-1)[..., None]
+    return np.take_along_axis(k, order, 2), np.take_along_axis(v, order, 2)
+
+
+def check(case, arrays, label: str, settings: dict):
+    prepared, cache, first, greedy = run(case, "kv_packet", settings)
+    assert prepared.query_start == arrays[f"{label}/query_pos"][0]
+    expected = in_order(arrays[f"{label}/cache_k"], arrays[f"{label}/cache_v"])
+    for found, wanted in zip(in_order(*cache), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-4)
+    np.testing.assert_allclose(first, arrays[f"{label}/first_logits"], atol=1e-3)
+    assert greedy == arrays[f"{label}/greedy"].tolist()
+
+
+def adapter_of(case) -> Adapter:
+    return Adapter(case.arrays["header"], case.arrays["trailer"])
+
+
+@pytest.mark.parametrize("label", PRESSES)
+@pytest.mark.parametrize("name", CASES)
+def test_presses_of_the_published_code(tiny, name, label):
+    case = golden_case(tiny, name)
+    settings = {"adapter": adapter_of(case), "compress": PRESSES[label]}
+    check(case, case.arrays, label, settings)
+
+
+@pytest.mark.parametrize(("name", "label"), SNAPKV)
+def test_snapkv(tiny, name, label):
+    case, published = golden_case(tiny, name), INDEX[name]["snapkv"][label]
+    spec = (
+        f"snapkv/keep={1 - published['compression_ratio']}/window={published['window_size']}"
+        f"/kernel={published['kernel_size']}"
+        f"/keep_soft_tokens={str(published['keep_filler_tokens']).lower()}"
+    )
+    adapter = adapter_of(case) if published["wrapped"] else None
+    arrays = np.load(GOLDEN / f"snapkv_{name}.npz")
+    check(case, arrays, label, {"adapter": adapter, "compress": spec})
+
+
+@pytest.mark.parametrize(("name", "label"), ZSMERGE)
+def test_zeromerge(tiny, name, label):
+    case, published = golden_case(tiny, name), INDEX[name]["zsmerge"][label]
+    arrays, given = np.load(GOLDEN / f"zsmerge_{name}.npz"), published["given"]
+    budget, length = given["cache_budget"], published["length"]
+    keep = budget if budget < 1 else (budget + 0.5) / length
+    spec = (
+        f"zeromerge/keep={keep}/tail={given['cache_tail']}/merged={given['cache_dense']}"
+        f"/alpha={given['scale_factor']}/discount={given['shrink_factor']}/keep_soft_tokens=false"
+    )
+    adapter = adapter_of(case) if published["wrapped"] else None
+    document = case.documents[published["doc"]]
+    (packet,) = build_packets(case.model, adapter, [document], compressor=make(spec))
+    weight, k, v = (arrays[f"{label}/{part}"] for part in ("weight", "k", "v"))
+    assert (packet.length, packet.slots) == (length, weight.shape[-1])
+    bias = np.stack([np.asarray(b)[0] for b in packet.cache.bias])[..., : packet.slots]
+    np.testing.assert_allclose(bias, given["scale_factor"] * np.log(weight), atol=1e-6)
+    merged = given["cache_dense"] if given["cache_dense"] >= 1 else int((weight > 1).sum(-1).max())
+    found = [
+        np.stack([np.asarray(x)[0, : packet.slots] for x in part]).swapaxes(1, 2)
+        for part in (packet.cache.k, packet.cache.v)
+    ]
+    for part, wanted in zip(found, (k, v), strict=True):  # of means the order is given
+        np.testing.assert_allclose(part[:, :, :merged], wanted[:, :, :merged], atol=2e-4)
+    for part, wanted in zip(in_order(*found), in_order(k, v), strict=True):
+        np.testing.assert_allclose(part, wanted, atol=2e-4)
+    context, start = compose(case.model, [packet])
+    ready = prefill(case.model, (context,), [case.query[:1]], start, 1)
+    np.testing.assert_allclose(ready.logits[0], arrays[f"{label}/step_logits"][0], atol=1e-3)
+
+
+def test_a_compressed_context_costs_less(tiny):
+    case = golden_case(tiny, "llama31_A")  # scanned: XLA's count is of layers one by one
+    request = Request(case.preamble, case.documents, case.query)
+    small = dict(buckets=Buckets(min_packet=8, soft_tokens=0, contexts=(32, 64)))
+    work = []
+    for settings in ({}, {"compress": "zeromerge", "keep": 0.4}):
+        method = METHODS["no_recompute"](**settings, **small)
+        entry = Entry(method, method.store(case.model, case.preamble, case.documents))
+        work.append(count_work(case.model, entry, request))
+    whole, compressed = work
+    assert compressed.cached_tokens == whole.cached_tokens
+    assert compressed.context_slots == 32 and whole.context_slots == 64
+    for field in ("flops_total", "flops_overhead", "xla_flops", "least_bytes", "cache_bytes"):
+        assert 0 < getattr(compressed, field) < getattr(whole, field), field
