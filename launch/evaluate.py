@@ -7,7 +7,8 @@ own_docs, own_notes; with --config.dataset.options.folder=DIR musique and hotpot
 downloaded without it); with --config.dataset.options.path=FILE corpus, what launch.write_questions
 wrote, and jsonl, lines {"documents": ["…"], "question": "…", "answers": ["…"]}.
 Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')", .num_samples
-(questions), .adapter, .num_timed (examples to time), .new_tokens; all are in the file.
+(questions), .adapter, .template=chat_reasoning, .num_timed (examples to time), .new_tokens; all are
+in the file.
 """
 
 import pathlib
