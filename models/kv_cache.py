@@ -158,17 +158,43 @@ def write(cache: KVCache, part: KVCache, slots: jax.Array) -> KVCache:
 
     A part without a bias has one of 0. Raises ValueError for a bias where `cache` has none.
     """
-    k, v = (
-        jax.tree.map(lambda old, new: write_slots(old, new, slots, SLOTS), old, new)
-        for old, new in ((cache.k, part.k), (cache.v, part.v))
-    )
-    bias = cache.bias
-    if bias is not None:
-        new_bias = with_bias(part).bias
-        bias = jax.tree.map(lambda old, new: write_slots(old, new, slots, -1), bias, new_bias)
-    elif part.bias is not None:
-        raise ValueError("A cache with a bias cannot be written into one without a bias.")
+    part = _with_bias_as(cache, part)
+    put = lambda axis: lambda old, new: write_slots(old, new, slots, axis)  # noqa: E731
+    k, v = jax.tree.map(put(SLOTS), (cache.k, cache.v), (part.k, part.v))
+    bias = jax.tree.map(put(-1), cache.bias, part.bias)
     return mark(cache._replace(k=k, v=v, bias=bias), part.positions, part.valid, slots)
+
+
+def _with_bias_as(cache: KVCache, part: KVCache) -> KVCache:
+    if cache.bias is not None:
+        return with_bias(part)
+    if part.bias is not None:
+        raise ValueError("A cache with a bias cannot be written into one without a bias.")
+    return part
+
+
+def as_rows(cache: KVCache, slots: int) -> KVCache:
+    """A cache of batch 1 as rows of `slots` slots, one after the other."""
+    rows = cache.num_slots // slots
+    split = lambda x, axis: x.reshape(*x.shape[:axis], rows, slots, *x.shape[axis + 2 :])  # noqa: E731
+    k, v = jax.tree.map(lambda x: split(x, x.ndim - 4), (cache.k, cache.v))
+    # A bias has its heads between rows and slots.
+    turned = jax.tree.map(lambda x: jnp.moveaxis(x, -1, -2), cache.bias)
+    bias = jax.tree.map(lambda x: jnp.moveaxis(split(x, x.ndim - 3), -1, -2), turned)
+    return KVCache(k, v, split(cache.positions, 0), split(cache.valid, 0), bias)
+
+
+def write_rows(cache: KVCache, part: KVCache, first: jax.Array) -> KVCache:
+    """Writes all batch rows of `part` into `cache` from row `first` on (int32 scalar); they fit.
+
+    A part without a bias has one of 0. Raises ValueError for a bias where `cache` has none.
+    """
+    part = _with_bias_as(cache, part)
+    put = lambda axis: lambda old, new: write_slots(old, new, first, axis)  # noqa: E731
+    k, v = jax.tree.map(put(SLOTS - 1), (cache.k, cache.v), (part.k, part.v))
+    bias = jax.tree.map(put(-3), cache.bias, part.bias)
+    positions, valid = map(put(-2), (cache.positions, cache.valid), (part.positions, part.valid))
+    return KVCache(k, v, positions, valid, bias)
 
 
 def move(config, cache: KVCache, difference: jax.Array) -> KVCache:

@@ -33,6 +33,20 @@ class Paged(NamedTuple):
         return self.pool.k, self.pool.v, self.pool.bias
 
 
+def copied(config, context: Paged) -> KVCache:
+    """The context as a cache of its own, every key moved: the copy that reading in place spares."""
+    pool, many = context.pool, context.pool.num_slots * config.num_kv_heads
+    layer = lambda k, v, bias: segment(config, context, k, v, bias, many)  # noqa: E731
+    if isinstance(pool.k, tuple):
+        biases = pool.bias or (None,) * len(pool.k)
+        parts = [layer(*arrays) for arrays in zip(pool.k, pool.v, biases, strict=True)]
+        k, v = (tuple(getattr(p, name) for p in parts) for name in "kv")
+        bias = pool.bias and tuple(p.bias for p in parts)
+        return KVCache(k, v, parts[0].positions, parts[0].valid, bias)
+    part = jax.vmap(layer)(pool.k, pool.v, pool.bias)
+    return KVCache(part.k, part.v, part.positions[0], part.valid[0], part.bias)
+
+
 def segment(config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int) -> Segment:
     """One layer of the context for `attend`.
 

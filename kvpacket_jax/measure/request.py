@@ -4,6 +4,7 @@ Methods know nothing of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import jax
 
 from kvpacket_jax.methods import Method, Prepared, Request
 from kvpacket_jax.packets.prefill import Prefilled, prefill
-from models import LanguageModel
+from models import LanguageModel, paged
+from models.paged import Paged
 
 IN_MEMORY = ("device", "host")  # tiers; the third is "disk"
 
@@ -87,10 +89,12 @@ class Ready(Method):
 
 
 def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
-    """The query's own pass over the context that a method composes, which is ready beforehand.
+    """The query's own pass over the context that a method leaves, as caches that are ready.
 
     What no method that leaves the query to `prefill` can be faster than over this context.
     """
     prepared = entry.method.prepare(model, entry.stored, request)
     ready = Ready(prepared.query_start, buckets=entry.method.buckets)
-    return Entry(ready, jax.block_until_ready(prepared.context))
+    copy = jax.jit(functools.partial(paged.copied, model.config))
+    caches = tuple(copy(c) if isinstance(c, Paged) else c for c in prepared.context)
+    return Entry(ready, jax.block_until_ready(caches))

@@ -5,6 +5,7 @@ are arrays, a method that reads a number back does so first: `Method.resolved`.)
 """
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable
 
@@ -14,9 +15,11 @@ from kvpacket_jax.measure import flops, memory
 from kvpacket_jax.measure.request import Entry, first_token, query_pass
 from kvpacket_jax.methods import Method, Prepared, Request
 from kvpacket_jax.packets.packet import Packet
+from kvpacket_jax.packets.pages import Laid
 from kvpacket_jax.packets.prefill import Context, Prefilled
-from models import LanguageModel, kv_cache
+from models import LanguageModel, kv_cache, paged
 from models.kv_cache import KVCache
+from models.paged import Paged
 from models.transformer import Transformer, init_params
 
 
@@ -50,9 +53,9 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
         ready = Prepared(context, 0)
         return _outputs(query_pass(_with(model, params), entry.method, ready, request))
 
-    alone = flops.count_flops(run_alone, arrays[0], context)
+    alone = flops.count_flops(run_alone, arrays[0], _plain(model, context))
     plain, *plain_arrays = _unrolled(model, *arrays)
-    packets = jax.tree.leaves(entry.stored, is_leaf=lambda x: isinstance(x, Packet))
+    packets = jax.tree.leaves(entry.stored, is_leaf=lambda x: isinstance(x, (Packet, Laid)))
     return Work(
         flops_total=total.total,
         flops_overhead=total.total - alone.total,
@@ -62,7 +65,7 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
         peak_bytes=peak_bytes(model, entry, request) if peak else None,
         context_slots=context_slots(model, entry, request),
         cache_bytes=memory.tree_bytes(entry.stored),
-        cached_tokens=sum(x.length for x in packets if isinstance(x, Packet)),
+        cached_tokens=sum(x.length for x in packets if isinstance(x, (Packet, Laid))),
     )
 
 
@@ -160,6 +163,12 @@ def _outline(model: LanguageModel, entry: Entry, request: Request) -> tuple[Cont
 
     shapes = jax.eval_shape(context, *_abstract((model.params, entry.stored)))
     return shapes, rows
+
+
+def _plain(model: LanguageModel, context: Context) -> Context:
+    """Shapes of the context as caches that are ready, where it is read in place."""
+    copy = functools.partial(paged.copied, model.config)
+    return tuple(jax.eval_shape(copy, c) if isinstance(c, Paged) else c for c in context)
 
 
 def _unrolled(model: LanguageModel, params, stored):

@@ -57,9 +57,9 @@ class Method:
     `store` if bare packets are not what it needs, and declares the following if it differs. Callers
     ask for these and for nothing else of a method.
 
-    reads_packets: the method answers from `stored` as it is, which is one packet for each chunk of
-      the request (`Request.chunks`), the documents wrapped by `adapter`. So the packets may come
-      from a store on disk. `prepare` then uses nothing else of the request.
+    reads_packets: the method answers from what `arrange` makes of one packet for each chunk of the
+      request (`Request.chunks`), the documents wrapped by `adapter`. So the packets may come from a
+      store on disk. `prepare` then uses nothing else of the request.
     adapter_role: what belongs in the method's field `adapter`: "adapter" (the one to evaluate) or
       "primer" (the one that needs no training); None where the method has no such field.
     shares_context: the context does not depend on the query, so that any number of questions about
@@ -88,7 +88,14 @@ class Method:
         packets = build_packets(
             model, self.adapter, documents, self.buckets, compressor=self.compressor
         )
-        return store_preamble(model, preamble, self.buckets) + packets
+        return self.arrange(model, store_preamble(model, preamble, self.buckets) + packets)
+
+    def arrange(self, model: LanguageModel, packets: Sequence[Packet]) -> Any:
+        """What is stored, of packets that lie apart; outside the clock as well.
+
+        Raises ValueError for packets that `model` cannot read.
+        """
+        return list(packets)
 
     def prepare(
         self, model: LanguageModel, stored: Any, request: Request, new_tokens: int = 0

@@ -5,7 +5,7 @@ import dataclasses
 from kvpacket_jax.compress import Compressor, make
 from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.compose import compose
+from kvpacket_jax.packets.pages import Laid, lay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class KVPacket(Method):
     def compressor(self) -> Compressor | None:
         return make(self.compress, self.keep)
 
+    def arrange(self, model, packets) -> Laid:
+        return lay(model, packets, self.buckets)
+
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
-        context, length = compose(model, stored, self.buckets)
-        return Prepared((context,), length)
+        return Prepared((stored.context(),), stored.length)

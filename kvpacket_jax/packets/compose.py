@@ -67,9 +67,7 @@ def compose(
       ValueError: packets of another model or dtype, a context longer than the model's, or fewer
         slots than `slots_needed`.
     """
-    for i, packet in enumerate(packets):
-        _check(model, packet, i)
-    model.check_length(sum(p.length for p in packets))
+    check_packets(model, packets)
     slots = context_slots(packets, buckets) if slots is None else slots
     if slots < (needed := slots_needed(packets)):  # XLA would move the last over the one before
         raise ValueError(f"{slots} slots do not hold these packets: they need {needed}.")
@@ -82,6 +80,13 @@ def compose(
         context = _place(model.config, context, packet.cache, *at)
         position, slot = position + packet.length, slot + packet.slots
     return context, position
+
+
+def check_packets(model: LanguageModel, packets: Sequence[Packet]) -> None:
+    """Raises ValueError for packets that `model` did not build or that are too many for it."""
+    for i, packet in enumerate(packets):
+        _check(model, packet, i)
+    model.check_length(sum(p.length for p in packets))
 
 
 def _check(model: LanguageModel, packet: Packet, i: int) -> None:

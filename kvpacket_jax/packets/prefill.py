@@ -12,8 +12,9 @@ from kvpacket_jax.packets.buckets import Buckets, power_of_two, round_up, whole_
 from kvpacket_jax.packets.packet import check_ids
 from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
+from models.paged import Paged
 
-Context = tuple[KVCache, ...]
+Context = tuple[KVCache | Paged, ...]
 
 
 class Prefilled(NamedTuple):

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -111,7 +111,7 @@ def open_session(
     compressor: Compressor | None = None,
     key: bytes | None = None,
 ) -> Session:
-    """Reads the packets of documents, in their order, and composes them.
+    """Reads the packets of documents, in their order, and lays them side by side.
 
     Args:
       method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
@@ -133,22 +133,23 @@ def open_session(
     made_with = adapter if without else reader.adapter
     provenance = build.document_provenance(model, made_with, wording, choice, compressor)
     names = build.names_of(model, made_with, adapter_name)
-    stored = store.find(folder, provenance, ids, names, key)
+    entries = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
     documents = []
     if not without:
-        wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in stored]
+        wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
     try:
         if without:
-            documents = [packet_file.read_tokens(folder, *entry) for entry in stored]
+            documents = [packet_file.read_tokens(folder, *entry) for entry in entries]
         packets = packet_file.load(folder, wanted, model)
     except (MissingFile, DamagedFile) as error:
-        paths = [packet_path(folder, entry.packet) for entry in stored]
+        paths = [packet_path(folder, entry.packet) for entry in entries]
         if error.path not in paths:  # the preamble's
             raise
         kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
         raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
-    ready = reader.shared_context(model, packets, Request([], documents, []))
+    stored = reader.arrange(model, packets)
+    ready = reader.shared_context(model, stored, Request([], documents, []))
     start = ready.query_start
     return Session(model, wording, reader, folder, wanted, packets, ready.context, start)
 
@@ -271,13 +272,14 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
     preamble, documents = _apart(session)
     request = Request([], [p.manifest.tokens for p in documents], query)
 
-    def load() -> list[Packet]:
-        return packet_file.load(session.folder, session.wanted, model)
+    def load() -> Any:
+        packets = packet_file.load(session.folder, session.wanted, model)
+        return session.method.arrange(model, packets)
 
     def forget() -> None:
         packet_file.forget(session.folder, session.wanted)
 
-    packets = Entry(session.method, jax.device_put(session.packets), "disk", load)
+    packets = Entry(session.method, load(), "disk", load)
     full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
     entries = {WARM: packets, COLD: packets._replace(forget=forget), cost.FULL: full}
     machine = measure_machine(model.dtype, model.num_devices)

@@ -1,10 +1,12 @@
 """What methods declare of themselves is so: buckets, shared contexts, adapters, seeds."""
 
+import jax
 import numpy as np
 import pytest
 
 from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from tests.support.methods import golden_case
 
@@ -58,7 +60,9 @@ def test_methods_declare_what_they_do(tiny):
         shared = method.shared_context(case.model, stored, request)
         assert (shared is not None) == method.shares_context
         if method.reads_packets:
-            assert [p.manifest.tokens for p in stored] == [tuple(c) for c in request.chunks]
+            packets = build_packets(case.model, None, request.chunks)
+            again = method.arrange(case.model, packets)
+            jax.tree.map(np.testing.assert_array_equal, again, stored)
             empty = Request((), (), ())
             assert method.prepare(case.model, stored, empty).query_start == shared[1]
 

@@ -18,6 +18,7 @@ from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
+from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.serve import build, corpus, packet_file, session, store
 from kvpacket_jax.serve.packet_file import packet_path
@@ -46,7 +47,7 @@ def expected_answer(model, question: str) -> str:
     encoded = build.encode(model, WORDING, Question(question, ()))
     texts = [text(int(i[1:])) for i in IDS]
     documents = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
-    packets = METHODS["no_recompute"]().store(model, encoded.preamble, documents)
+    packets = build_packets(model, None, [encoded.preamble, *documents])
     context, start = compose(model, packets)
     ready = prefill(model, (context,), encoded.questions, start, NEW_TOKENS)
     ids = generate(model, (context,), ready, NEW_TOKENS)[0]
@@ -149,7 +150,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     assert list(costs) == [session.WARM, session.COLD, FULL]
     warm = costs[session.WARM]
     query = build.encode(model, WORDING, Question("Where?", ())).questions[0]
-    entry = Entry(METHODS["kv_packet"](), opened.packets)
+    entry = Entry(opened.method, opened.method.arrange(model, opened.packets))
     counted = count_work(model, entry, Request([], [], query))
     assert {name: getattr(warm, name) for name in vars(counted)} == vars(counted)
     assert 0 < warm.flops_overhead < warm.flops_total
