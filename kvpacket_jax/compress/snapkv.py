@@ -18,7 +18,7 @@ class SnapKV(Compressor):
 
     name = "snapkv"
 
-    window: int = 16
+    window: int = 8
     kernel: int = 5
 
     def __post_init__(self):

@@ -189,7 +189,7 @@ def test_sizes_always_hold_the_ends(name, keep):
         ("snapvk", None, "no compressor 'snapvk' .did you mean snapkv"),
         ("snapkv/windw=3", None, "'windw=3' is not a setting .did you mean window.*keep .a number"),
         ("snapkv/window=x", None, "window is a whole number, not 'x'"),
-        ("snapkv/kernel=4", None, "kernel odd; not 16 and 4"),
+        ("snapkv/kernel=4", None, "kernel odd; not 8 and 4"),
         ("knorm", 1.5, "keep is a share of the slots.*not 1.5"),
         ("knorm/keep=0", None, "not 0.0"),
         (None, 0.5, "keep=0.5 says how much a compressor keeps: name one"),
@@ -205,5 +205,5 @@ def test_a_label_makes_the_same_compressor():
         compressor = make(name, 0.25)
         assert make(compressor.label) == compressor
     assert make(None) is make("none") is None
-    label = "snapkv/keep=0.25/keep_soft_tokens=true/window=16/kernel=5"
+    label = "snapkv/keep=0.25/keep_soft_tokens=true/window=8/kernel=5"
     assert make("snapkv", 0.25).label == label  # stores are found by it

@@ -10,6 +10,7 @@ import pytest
 
 import models
 from configs import train as train_config
+from kvpacket_jax.compress import make
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import METHODS, Request, settings
@@ -165,7 +166,7 @@ def requests(tiny):
     return one, many, request, Adapter(*tokens)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "kv_packet:compress=zeromerge"])
 def test_every_method_answers_as_on_one_device(requests, name):
     one, many, request, adapter = requests
     method = settings.make(name, adapter)[1]
@@ -200,20 +201,19 @@ def heads_of_a_device(packet) -> int:
     return packet.cache.k[0].addressable_shards[0].data.shape[-2]
 
 
-def test_packets_are_stored_whole_and_loaded_sharded(requests, tmp_path):
+@pytest.mark.parametrize("compressor", [None, make("zeromerge")])
+def test_packets_are_stored_whole_and_loaded_sharded(requests, tmp_path, compressor):
     one, many, request, adapter = requests
-    provenance = provenance_of(many, adapter)
-    assert provenance == provenance_of(one, adapter)
-    packets = build_packets(many, adapter, request.documents)
+    provenance = provenance_of(many, adapter, compressor=compressor)
+    assert provenance == provenance_of(one, adapter, compressor=compressor)
+    packets = build_packets(many, adapter, request.documents, compressor=compressor)
     with store.writing(tmp_path) as writer:
         wanted = [(writer.packet(packet).packet, provenance) for packet in packets]
     whole, sharded = (packet_file.load(tmp_path, wanted, model) for model in (one, many))
     assert heads_of_a_device(sharded[0]) == 1
     for made, alone, again in zip(packets, whole, sharded, strict=True):
-        for found in (alone, again):  # what stands behind the length is padding
-            keys, expected = (
-                np.asarray(p.cache.k)[..., : made.length, :, :] for p in (found, made)
-            )
+        for found in (alone, again):  # what stands behind the slots is padding
+            keys, expected = (np.asarray(p.cache.k)[..., : made.slots, :, :] for p in (found, made))
             np.testing.assert_array_equal(keys, expected)
     contexts = [compose(model, loaded)[0] for model, loaded in ((one, whole), (many, sharded))]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), *contexts)

@@ -23,6 +23,7 @@ from tests.support.faults.harness import FINDINGS, Faults, Tally, run
 CLASSES: dict[str, tuple[Faults, int]] = {
     "packets": (own.packets, 4000),
     "signed_packets": (own.signed_packets, 2000),
+    "compressed_packets": (own.compressed_packets, 2000),
     "adapters": (own.adapters, 2000),
     "checkpoints": (own.checkpoints, 600),
     "teacher_targets": (own.teacher_targets, 2400),

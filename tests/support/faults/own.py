@@ -15,6 +15,7 @@ import models
 from configs import train as train_config
 from kvpacket_jax import sweep, teacher
 from kvpacket_jax.adapters import card
+from kvpacket_jax.compress import Compressor, make
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.evaluate import timings
 from kvpacket_jax.evaluate.rows import RowFile, claim
@@ -69,16 +70,21 @@ def _damaged_files(
 
 
 def packets(
-    folder: pathlib.Path, rng: random.Random, number: int, key: bytes | None = None
+    folder: pathlib.Path,
+    rng: random.Random,
+    number: int,
+    key: bytes | None = None,
+    compressor: Compressor | None = None,
 ) -> Iterator[Attempt]:
     """A store's packets and entries, read as for a request of three documents, and listed."""
     model = tiny_model(folder)
     documents = corpus.read_file(write_corpus(folder.with_name("docs.jsonl"), 9))
-    build.build(model, build.plan(model, None, WORDING, documents), folder, key=key)
-    ids = ["d1", "d3", "d4"]
+    parts = build.plan(model, None, WORDING, documents, compressor=compressor)
+    build.build(model, parts, folder, key=key)
+    ids, options = ["d1", "d3", "d4"], {"key": key, "compressor": compressor}
 
     def open_session() -> session.Session:
-        return session.open_session(model, folder, ids, WORDING, "no_recompute", key=key)
+        return session.open_session(model, folder, ids, WORDING, "no_recompute", **options)
 
     def read() -> tuple[str, list]:
         opened = open_session()
@@ -105,6 +111,11 @@ def packets(
 def signed_packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
     """The same with a key."""
     yield from packets(folder, rng, number, b"k" * 32)
+
+
+def compressed_packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
+    """The same with fewer slots, their positions and a bias."""
+    yield from packets(folder, rng, number, compressor=make("zeromerge"))
 
 
 def adapters(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
