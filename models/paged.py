@@ -6,6 +6,7 @@ moved to a context's positions: a layer gathers its pages and turns either the f
 the few pages' keys, whichever are fewer, and nothing of the context's size outlives the layer.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -33,6 +34,12 @@ class Paged(NamedTuple):
         return self.pool.k, self.pool.v, self.pool.bias
 
 
+def ready(config, context: KVCache | Paged) -> KVCache:
+    """A context as a cache of its own, which a Paged one is copied to."""
+    return copied(config, context) if isinstance(context, Paged) else context
+
+
+@functools.partial(jax.jit, static_argnames="config")
 def copied(config, context: Paged) -> KVCache:
     """The context as a cache of its own, every key moved: the copy that reading in place spares."""
     pool, many = context.pool, context.pool.num_slots * config.num_kv_heads

@@ -4,7 +4,6 @@ Methods know nothing of it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ import jax
 from kvpacket_jax.methods import Method, Prepared, Request
 from kvpacket_jax.packets.prefill import Prefilled, prefill
 from models import LanguageModel, paged
-from models.paged import Paged
 
 IN_MEMORY = ("device", "host")  # tiers; the third is "disk"
 
@@ -95,6 +93,5 @@ def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
     """
     prepared = entry.method.prepare(model, entry.stored, request)
     ready = Ready(prepared.query_start, buckets=entry.method.buckets)
-    copy = jax.jit(functools.partial(paged.copied, model.config))
-    caches = tuple(copy(c) if isinstance(c, Paged) else c for c in prepared.context)
+    caches = tuple(paged.ready(model.config, c) for c in prepared.context)
     return Entry(ready, jax.block_until_ready(caches))

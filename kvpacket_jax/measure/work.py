@@ -5,7 +5,6 @@ are arrays, a method that reads a number back does so first: `Method.resolved`.)
 """
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Callable
 
@@ -19,7 +18,6 @@ from kvpacket_jax.packets.pages import Laid
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel, kv_cache, paged
 from models.kv_cache import KVCache
-from models.paged import Paged
 from models.transformer import Transformer, init_params
 
 
@@ -167,8 +165,7 @@ def _outline(model: LanguageModel, entry: Entry, request: Request) -> tuple[Cont
 
 def _plain(model: LanguageModel, context: Context) -> Context:
     """Shapes of the context as caches that are ready, where it is read in place."""
-    copy = functools.partial(paged.copied, model.config)
-    return tuple(jax.eval_shape(copy, c) if isinstance(c, Paged) else c for c in context)
+    return jax.eval_shape(lambda c: tuple(paged.ready(model.config, x) for x in c), context)
 
 
 def _unrolled(model: LanguageModel, params, stored):

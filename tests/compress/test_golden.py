@@ -104,7 +104,7 @@ def test_zeromerge(tiny, name, label):
 def test_a_compressed_context_costs_less(tiny):
     case = golden_case(tiny, "llama31_A")  # scanned: XLA's count is of layers one by one
     request = Request(case.preamble, case.documents, case.query)
-    small = dict(buckets=Buckets(min_packet=8, soft_tokens=0, contexts=(32, 64)))
+    small = dict(buckets=Buckets(min_packet=8, soft_tokens=0, contexts=tuple(range(16, 400, 16))))
     work = []
     for settings in ({}, {"compress": "zeromerge", "keep": 0.4}):
         method = METHODS["no_recompute"](**settings, **small)
@@ -112,6 +112,12 @@ def test_a_compressed_context_costs_less(tiny):
         work.append(count_work(case.model, entry, request))
     whole, compressed = work
     assert compressed.cached_tokens == whole.cached_tokens
-    assert compressed.context_slots == 32 and whole.context_slots == 64
-    for field in ("flops_total", "flops_overhead", "xla_flops", "least_bytes", "cache_bytes"):
+    for field in (
+        "context_slots",
+        "flops_total",
+        "flops_overhead",
+        "xla_flops",
+        "least_bytes",
+        "cache_bytes",
+    ):
         assert 0 < getattr(compressed, field) < getattr(whole, field), field

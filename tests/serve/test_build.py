@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import models
-from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
@@ -73,7 +72,7 @@ def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_pat
     found = packet_file.load(tmp_path, wanted, model)
     texts = [text(3), text(5), text(5)]
     tokens = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
-    built = METHODS["kv_packet"](adapter=adapter).store(model, preamble.tokens, tokens)
+    built = build_packets(model, None, [preamble.tokens]) + build_packets(model, adapter, tokens)
     for packet, expected in zip(found, built, strict=True):
         assert packet.length == expected.length
         assert packet.manifest.tokens == expected.manifest.tokens

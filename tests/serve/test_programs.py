@@ -81,8 +81,9 @@ def requests(model, number: int):
 
 
 def answer(model, stored, request) -> list[int]:
-    """What the programs do for a request with kv_packet: compose, prefill, decode."""
-    prepared = METHODS["kv_packet"]().prepare(model, stored, request, NEW_TOKENS)
+    """What the programs do for a request with kv_packet: lay into pages, prefill, decode."""
+    method = METHODS["kv_packet"]()
+    prepared = method.prepare(model, method.arrange(model, stored), request, NEW_TOKENS)
     ready = prefill(model, prepared.context, [request.query], prepared.query_start, NEW_TOKENS)
     return generate(model, prepared.context, ready, NEW_TOKENS, stop_ids=())[0]
 
@@ -90,7 +91,7 @@ def answer(model, stored, request) -> list[int]:
 def test_few_programs_serve_all_requests(model, compiled):
     for stored, request in requests(model, 300):
         assert len(answer(model, stored, request)) == NEW_TOKENS
-    assert {"_empty", "place", "prefill_program", "_first", "_decode"} <= {*map(plain, compiled)}
+    assert {"_empty", "_put", "prefill_program", "_first", "_decode"} <= {*map(plain, compiled)}
     assert len(compiled) <= 150
 
 

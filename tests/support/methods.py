@@ -1,14 +1,11 @@
 """Runs a method on a golden case, and holds it to what the published code computes."""
 
-import functools
-
 import numpy as np
 
 from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
 from models import paged
-from models.paged import Paged
 from tests.support.golden import CASES, load_case
 
 
@@ -26,7 +23,7 @@ def run(case, name: str, settings: dict):
     prefilled = prepared.prefilled or prefill(
         case.model, prepared.context, [case.query], prepared.query_start, 8
     )
-    caches = [*map(functools.partial(ready, case.model), prepared.context)]
+    caches = [paged.ready(case.model.config, c) for c in prepared.context]
     caches += [prefilled.tail] if prepared.prefilled else []
     cache = (
         [np.concatenate([visible(c, part) for c in caches], 2) for part in "kv"] if caches else None
@@ -34,11 +31,6 @@ def run(case, name: str, settings: dict):
     first = np.asarray(prefilled.logits[0])
     greedy = generate(case.model, prepared.context, prefilled, 8, stop_ids=())[0]
     return prepared, cache, first, greedy
-
-
-def ready(model, cache):
-    """Keys at their positions: a context that is read in place, copied."""
-    return paged.copied(model.config, cache) if isinstance(cache, Paged) else cache
 
 
 def visible(cache, part: str) -> np.ndarray:
