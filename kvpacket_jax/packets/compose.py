@@ -1,4 +1,8 @@
-"""compose(): packets side by side, in any order, become the context of a request."""
+"""compose(): packets side by side, in any order, copied into one cache with their keys moved.
+
+What the methods need that recompute some of it, and training; kv_packet reads packets where they
+lie (pages.py), and tests hold the two to each other.
+"""
 
 import functools
 from collections.abc import Sequence

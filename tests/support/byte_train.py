@@ -28,7 +28,7 @@ def get_config(path: str) -> ConfigDict:
     """`--config=tests/support/byte_train.py:FILE`: soft tokens and a writer, no primer."""
     config = train.get_config()
     config.header = config.trailer = 8
-    config.primer, config.writer_rank = "", 2
+    config.primer, config.writer_rank, config.scales = "", 2, (1.0,)
     config.template = "completion"
     options = ConfigDict({"path": path})
     entry = {"name": "jsonl", "options": options, **SIZES}

@@ -237,14 +237,31 @@ def test_the_adapter_is_the_running_mean_of_the_best_step(byte_model, trained):
     like = train_lib.step_lib.init_state(
         setup.initial_adapter(config, model), setup.make_optimizer(config)
     )
-    best = checkpoint.Checkpoints(trained / "checkpoints").best(like)
-    state, scale = best.state, best.measures["scale"]
+    state = checkpoint.Checkpoints(trained / "checkpoints").best(like).state
     assert int(state.step) == STEPS
-    assert description["scale"] == scale and scale in config.scales
-    scaled = adapter_lib.scaled(state.mean, scale)
-    np.testing.assert_array_equal(scaled.writer["q"].b, scale * state.mean.writer["q"].b)
-    check_equal(adapter(trained), jax.device_get(adapter_lib.rounded(scaled)))
+    check_equal(adapter(trained), jax.device_get(adapter_lib.rounded(state.mean)))
     assert np.abs(state.mean.header - state.adapter.header).max() > 1e-4
+
+
+def test_the_adapter_is_saved_at_the_scale_that_validates_best(byte_model, tmp_path, monkeypatch):
+    measured, line = [], train_lib.progress_lib.measures_line
+    monkeypatch.setattr(
+        train_lib.progress_lib, "measures_line", lambda *a: measured.append(a[1]) or line(*a)
+    )
+    config = config_of(byte_model, num_steps=4)
+    config.scales = (0.5, 1.0, 4.0)
+    train(config, tmp_path / "run")
+    assert [m["scale"] for m in measured] == [0.5, 1.0, 4.0] * 2  # before the first step too
+    best = min(measured[3:], key=lambda m: m["worst"])
+    described = adapter_lib.ocp.metadata(tmp_path / "run" / "adapter").custom_metadata
+    assert described["step"] == 4 and described["scale"] == best["scale"]
+    row = validations(log_lib.read(tmp_path / "run" / "metrics.jsonl"))[-1]
+    assert row["validation/it/kl"] == pytest.approx(best["scores"]["it"]["kl"])
+    config.scales = (1.0,)
+    train(config, tmp_path / "whole")
+    saved, whole = (adapter(tmp_path / name).writer["q"] for name in ("run", "whole"))
+    np.testing.assert_allclose(saved.b, best["scale"] * whole.b, rtol=2.0**-7)
+    np.testing.assert_array_equal(saved.a, whole.a)
 
 
 def rates_of(monkeypatch) -> list[float]:
