@@ -46,8 +46,8 @@ class KVCache(NamedTuple):
         return jax.tree.leaves(self.k)[0].dtype
 
 
-def init(config, batch: int, slots: int, dtype) -> KVCache:
-    """An empty cache: no slot is valid."""
+def init(config, batch: int, slots: int, dtype, bias: bool = False) -> KVCache:
+    """An empty cache: no slot is valid. With `bias` it has one, of 0."""
     shape = (batch, slots, config.num_kv_heads, config.head_dim)
     zeros = lambda *axes: sharding.constrain_heads(config.mesh, jnp.zeros(axes, dtype))  # noqa: E731
     if config.scan_layers:
@@ -55,7 +55,8 @@ def init(config, batch: int, slots: int, dtype) -> KVCache:
     else:
         k, v = (tuple(zeros(*shape) for _ in range(config.num_layers)) for _ in "kv")
     empty = jnp.zeros((batch, slots), jnp.int32)
-    return KVCache(k, v, empty, empty.astype(bool))
+    cache = KVCache(k, v, empty, empty.astype(bool))
+    return with_bias(cache) if bias else cache
 
 
 def from_layers(config, k, v, positions: jax.Array, valid: jax.Array, bias=None) -> KVCache:

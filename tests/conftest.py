@@ -67,6 +67,19 @@ def byte_model(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def load(byte_model):
+    """(dtype, scanned) -> the byte model, loaded once."""
+    loaded = {}
+
+    def get(dtype: str = "float32", scan: bool = False) -> models.LanguageModel:
+        if (dtype, scan) not in loaded:
+            loaded[dtype, scan] = models.load(str(byte_model), dtype, scan_layers=scan)
+        return loaded[dtype, scan]
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def trained(byte_model, tmp_path_factory) -> pathlib.Path:
     """The workdir of a short run on one device that nothing stopped."""
     workdir = tmp_path_factory.mktemp("trained") / "run"

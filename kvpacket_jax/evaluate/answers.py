@@ -64,7 +64,7 @@ def answer(
         groups = (_alone(model, entry, request, targets, i, new_tokens) for i in indices)
     expected = reference(model, targets, questions, template)
     starts = np.cumsum([0, *map(len, targets.answers)])
-    answers = []
+    lengths, answers = [len(d) for d in example.documents], []
     for group, prepared in groups:
         context, start, ready = prepared[:3]
         tokens = [targets.answers[i] for i in group]
@@ -90,7 +90,6 @@ def answer(
                 texts[n] = text
         for i, text, divergence in zip(group, texts, kl, strict=True):
             gold = questions[i].info.get("documents")
-            lengths = [len(d) for d in example.documents]
             found = picked(prepared.info, len(example.preamble), lengths, gold)
             answers.append(Answer(text, text == expected[i].text, divergence, found))
     return answers

@@ -101,7 +101,7 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
     }
     for name in EXTRA:
         if found := [r[name] for r in rows if r.get(name) is not None]:
-            scores[name] = float(np.mean(found))
+            scores[name] = _mean(found)
     scores["agree_low"], scores["agree_high"] = _interval(rows, [r["same"] for r in rows], seed)
     if all(_key(r) in reference for r in rows):
         pairs = [(r, reference[_key(r)]) for r in rows]

@@ -27,9 +27,8 @@ def place(config, context: KVCache, packet: KVCache, position, slot) -> KVCache:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "slots", "dtype", "bias"))
-def _empty(config, slots: int, dtype, bias: bool = False) -> KVCache:
-    cache = kv_cache.init(config, 1, slots, dtype)
-    return kv_cache.with_bias(cache) if bias else cache
+def _empty(config, slots: int, dtype, bias: bool) -> KVCache:
+    return kv_cache.init(config, 1, slots, dtype, bias)
 
 
 _place = functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("context",))(

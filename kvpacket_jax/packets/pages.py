@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -35,15 +36,13 @@ class Laid:
 
     def context(self) -> Paged:
         """The packets side by side, in their order, as the context of a request."""
-        table = np.full(self.pool.batch, -1, np.int32)
-        starts = np.zeros(self.pool.batch, np.int32)
-        first = start = 0
-        for slots, length in zip(self.slots, self.lengths, strict=True):
-            count = _pages(slots)
-            table[first : first + count] = np.arange(first, first + count)
-            starts[first : first + count] = start
-            first, start = first + count, start + length
-        return Paged(self.pool, table, starts)
+        counts = np.array([_pages(n) for n in self.slots], np.int32)
+        lengths = np.array(self.lengths, np.int32)
+        pages = np.arange(self.pool.batch, dtype=np.int32)
+        used = counts.sum()
+        starts = np.zeros_like(pages)
+        starts[:used] = np.repeat(np.cumsum(lengths) - lengths, counts)
+        return Paged(self.pool, np.where(pages < used, pages, -1), starts)
 
 
 def lay(model: LanguageModel, packets: Sequence[Packet], buckets: Buckets = Buckets()) -> Laid:
@@ -52,17 +51,13 @@ def lay(model: LanguageModel, packets: Sequence[Packet], buckets: Buckets = Buck
     Raises ValueError for packets of another model or dtype, or together longer than its context.
     """
     check_packets(model, packets)
-    first, need = 0, 1
-    for packet in packets:
-        need = max(need, first + _pages(packet.cache.num_slots))
-        first += _pages(packet.slots)
-    pages = round_up(buckets.context(need * PAGE), PAGE) // PAGE
+    firsts = [0, *itertools.accumulate(_pages(packet.slots) for packet in packets)]
+    ends = [n + _pages(p.cache.num_slots) for n, p in zip(firsts, packets, strict=False)]
+    pages = _pages(buckets.context(max(ends, default=1) * PAGE))
     bias = any(packet.cache.bias is not None for packet in packets)
     pool = _empty(model.config, pages, model.dtype, bias)
-    first = 0
-    for packet in packets:
+    for first, packet in zip(firsts, packets, strict=False):
         pool = _put(pool, packet.cache, np.int32(first))
-        first += _pages(packet.slots)
     return Laid(pool, tuple(p.slots for p in packets), tuple(p.length for p in packets))
 
 
@@ -72,8 +67,7 @@ def _pages(slots: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("config", "pages", "dtype", "bias"))
 def _empty(config, pages: int, dtype, bias: bool) -> KVCache:
-    pool = kv_cache.init(config, pages, PAGE, dtype)
-    return kv_cache.with_bias(pool) if bias else pool
+    return kv_cache.init(config, pages, PAGE, dtype, bias)
 
 
 @functools.partial(jax.jit, donate_argnames=("pool",))

@@ -92,18 +92,25 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     for r in results:
         table.add_row(
             spec_of(r),
-            str(r["num_samples"]),
-            _number(r["f1"], 3),
-            _between(r, "f1"),
-            _number(r["f1_share"], 3),
-            _between(r, "f1_difference"),
-            _number(r["agree"]),
+            *_scores(r),
             _number(r.get("agree_where_right")),
             _number(r["kl"]),
             _number(r["kl_answer"]),
             *(_number(r.get(name)) for name in extra),
         )
     return table
+
+
+def _scores(summary: Mapping) -> tuple[str, ...]:
+    """The cells of n, F1, 95 %, ÷ full, difference and agree."""
+    return (
+        str(summary["num_samples"]),
+        _number(summary["f1"], 3),
+        _between(summary, "f1"),
+        _number(summary["f1_share"], 3),
+        _between(summary, "f1_difference"),
+        _number(summary["agree"]),
+    )
 
 
 def quality_legend(results: Sequence[Mapping]) -> str:
@@ -137,12 +144,7 @@ def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
             table.add_row(
                 "" if i else kind or "other",
                 spec_of(part),
-                str(part["num_samples"]),
-                _number(part["f1"], 3),
-                _between(part, "f1"),
-                _number(part["f1_share"], 3),
-                _between(part, "f1_difference"),
-                _number(part["agree"]),
+                *_scores(part),
                 _between(part, "agree"),
                 str(sum(lost.values())),
                 *(str(lost.get(place, 0)) for place in PLACES),

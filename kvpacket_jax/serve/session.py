@@ -279,7 +279,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
     def forget() -> None:
         packet_file.forget(session.folder, session.wanted)
 
-    packets = Entry(session.method, load(), "disk", load)
+    packets = Entry(session.method, session.method.arrange(model, session.packets), "disk", load)
     full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
     entries = {WARM: packets, COLD: packets._replace(forget=forget), cost.FULL: full}
     machine = measure_machine(model.dtype, model.num_devices)

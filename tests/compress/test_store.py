@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file
 
 import kvpacket_jax as kvp
-import models
 from kvpacket_jax.compress import make
 from kvpacket_jax.measure import memory
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -22,26 +21,11 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.packet import build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
 from kvpacket_jax.serve.packet_file import Entry, packet_path
+from tests.support.byte_model import ids
 from tests.support.corpus import text, write_corpus
 
 ROOT = Path(__file__).parents[2]
 EXACT = Buckets(min_packet=1, soft_tokens=0)
-
-
-def ids(seed: int, length: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 256, length).tolist()
-
-
-@pytest.fixture(scope="module")
-def load(byte_model):
-    loaded = {}
-
-    def get(dtype: str = "float32", scan: bool = False) -> models.LanguageModel:
-        if (dtype, scan) not in loaded:
-            loaded[dtype, scan] = models.load(str(byte_model), dtype, scan_layers=scan)
-        return loaded[dtype, scan]
-
-    return get
 
 
 def put(folder, model, compressor, *documents, adapter=None, buckets=EXACT):

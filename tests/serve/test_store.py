@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
@@ -21,24 +20,8 @@ from kvpacket_jax.serve.packet_file import Entry, packet_path
 from kvpacket_jax.serve.provenance import Names
 from models import partial
 from models.rope import Llama3Rope, Rope
+from tests.support.byte_model import ids
 from tests.support.corpus import tree
-
-
-def ids(seed: int, length: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 256, length).tolist()
-
-
-@pytest.fixture(scope="module")
-def load(byte_model):
-    """(dtype, scanned) -> the model, loaded once."""
-    loaded = {}
-
-    def get(dtype: str = "float32", scan: bool = False) -> models.LanguageModel:
-        if (dtype, scan) not in loaded:
-            loaded[dtype, scan] = models.load(str(byte_model), dtype, scan_layers=scan)
-        return loaded[dtype, scan]
-
-    return get
 
 
 def adapter_of(model) -> adapter_lib.Adapter:

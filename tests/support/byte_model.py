@@ -45,3 +45,8 @@ def write(folder: pathlib.Path) -> pathlib.Path:
         tensors[name] = np.ascontiguousarray(array.reshape(shape))
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def ids(seed: int, length: int) -> list[int]:
+    """Random bytes, as the model's token ids."""
+    return np.random.default_rng(seed).integers(0, 256, length).tolist()
