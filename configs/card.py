@@ -1,5 +1,9 @@
 """What an adapter's card covers: kinds, numbers and lengths of documents, from test splits.
 
+configs/card.py        for a GPU; two cores take hours
+configs/card.py:cpu    a quarter of the sets
+configs/card.py:small  two sets of each kind, to see that it runs
+
 Sizes of an entry are as in configs/train.py; `sets` are sets of documents, each with `questions`.
 """
 
@@ -10,7 +14,7 @@ from configs.train import FIVE, LETTERS, LINES, LIVES, NOTES, PAGES, kind
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    arguments.check("configs/card.py", arg, ["small"])
+    arguments.check("configs/card.py", arg, ["cpu", "small"])
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
@@ -18,12 +22,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.scan_layers = "auto"  # as in configs/train.py
     config.remat = "auto"
     config.batch_size = 1  # sets of documents at once; 8 fill a GPU
-    few = arg == "small"  # enough to see that it runs
     life, prose = dict(num_questions=16), dict(num_questions=30, num_documents=5)
     needles = dict(num_tokens=2000, num_chunks=8, num_needles=8, kinds=("multi_key",))
 
     def test(name: str, sets: int, sizes: dict, **options) -> ConfigDict:
-        return kind(name, 2 if few else sets, sizes, "test", **options)
+        number = {"": sets, "cpu": -(-sets // 4), "small": 2}[arg or ""]
+        return kind(name, number, sizes, "test", **options)
 
     config.validation = ConfigDict(
         {

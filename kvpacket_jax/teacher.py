@@ -180,11 +180,13 @@ def decode_rows(
     lengths_Q: jax.Array,
     stop_ids: jax.Array,
     new_tokens: int,
+    skipped_Q: jax.Array | None = None,
 ) -> Answers:
     """Greedy answers to questions as rows over one context, without the axis E. Pure.
 
     Args:
       start: int32 scalar, the position of a question's first token.
+      skipped_Q: bool, questions that get answers of no tokens: no step waits for them.
     """
     bound, (Q, R), N = module.bind({"params": params}), questions_QxR.shape, new_tokens
     x, rows = prefill_rows(module, params, context, questions_QxR, lengths_Q, start)
@@ -206,8 +208,8 @@ def decode_rows(
 
     tokens = jnp.zeros((Q, N), jnp.int32)
     hidden = jnp.zeros((Q, N, x.shape[-1]))
-    none = jnp.zeros(Q, bool)
-    state = (jnp.int32(0), first, none, none.astype(jnp.int32), tail, tokens, hidden)
+    done = jnp.zeros(Q, bool) if skipped_Q is None else skipped_Q
+    state = (jnp.int32(0), first, done, jnp.zeros(Q, jnp.int32), tail, tokens, hidden)
     state = jax.lax.while_loop(lambda s: (s[0] < N) & ~s[2].all(), step, state)
     return Answers(state[5], state[3], state[6])
 

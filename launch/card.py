@@ -1,6 +1,6 @@
 """Measures an adapter's card: how near its packets come to the full context, by kind of document.
 
-python -m launch.card --adapter=runs/mine/adapter
+python -m launch.card --adapter=runs/mine/adapter --config=configs/card.py:cpu
 python -m launch.card --adapter=runs/mine/adapter --config.batch_size=8  # on a GPU
 
 The card is written beside the adapter. It has the adapter, its primer alone and bare packets, on

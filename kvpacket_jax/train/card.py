@@ -112,13 +112,13 @@ def _compare(
         if name == PRIMER and ways[PRIMER] is ways[ADAPTER]:
             scores[name], said[name] = scores[ADAPTER], said[ADAPTER]
             continue
-        scores[name] = validation.score(kind, first, adapter, primer)
-        said[name] = _answer(
+        scores[name], said[name] = _score_and_answer(
             teaching.model.module,
             teaching.model.params,
             adapter,
             primer,
             microbatch.batch,
+            microbatch.hidden,
             microbatch.questions,
             microbatch.question_lengths,
             stop_array(teaching.model, None),
@@ -139,23 +139,25 @@ def _compare(
             if not scores[ADAPTER]["tokens"][e, q]:
                 continue  # its answer did not fit the microbatch
             f1 = functools.partial(metrics.f1, golds=question.answers)
+            full = microbatch.answers[e][q]
+            same = {name: bool(scores[name]["same"][e, q]) for name in ways}
             asked.append(
                 _Asked(
-                    f1(microbatch.answers[e][q]),
+                    f1(full),
                     bool(microbatch.right[e, q]),
                     len(lengths),
                     max(lengths),
-                    {name: f1(texts[name][e][q]) for name in ways},
+                    {name: f1(full if same[name] else texts[name][e][q]) for name in ways},
                     {name: float(scores[name]["kl"][e, q]) for name in ways},
-                    {name: bool(scores[name]["same"][e, q]) for name in ways},
+                    same,
                 )
             )
         compared.append(asked)
     return compared
 
 
-_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(
-    step_lib.answer_microbatch
+_score_and_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(
+    step_lib.compare_microbatch
 )
 
 

@@ -115,6 +115,10 @@ def student_hidden(
     packet_caches, place and prefill_rows are what requests run through.
     """
     context, start = student_context(module, params, adapter, primer, example, learning)
+    return _answer_states(module, params, context, start, example)
+
+
+def _answer_states(module, params, context: KVCache, start, example: Batch) -> jax.Array:
     x, _ = prefill_rows(module, params, (context,), example.rows, example.row_lengths, start)
     return x.reshape(-1, x.shape[-1])[example.picks]
 
@@ -188,7 +192,11 @@ def loss_and_metrics(
       (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number,
       "questions": that of questions}).
     """
-    one = functools.partial(_token_scores, module, params, adapter, primer, learning=learning)
+
+    def one(example, hidden):
+        student = student_hidden(module, params, adapter, primer, example, learning)
+        return _token_scores(module, params, student, example, hidden)
+
     axis = sharding.DATA if module.config.mesh else None
     scores = jax.vmap(one, spmd_axis_name=axis)(batch, jax.lax.stop_gradient(teacher_hidden))
     real = (batch.weights > 0).astype(jnp.float32)
@@ -198,37 +206,31 @@ def loss_and_metrics(
 
 
 def question_scores(
-    module,
-    params,
-    adapter: Adapter,
-    primer: KVCache | None,
-    batch: Batch,
-    teacher_hidden: jax.Array,
+    module, params, context: KVCache, start, example: Batch, teacher_hidden: jax.Array
 ) -> dict[str, jax.Array]:
     """Of each question: {"kl": summed over its answer, "same": whether the student would have said
-    each of its tokens, "tokens": their number}, each `[E, Q]`.
+    each of its tokens, "tokens": their number}, each `[Q]`.
 
     What has no token in the batch has 0 tokens.
+
+    Args:
+      context, start: `student_context` of the example, which has no axis E here.
+      teacher_hidden: float32 `[Q, N, D]`.
     """
-    Q, N = batch.rows.shape[1], teacher_hidden.shape[2]
-
-    def one(example, hidden):
-        scores = _token_scores(module, params, adapter, primer, example, hidden)
-        real = (example.weights > 0).astype(jnp.float32)
-        add = lambda x: jax.ops.segment_sum(x * real, example.targets // N, Q)  # noqa: E731
-        tokens = add(jnp.ones_like(real))
-        same = (add(scores["agree"]) == tokens) & (tokens > 0)
-        return {"kl": add(scores["kl"]), "same": same, "tokens": tokens}
-
-    axis = sharding.DATA if module.config.mesh else None
-    return jax.vmap(one, spmd_axis_name=axis)(batch, teacher_hidden)
+    Q, N = len(example.rows), teacher_hidden.shape[1]
+    student = _answer_states(module, params, context, start, example)
+    scores = _token_scores(module, params, student, example, teacher_hidden)
+    real = (example.weights > 0).astype(jnp.float32)
+    add = lambda x: jax.ops.segment_sum(x * real, example.targets // N, Q)  # noqa: E731
+    tokens = add(jnp.ones_like(real))
+    same = (add(scores["agree"]) == tokens) & (tokens > 0)
+    return {"kl": add(scores["kl"]), "same": same, "tokens": tokens}
 
 
 def _token_scores(
-    module, params, adapter, primer, example: Batch, teacher_hidden, learning: int = 1_000_000
+    module, params, student: jax.Array, example: Batch, teacher_hidden: jax.Array
 ) -> dict[str, jax.Array]:
     """KL, cross entropy and agreement at each answer token of an example, float32 `[A]`."""
-    student = student_hidden(module, params, adapter, primer, example, learning)
     teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[example.targets]
     A = len(example.tokens)
     padding = -A % VOCAB_ROWS

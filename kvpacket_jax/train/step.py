@@ -1,6 +1,7 @@
 """A training step: gradients of microbatches, summed, then one update of the adapter. All pure."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -97,38 +98,60 @@ def score_microbatch(
     batch: Batch,
     teacher_hidden: jax.Array,
 ) -> dict[str, jax.Array]:
-    """loss.question_scores of a microbatch, the arguments as in `add_microbatch`."""
+    """loss.question_scores of a microbatch, each `[E, Q]`; the arguments as in `add_microbatch`."""
     cache = own_primer(module, params, adapter, primer)
-    return loss_lib.question_scores(module, params, adapter, cache, batch, teacher_hidden)
+
+    def one(example, hidden):
+        context, start = loss_lib.student_context(module, params, adapter, cache, example)
+        return loss_lib.question_scores(module, params, context, start, example, hidden)
+
+    return _by_example(module, one)(batch, teacher_hidden)
 
 
-def answer_microbatch(
+def compare_microbatch(
     module,
     params,
     adapter: Adapter,
     primer: KVCache | None,
     batch: Batch,
+    teacher_hidden: jax.Array,
     questions: jax.Array,
     question_lengths: jax.Array,
     stop_ids: jax.Array,
     new_tokens: int,
-) -> tuple[jax.Array, jax.Array]:
-    """The student's own greedy answers: tokens int32 `[E, Q, N]` and lengths int32 `[E, Q]`.
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array]]:
+    """`score_microbatch`, and the student's own greedy answers where they are not the teacher's.
 
     Args:
       questions: int32 `[E, Q, R]`, without answers; the others as in `add_microbatch`.
+
+    Returns:
+      The scores; and tokens int32 `[E, Q, N]` with lengths int32 `[E, Q]`, 0 where the answer is
+      the teacher's.
     """
     cache = own_primer(module, params, adapter, primer)
 
-    def one(example, rows, lengths):
+    def one(example, hidden, rows, lengths):
         context, start = loss_lib.student_context(module, params, adapter, cache, example)
+        scores = loss_lib.question_scores(module, params, context, start, example, hidden)
         answers = teacher.decode_rows(
-            module, params, (context,), start, rows, lengths, stop_ids, new_tokens
+            module,
+            params,
+            (context,),
+            start,
+            rows,
+            lengths,
+            stop_ids,
+            new_tokens,
+            skipped_Q=scores["same"] | (scores["tokens"] == 0),
         )
-        return answers.tokens, answers.lengths
+        return scores, (answers.tokens, answers.lengths)
 
-    axis = sharding.DATA if module.config.mesh else None
-    return jax.vmap(one, spmd_axis_name=axis)(batch, questions, question_lengths)
+    return _by_example(module, one)(batch, teacher_hidden, questions, question_lengths)
+
+
+def _by_example(module, one: Callable) -> Callable:
+    return jax.vmap(one, spmd_axis_name=sharding.DATA if module.config.mesh else None)
 
 
 def update(

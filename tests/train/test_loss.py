@@ -315,7 +315,7 @@ def test_absent_documents_change_nothing(golden):
 def test_scores_of_questions_add_up_to_the_loss(golden):
     model, _, samples, adapter, shape = golden
     batch, hidden = pack(shape, *samples.values())
-    score = jax.jit(loss_lib.question_scores, static_argnums=0)
+    score = jax.jit(step_lib.score_microbatch, static_argnums=0)
     scores = score(model.module, model.params, adapter, None, batch, hidden)
     sums = add(model.module, model.params, adapter, batch, hidden)
     np.testing.assert_allclose(scores["kl"].sum(), sums.metrics["kl"], rtol=1e-5)
