@@ -17,6 +17,7 @@ import models
 from kvpacket_jax import compress as compressors
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import build, corpus, primers, session, store, store_key
+from kvpacket_jax.serve.resident import Resident
 from models import LanguageModel
 
 
@@ -75,6 +76,7 @@ class Store:
         key_file: str | os.PathLike | None = None,
         compress: str | None = None,
         keep: float | None = None,
+        resident_bytes: int = 1 << 30,
     ):
         """
         Args:
@@ -94,14 +96,17 @@ class Store:
           compress: what makes packets smaller: "snapkv", or with settings "snapkv/window=8"; None:
             nothing.
           keep: the share of a packet's slots that stays; the compressor's own if None.
+          resident_bytes: of packets that stay in the device's memory between calls of `ask`, so
+            that documents which many questions are about are read from the disk once; 0 for none.
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
-            bare documents.
+            bare documents; negative resident_bytes.
           FileNotFoundError: no such adapter or primer.
         """
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
+        self._load = Resident(resident_bytes)
         self._key = store_key.read(key_file)
         self._wording = build.wording(template, preamble)
         self._compressor = compressors.make(compress, keep)
@@ -159,7 +164,7 @@ class Store:
           ValueError: an empty question, no document, a document that is not there (with those that
             are) or was made with another model, adapter, template or dtype (naming it), or a
             request that is longer than the model's context.
-          FileNotFoundError: no such folder, or a packet is missing.
+          FileNotFoundError: no such folder, or a packet is missing that is not resident.
           serve.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
         """
         session.check_question(question)
@@ -172,6 +177,7 @@ class Store:
             *self._maker,
             self._compressor,
             key=self._key,
+            load=self._load,
         )
         return Answer("".join(session.answer(opened, question, new_tokens)), tuple(documents))
 

@@ -110,6 +110,7 @@ def open_session(
     choice: FromCorpus | None = None,
     compressor: Compressor | None = None,
     key: bytes | None = None,
+    load: Callable[..., list[Packet]] = packet_file.load,
 ) -> Session:
     """Reads the packets of documents, in their order, and lays them side by side.
 
@@ -119,6 +120,7 @@ def open_session(
       adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
       compressor: of the documents' packets.
       key: documents whose entries are not signed with it are refused.
+      load: reads packets; a Resident keeps them.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
@@ -141,7 +143,7 @@ def open_session(
     try:
         if without:
             documents = [packet_file.read_tokens(folder, *entry) for entry in entries]
-        packets = packet_file.load(folder, wanted, model)
+        packets = load(folder, wanted, model)
     except (MissingFile, DamagedFile) as error:
         paths = [packet_path(folder, entry.packet) for entry in entries]
         if error.path not in paths:  # the preamble's

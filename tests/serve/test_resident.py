@@ -1,0 +1,128 @@
+"""Resident packets: read once, never another than was asked for, and no more than fit."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+import kvpacket_jax as kvp
+from kvpacket_jax.serve import packet_file
+from kvpacket_jax.serve.resident import Resident
+
+DOCUMENTS = {"ferry": "the ferry leaves at seven", "bus": "the bus leaves at noon"}
+MADE_WITH = dict(adapter="none", template="completion")
+
+
+@pytest.fixture
+def store(model, tmp_path):
+    store = kvp.Store(tmp_path / "packets", model, **MADE_WITH)
+    store.add(DOCUMENTS)
+    return store
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The names of packets whose files are read."""
+    names, load = [], packet_file.load
+
+    def noted(folder, wanted, model):
+        names.extend(w.name for w in wanted)
+        return load(folder, wanted, model)
+
+    monkeypatch.setattr(packet_file, "load", noted)
+    return names
+
+
+def wanted_of(store) -> list[packet_file.Wanted]:
+    """The packets of a store as sessions ask for them, the preamble's first."""
+    asked, other = [], kvp.Store(store.folder, store.model, **MADE_WITH)
+
+    def noted(folder, wanted, model):
+        asked.extend(wanted)
+        return packet_file.load(folder, wanted, model)
+
+    other._load = noted
+    other.ask("When?", list(DOCUMENTS), 2)
+    return asked
+
+
+def remove_documents(store):
+    for wanted in wanted_of(store)[1:]:
+        packet_file.packet_path(store.folder, wanted.name).unlink()
+
+
+def test_documents_are_read_once(store, reads):
+    first = store.ask("When?", ["ferry", "bus"], 4)
+    number = len(reads)
+    assert number == len(set(reads)) > 1
+    assert store.ask("When?", ["ferry", "bus"], 4) == first
+    other = store.ask("When?", ["bus", "ferry"], 4)
+    assert len(reads) == number
+    fresh = kvp.Store(store.folder, store.model, **MADE_WITH)
+    assert fresh.ask("When?", ["bus", "ferry"], 4) == other
+
+
+def test_what_was_verified_is_right_whatever_becomes_of_its_file(store):
+    first = store.ask("When?", ["ferry"], 4)
+    remove_documents(store)
+    assert store.ask("When?", ["ferry"], 4) == first
+    with pytest.raises(FileNotFoundError, match="'bus'"):
+        store.ask("When?", ["ferry", "bus"], 4)
+
+
+def test_nothing_stays_where_nothing_may(model, store):
+    forgetful = kvp.Store(store.folder, model, **MADE_WITH, resident_bytes=0)
+    forgetful.ask("When?", ["ferry"], 4)
+    remove_documents(store)
+    with pytest.raises(FileNotFoundError, match="'ferry'"):
+        forgetful.ask("When?", ["ferry"], 4)
+    with pytest.raises(ValueError, match="resident_bytes is -1"):
+        kvp.Store(store.folder, model, **MADE_WITH, resident_bytes=-1)
+
+
+def test_a_new_text_replaces_a_resident_one(store, model, tmp_path):
+    store.ask("When?", ["ferry"], 4)
+    store.add({"ferry": "no ferry leaves today, nor any day of this long winter"})
+    elsewhere = kvp.Store(tmp_path / "elsewhere", model, **MADE_WITH)
+    elsewhere.add({"ferry": "no ferry leaves today, nor any day of this long winter"})
+    question = "When does it leave?"
+    assert store.ask(question, ["ferry"], 6) == elsewhere.ask(question, ["ferry"], 6)
+
+
+def test_the_longest_unused_goes_first(store, reads):
+    wanted = wanted_of(store)
+    ferry, bus = wanted[-2:]
+    (packet,) = packet_file.load(store.folder, [ferry], store.model)
+    size = sum(x.nbytes for x in jax.tree.leaves(packet.cache))
+    resident = Resident(2 * size)
+    get = lambda w: resident(store.folder, [w], store.model)[0]  # noqa: E731
+    get(ferry), get(bus), get(ferry)
+    reads.clear()
+    get(wanted[0])
+    assert reads == [wanted[0].name]
+    get(ferry)
+    assert len(reads) == 1
+    get(bus)
+    assert reads[1:] == [bus.name]
+
+
+def test_threads_share_it(store):
+    wanted = wanted_of(store)
+    expected = packet_file.load(store.folder, wanted, store.model)
+    resident, wrong = Resident(1), []
+
+    def ask():
+        for _ in range(10):
+            for packet, right in zip(
+                resident(store.folder, wanted, store.model), expected, strict=True
+            ):
+                same = jax.tree.map(np.array_equal, packet.cache, right.cache)
+                wrong.extend(x for x in jax.tree.leaves(same) if not x)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and not resident._packets and resident._bytes == 0
