@@ -46,6 +46,9 @@ def _mixture() -> dict[str, ConfigDict]:
         "biography_5": _entry("biography", 0.2, FIVE, num_documents=5, **life),
         "biography_10": _entry("biography", 0.15, TEN, num_documents=10, **life),
         "needles": _entry("niah", 0.1, PROSE, kinds=("multi_key", "multi_value"), **needles),
+        "sheets": _entry(
+            "sheets", 0.1, PROSE, document_words=(42, 62), num_train=8000, num_questions=20
+        ),
         "wikipedia": _entry(
             "wikipedia", 0.3, PROSE, num_documents=5, document_words=(66, 94), num_questions=30
         ),
@@ -83,14 +86,16 @@ def _texts_mixture(corpus) -> dict[str, ConfigDict]:
     namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=(560, 600), num_chunks=5, num_needles=18, num_questions=18)
     lines = dict(num_documents=10, num_questions=16)
+    sheets = dict(num_train=8000, num_questions=20)
     return {
-        "lives_5": _entry("biography", 0.14, LIFE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.14, LIVES_10, num_documents=(9, 10), **life, **namesakes),
+        "lives_5": _entry("biography", 0.12, LIFE, num_documents=5, **life),
+        "lives_10": _entry("biography", 0.12, LIVES_10, num_documents=(9, 10), **life, **namesakes),
         "facts": _entry("biography", 0.05, SHORT, one_fact=True, document_words=(12, 24), **lines),
         "lines": _entry("corpus", 0.07, SHORT, notes=True, document_words=(8, 22), **docs | lines),
-        "needles": _entry("niah", 0.1, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
-        "notes": _entry("wikipedia", 0.16, PARAGRAPHS, document_words=(60, 90), **many),
-        "docs": _entry("corpus", 0.16, PARAGRAPHS, document_words=(55, 85), **docs),
+        "needles": _entry("niah", 0.08, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
+        "sheets": _entry("sheets", 0.1, PARAGRAPHS, document_words=(38, 56), **sheets),
+        "notes": _entry("wikipedia", 0.15, PARAGRAPHS, document_words=(60, 90), **many),
+        "docs": _entry("corpus", 0.15, PARAGRAPHS, document_words=(55, 85), **docs),
         "chapters": _entry(
             "wikipedia", 0.1, CHAPTERS, num_documents=3, document_words=(130, 200), **many
         ),
@@ -141,6 +146,7 @@ def _large_mixture(corpus) -> dict[str, ConfigDict]:
         "lives_20": lives(0.15, LIVES, (14, 20), (50, 80), shared_names=True, two_hop=True),
         "short_lives": lives(0.06, FIVE, 5, (36, 60)),
         "needles": _entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
+        "sheets": _entry("sheets", 0.06, NOTES, document_words=(36, 56), **many),
         "needles_8": _entry("niah", 0.1, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
         "notes": prose(0.12, NOTES, (4, 5), (60, 90)),
         "pages": prose(0.11, PAGES, (6, 8), (120, 200)),

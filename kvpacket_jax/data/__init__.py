@@ -30,6 +30,7 @@ DATASETS = {
     "biography": "biography",
     "niah": "niah",
     "ruler": "ruler",
+    "sheets": "sheets",
     "wikipedia": "wikipedia",
     "own_docs": "own_docs",
     "corpus": "corpus",
