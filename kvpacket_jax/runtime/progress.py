@@ -1,14 +1,16 @@
 """What is shown while something runs: a bar in a terminal, a line now and then in a log."""
 
+import collections
 import contextlib
 import datetime
 import os
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 
 import rich.console
 import rich.progress
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.text import Text
 
 # Wide enough for the tables; in a narrower window their lines are broken, not cut.
@@ -19,7 +21,7 @@ if not os.isatty(1) or console.width < WIDTH:
     console.width = WIDTH
 
 LINE_SECONDS = 30  # between lines where there is no terminal
-SPEED_SECONDS = 600  # that the time left is told from: one training step may take a minute
+RECENT = 20  # updates that the time left is told from
 
 
 @contextlib.contextmanager
@@ -87,14 +89,14 @@ class Bar:
         self._bar = rich.progress.Progress(
             TextColumn(text),
             BarColumn(),
-            TextColumn("{task.fields[state]}", markup=False),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[state]}{task.fields[when]}", markup=False),
             console=console,
-            speed_estimate_period=SPEED_SECONDS,
             disable=not (shown and console.is_terminal),
         )
-        self._task = self._bar.add_task("", total=total, completed=completed, state=state)
-        self._said = time.perf_counter()
+        self._task = self._bar.add_task("", total=total, completed=completed, state=state, when="")
+        self._total, self._completed = total, completed
+        self._began = self._updated = self._said = time.perf_counter()
+        self._each: collections.deque[float] = collections.deque(maxlen=RECENT)
 
     def __enter__(self):
         self._bar.start()
@@ -105,17 +107,28 @@ class Bar:
 
     def update(self, completed: int, state: str) -> None:
         """Shows that `completed` of the total are done."""
-        self._bar.update(self._task, completed=completed, state=state)
+        when = self._when(completed)
+        self._bar.update(self._task, completed=completed, state=state, when=when)
         if console.is_terminal or time.perf_counter() - self._said < LINE_SECONDS:
             return
         self._said = time.perf_counter()
-        task = self._bar.tasks[0]
-        when = ""
-        if task.finished:
-            when = f"  in {_whole_seconds(task.elapsed)}"
-        elif task.time_remaining is not None:
-            when = f"  {_whole_seconds(task.time_remaining)} left"
         self.say(f"{self._text} {state}{when}")
+
+    def _when(self, completed: int) -> str:
+        """The time left by the median of what lately was done, or all of it at the end.
+
+        A mean would count what was compiled before the first, and a pause, for days.
+        """
+        now, fresh = time.perf_counter(), completed - self._completed
+        if fresh > 0:
+            self._each.append((now - self._updated) / fresh)
+            self._updated, self._completed = now, completed
+        if completed >= self._total:
+            return f"  in {_whole_seconds(now - self._began)}"
+        if len(self._each) < 2:  # the first may have waited for a compiler
+            return ""
+        left = statistics.median_low(self._each) * (self._total - completed)
+        return f"  {_whole_seconds(left)} left"
 
     def say(self, text: str) -> None:
         """Prints above the bar."""

@@ -77,3 +77,16 @@ def test_a_function_tells_one_object_and_need_not_know_who_listens(monkeypatch):
         "answering 2/2  in 0:02:00",
         "[done]",
     ]
+
+
+def test_the_time_left_is_of_what_was_done_lately(monkeypatch):
+    """Compiling before the first step, and a pause, would be days of the steps that are left."""
+    now, said = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with progress.Bar("training", 100, completed=40, shown=False) as bar:
+        monkeypatch.setattr(bar, "say", said.append)
+        for done, seconds in ((41, 1000), (42, 20), (44, 40), (45, 5000), (47, 40), (100, 1080)):
+            now[0] += seconds
+            bar.update(done, f"{done}/100")
+    assert said[-2].endswith("47/100  0:17:40 left")  # 53 of 20 seconds
+    assert said[-1].endswith("100/100  in 1:59:40")
