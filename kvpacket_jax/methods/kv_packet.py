@@ -1,6 +1,7 @@
 """KV Packet (arXiv 2604.13226): wrapped documents cached alone, laid side by side."""
 
 import dataclasses
+import functools
 
 from kvpacket_jax.compress import Compressor, make
 from kvpacket_jax.methods.base import Method, Prepared
@@ -27,7 +28,7 @@ class KVPacket(Method):
     def __post_init__(self):
         make(self.compress, self.keep)  # raises for what is no compressor
 
-    @property
+    @functools.cached_property
     def compressor(self) -> Compressor | None:
         return make(self.compress, self.keep)
 
