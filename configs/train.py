@@ -43,17 +43,17 @@ def _mixture() -> dict[str, ConfigDict]:
     life = dict(num_questions=16, document_words=(64, 80))
     needles = dict(num_tokens=610, num_chunks=5, num_needles=8, num_questions=8)
     return {
-        "biography_5": _entry("biography", 0.2, FIVE, num_documents=5, **life),
-        "biography_10": _entry("biography", 0.15, TEN, num_documents=10, **life),
+        "biography_5": _entry("biography", 0.18, FIVE, num_documents=5, **life),
+        "biography_10": _entry("biography", 0.13, TEN, num_documents=10, **life),
         "needles": _entry("niah", 0.1, PROSE, kinds=("multi_key", "multi_value"), **needles),
         "sheets": _entry(
             "sheets", 0.1, PROSE, document_words=(42, 62), num_train=8000, num_questions=20
         ),
         "wikipedia": _entry(
-            "wikipedia", 0.3, PROSE, num_documents=5, document_words=(66, 94), num_questions=30
+            "wikipedia", 0.27, PROSE, num_documents=5, document_words=(66, 94), num_questions=30
         ),
         "wikipedia_long": _entry(
-            "wikipedia", 0.25, LONG, num_documents=3, document_words=(140, 200), num_questions=24
+            "wikipedia", 0.22, LONG, num_documents=3, document_words=(140, 200), num_questions=24
         ),
     }
 
@@ -89,7 +89,7 @@ def _texts_mixture(corpus) -> dict[str, ConfigDict]:
     sheets = dict(num_train=8000, num_questions=20)
     return {
         "lives_5": _entry("biography", 0.12, LIFE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.12, LIVES_10, num_documents=(9, 10), **life, **namesakes),
+        "lives_10": _entry("biography", 0.1, LIVES_10, num_documents=(9, 10), **life, **namesakes),
         "facts": _entry("biography", 0.05, SHORT, one_fact=True, document_words=(12, 24), **lines),
         "lines": _entry("corpus", 0.07, SHORT, notes=True, document_words=(8, 22), **docs | lines),
         "needles": _entry("niah", 0.08, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
@@ -143,11 +143,11 @@ def _large_mixture(corpus) -> dict[str, ConfigDict]:
 
     return {
         "lives_5": lives(0.1, FIVE, (4, 5), (50, 80)),
-        "lives_20": lives(0.15, LIVES, (14, 20), (50, 80), shared_names=True, two_hop=True),
-        "short_lives": lives(0.06, FIVE, 5, (36, 60)),
+        "lives_20": lives(0.13, LIVES, (14, 20), (50, 80), shared_names=True, two_hop=True),
+        "short_lives": lives(0.05, FIVE, 5, (36, 60)),
         "needles": _entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
-        "sheets": _entry("sheets", 0.06, NOTES, document_words=(36, 56), **many),
-        "needles_8": _entry("niah", 0.1, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
+        "sheets": _entry("sheets", 0.05, NOTES, document_words=(36, 56), **many),
+        "needles_8": _entry("niah", 0.08, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
         "notes": prose(0.12, NOTES, (4, 5), (60, 90)),
         "pages": prose(0.11, PAGES, (6, 8), (120, 200)),
         "docs": prose(0.12, NOTES, (4, 5), (45, 80), "corpus", docs),

@@ -159,9 +159,8 @@ def answer_batch(
       stop_ids: int32; an answer ends with one of them or after `new_tokens` tokens.
     """
     answer = functools.partial(_answer_example, module, params, stop_ids, new_tokens)
-    axis = sharding.DATA if module.config.mesh else None
     batch = (context_ExC, context_lengths_E, questions_ExQxR, question_lengths_ExQ)
-    return jax.vmap(answer, spmd_axis_name=axis)(*batch)
+    return sharding.over_examples(module.config, answer)(*batch)
 
 
 def _answer_example(module, params, stop_ids, N: int, context_C, length, questions_QxR, lengths_Q):

@@ -7,7 +7,7 @@ replica's devices and K; query heads, the MLP and the vocabulary over `rest` too
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -247,6 +247,11 @@ def log_layout(config: ModelConfig, params, log=print) -> None:
     """Passes `describe` to `log`, if there is a mesh."""
     if config.mesh is not None:
         log(describe(config, params))
+
+
+def over_examples(config: ModelConfig, function: Callable) -> Callable:
+    """`jax.vmap` over examples, which a mesh spreads over its replicas."""
+    return jax.vmap(function, spmd_axis_name=DATA if config.mesh else None)
 
 
 def put_batch(mesh: Mesh | None, tree):

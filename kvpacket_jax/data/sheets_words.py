@@ -41,13 +41,13 @@ night porter, caretaker, workshop foreman, head chef, head gardener, librarian, 
 safety officer, first-aider, apprentice supervisor, driver, receptionist, warehouse keeper,
 surveyor, interpreter, archivist, data protection officer, works council chair, fire warden, tour
 guide, nurse, lifeguard, treasurer, secretary, deputy director, quality inspector, event planner,
-web editor, training officer, dispatcher, laboratory head, conservator, stage manager, ticket
+web editor, training officer, dispatcher, head of laboratory, conservator, stage manager, ticket
 clerk, payroll clerk""")
 
 _DAYS = _listed("""Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, New Year's Eve,
-Christmas Eve, Easter Monday, public holidays, school holidays, market days, the first Sunday of
+Christmas Eve, Easter Monday, public holidays, market days, the first Sunday of
 the month, the day of the fair, winter weekdays, summer weekdays, winter weekends, summer
-weekends, stocktaking day, Good Friday, Whit Monday, bridge days, the last Friday of the month""")
+weekends, stocktaking day, Good Friday, Whit Monday, the last Friday of the month""")
 
 # name -> unit
 _PROPERTIES = {
@@ -56,7 +56,7 @@ _PROPERTIES = {
     "warranty": "months", "range": "km", "top speed": "km/h", "operating pressure": "bar",
     "water use": "litres an hour", "cutting width": "cm", "working height": "metres",
     "charging time": "minutes", "battery life": "hours", "load limit": "kg",
-    "motor speed": "turns a minute", "bag volume": "litres", "delivery time": "days",
+    "motor speed": "rpm", "bag volume": "litres", "delivery time": "days",
     "shelf life": "weeks", "service interval": "hours", "blade diameter": "mm",
     "hose length": "metres", "drum volume": "litres", "screen size": "inches",
     "wall thickness": "mm", "flow rate": "litres a minute", "lifting height": "metres",
@@ -71,7 +71,7 @@ statutes, sort the archive, bake for the fair, borrow a trailer, compare the off
 stewards, replace the lock, design the poster, rent the van, test the alarm, measure the
 cellar""")
 
-# name -> what a split's lines are named from; no two splits share a name.
+# pool -> names of lines, divided among the splits.
 POOLS = {
     "things": _THINGS,
     "roles": _ROLES,
@@ -115,7 +115,8 @@ def _person(rng, name: str, surnames) -> str:
 
 
 def _quantity(rng, name: str, surnames) -> str:
-    number = rng.choice((rng.randint(2, 40), rng.randint(41, 990), rng.randint(11, 99) / 10))
+    tenths = f"{rng.randint(1, 9)}.{rng.randint(1, 9)}"
+    number = rng.choice((rng.randint(2, 40), rng.randint(41, 990), tenths))
     return f"{number} {_PROPERTIES[name]}"
 
 
@@ -137,15 +138,15 @@ SHEETS = {
             "Ask at the counter for larger orders.",
         ),
         (
-            "What does one pay for {n} at {f}?",
-            "How much is {n} at {f}?",
-            "What is the price of {n} on the list of {f}?",
+            'What does "{n}" cost at {f}?',
+            'What price does {f} list for "{n}"?',
+            'How much does {f} charge for "{n}"?',
         ),
     ),
     "staff": Sheet(
         "roles",
         _person,
-        ("{f}: who is who", "The people of {f}", "Staff of {f}, alphabetical by desk"),
+        ("{f}: who is who", "The people of {f}", "Staff of {f}"),
         (
             "Please ring before you come.",
             "Changes go to the front desk.",
@@ -168,8 +169,8 @@ SHEETS = {
         ),
         (
             "When is {f} open on {n}?",
-            "What are the hours of {f} for {n}?",
-            "From when to when does {f} open on {n}?",
+            "What are the hours of {f} on {n}?",
+            "What are the opening hours of {f} on {n}?",
         ),
     ),
     "timetable": Sheet(
@@ -184,7 +185,7 @@ SHEETS = {
         (
             "When does the {f} leave {n}?",
             "At what time does the {f} stop in {n}?",
-            "What departure time does the {f} have for {n}?",
+            "At what time does the {f} depart from {n}?",
         ),
         sorted=True,
     ),
@@ -214,7 +215,7 @@ SHEETS = {
         ),
         (
             "Who at the {f} is to {n}, and by when?",
-            "Who was asked by the {f} to {n}, and until when?",
+            "Whom did the {f} ask to {n}, and by when?",
         ),
     ),
 }
@@ -225,7 +226,7 @@ _AREAS = ("Garage", "Leisure Centre", "Guest House", "Nursery", "Copy Shop", "Ca
 FIRMS = {
     "prices": tuple(f"{{n}}'s {area}" for area in _AREAS),
     "staff": ("{n} & Sons", "the {n} Museum", "{n} Logistics", "the {n} Clinic"),
-    "hours": ("{n}'s Bakery", "the {n} Library", "the {n} Baths", "{n}'s Bookshop"),
+    "hours": ("{n}'s Bakery", "the {n} Library", "the {n} Pool", "{n}'s Bookshop"),
     "timetable": ("{n} Line", "{n} Express", "{n} Ferry", "{n} Night Bus"),
     "data": tuple(
         f"{{n}} {machine} {number}"

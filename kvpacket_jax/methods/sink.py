@@ -8,7 +8,7 @@ import numpy as np
 
 from kvpacket_jax.methods.base import Method, Prepared, store_preamble
 from kvpacket_jax.methods.recompute import Layout, lay_out, side_by_side
-from kvpacket_jax.packets.buckets import bucket
+from kvpacket_jax.packets.buckets import bucket, in_batches
 from kvpacket_jax.packets.packet import BATCH_TOKENS, Packet, check_ids
 from kvpacket_jax.packets.prefill import prefill_rows
 from models import kv_cache
@@ -42,16 +42,13 @@ class Sink(Method):
 
 
 def _batches(layout: Layout):
-    """(rows, chunks): documents of one size by their index, a power of two of them."""
+    """(rows, chunks): documents of one size by their index, few sizes of batches."""
     groups: dict[int, list[int]] = {}
     for i in range(layout.first_document, len(layout.chunks)):
         groups.setdefault(bucket(len(layout.chunks[i])), []).append(i)
     for rows, members in sorted(groups.items()):
-        most = 1 << max(0, (BATCH_TOKENS // rows).bit_length() - 1)
-        while members:
-            size = min(most, 1 << (len(members).bit_length() - 1))
-            yield rows, members[:size]
-            members = members[size:]
+        for batch in in_batches(members, BATCH_TOKENS // rows):
+            yield rows, batch
 
 
 @functools.partial(jax.jit, static_argnames=("module",))

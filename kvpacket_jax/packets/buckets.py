@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 CHUNK = 16  # tokens decoded by one program before the host looks at them
 
@@ -61,6 +62,20 @@ def power_of_two(n: int, least: int) -> int:
     while size < n:
         size *= 2
     return size
+
+
+def in_batches(items: Sequence, most: int) -> Iterator[Sequence]:
+    """The items, in order, in batches of 1, 4, 16, … and at most `most` of them, or 1.
+
+    Each size is a program, so they are few; and no batch is padded.
+    """
+    at = 0
+    while at < len(items):
+        size = 1
+        while size * 4 <= min(most, len(items) - at):
+            size *= 4
+        yield items[at : at + size]
+        at += size
 
 
 def bucket(length: int) -> int:

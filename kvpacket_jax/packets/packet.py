@@ -13,7 +13,7 @@ from kvpacket_jax.compress import Compressor
 from kvpacket_jax.compress.base import Sizes
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.buckets import Buckets, power_of_two
+from kvpacket_jax.packets.buckets import Buckets, in_batches
 from kvpacket_jax.packets.caches import (
     Compression,
     compressed_caches,
@@ -166,14 +166,11 @@ def plan_batches(
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         groups.setdefault(buckets.build(length), []).append(i)
-    batches = []
-    for rows, members in sorted(groups.items()):
-        # A power of two, as batches are padded to.
-        size = 1 << max(0, (batch_tokens // rows).bit_length() - 1)
-        batches += [
-            Batch(rows, tuple(members[at : at + size])) for at in range(0, len(members), size)
-        ]
-    return batches
+    return [
+        Batch(rows, tuple(batch))
+        for rows, members in sorted(groups.items())
+        for batch in in_batches(members, batch_tokens // rows)
+    ]
 
 
 def build_batch(
@@ -197,11 +194,10 @@ def build_batch(
     if (primer is None) != (wrapper.primer is None):
         raise ValueError("build_batch needs the adapter's own primer: give read_primer's cache.")
     extra = wrapper.num_tokens
-    ids = np.zeros((power_of_two(len(documents), 1), rows - extra), np.int32)
-    lengths = np.ones(len(ids), np.int32)
-    for r, document in enumerate(documents):
-        lengths[r] = len(document)
-        ids[r, : lengths[r]] = document
+    ids = np.zeros((len(documents), rows - extra), np.int32)
+    lengths = np.array(list(map(len, documents)), np.int32)
+    for row, document in zip(ids, documents, strict=True):
+        row[: len(document)] = document
     # The ids were read into `primer`: kept out of the program, they need not be an input of it.
     parts = wrapper._replace(primer=None)
     given = model.module, model.params, parts, primer, ids, lengths
@@ -214,13 +210,13 @@ def build_batch(
         sizes = Sizes(*(np.array(x, np.int32) for x in zip(*each, strict=True)))
         kept = sizes.total.tolist()
         compression = Compression(sizes, _prompt(model, compressor))
-        slots = buckets.packet(max(kept[: len(documents)]))
+        slots = buckets.packet(max(kept))
         # The share that is kept is known by the sizes: one program serves all.
         same = dataclasses.replace(compressor, keep=1.0)
         caches = _build_compressed(*given, slots, same, compression)
     return [
         Packet(cache, len(document) + extra, manifest(provenance, document), number)
-        for document, cache, number in zip(documents, caches, kept, strict=False)
+        for document, cache, number in zip(documents, caches, kept, strict=True)
     ]
 
 

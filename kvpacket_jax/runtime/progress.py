@@ -22,6 +22,7 @@ if not os.isatty(1) or console.width < WIDTH:
 
 LINE_SECONDS = 30  # between lines where there is no terminal
 RECENT = 20  # updates that the time left is told from
+BURST_SECONDS = 1  # updates that come closer together are counted as one
 
 
 @contextlib.contextmanager
@@ -115,12 +116,13 @@ class Bar:
         self.say(f"{self._text} {state}{when}")
 
     def _when(self, completed: int) -> str:
-        """The time left by the median of what lately was done, or all of it at the end.
+        """The time left by the median of recent updates, or all of it at the end.
 
-        A mean would count what was compiled before the first, and a pause, for days.
+        A mean would be skewed for a long time by the first compilation or by a pause. What comes
+        seldom, such as validation, is left out.
         """
         now, fresh = time.perf_counter(), completed - self._completed
-        if fresh > 0:
+        if fresh > 0 and now - self._updated >= BURST_SECONDS:
             self._each.append((now - self._updated) / fresh)
             self._updated, self._completed = now, completed
         if completed >= self._total:

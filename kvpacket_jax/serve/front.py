@@ -96,8 +96,8 @@ class Store:
           compress: what makes packets smaller: "snapkv", or with settings "snapkv/window=8"; None:
             nothing.
           keep: the share of a packet's slots that stays; the compressor's own if None.
-          resident_bytes: of packets that stay in the device's memory between calls of `ask`, so
-            that documents which many questions are about are read from the disk once; 0 for none.
+          resident_bytes: the most bytes of packets kept in device memory between calls of `ask`,
+            so that what many questions are about is read from disk once; 0 keeps none.
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
@@ -164,7 +164,7 @@ class Store:
           ValueError: an empty question, no document, a document that is not there (with those that
             are) or was made with another model, adapter, template or dtype (naming it), or a
             request that is longer than the model's context.
-          FileNotFoundError: no such folder, or a packet is missing that is not resident.
+          FileNotFoundError: no such folder, or a packet that must be read is missing.
           serve.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
         """
         session.check_question(question)

@@ -14,16 +14,15 @@ from models import LanguageModel
 
 
 class Resident:
-    """Calls are `packet_file.load`, which reads only what was not asked for lately.
+    """Called like `packet_file.load`; reads from disk only what is not resident.
 
-    A packet is known by its name and its seal, so that a document's new text, or a file that was
-    written anew, is read. What was read and verified once is right whatever becomes of its file. A
-    request keeps its packets alive itself: dropping one from here never takes it from a request.
-    Threads may share it.
+    A packet is known by its name and its seal, so a document's new text is another packet. What was
+    read and verified once is right whatever becomes of its file. A request holds its packets
+    itself: evicting one never takes it from a request. Threads may share it.
 
     Args:
-      num_bytes: of arrays that stay; the packets that were longest not asked for go first. 0 keeps
-        nothing.
+      num_bytes: the most bytes of packets kept in the memory of all devices together; the least
+        recently used go first. 0 keeps none.
     """
 
     def __init__(self, num_bytes: int):

@@ -197,8 +197,8 @@ def loss_and_metrics(
         student = student_hidden(module, params, adapter, primer, example, learning)
         return _token_scores(module, params, student, example, hidden)
 
-    axis = sharding.DATA if module.config.mesh else None
-    scores = jax.vmap(one, spmd_axis_name=axis)(batch, jax.lax.stop_gradient(teacher_hidden))
+    score = sharding.over_examples(module.config, one)
+    scores = score(batch, jax.lax.stop_gradient(teacher_hidden))
     real = (batch.weights > 0).astype(jnp.float32)
     sums = {name: jnp.sum(x * real) for name, x in scores.items()}
     sums |= {"tokens": real.sum(), "questions": batch.questions.sum()}

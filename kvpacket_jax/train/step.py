@@ -1,7 +1,6 @@
 """A training step: gradients of microbatches, summed, then one update of the adapter. All pure."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -105,7 +104,7 @@ def score_microbatch(
         context, start = loss_lib.student_context(module, params, adapter, cache, example)
         return loss_lib.question_scores(module, params, context, start, example, hidden)
 
-    return _by_example(module, one)(batch, teacher_hidden)
+    return sharding.over_examples(module.config, one)(batch, teacher_hidden)
 
 
 def compare_microbatch(
@@ -127,7 +126,7 @@ def compare_microbatch(
 
     Returns:
       The scores; and tokens int32 `[E, Q, N]` with lengths int32 `[E, Q]`, 0 where the answer is
-      the teacher's.
+      the teacher's or has no token in the batch.
     """
     cache = own_primer(module, params, adapter, primer)
 
@@ -147,11 +146,9 @@ def compare_microbatch(
         )
         return scores, (answers.tokens, answers.lengths)
 
-    return _by_example(module, one)(batch, teacher_hidden, questions, question_lengths)
-
-
-def _by_example(module, one: Callable) -> Callable:
-    return jax.vmap(one, spmd_axis_name=sharding.DATA if module.config.mesh else None)
+    return sharding.over_examples(module.config, one)(
+        batch, teacher_hidden, questions, question_lengths
+    )
 
 
 def update(

@@ -16,6 +16,7 @@ from kvpacket_jax.data import (
     niah,
     prose,
     ruler,
+    sheets,
 )
 from kvpacket_jax.data.examples import from_record, to_record
 from kvpacket_jax.data.mixture import mixture, pipeline
@@ -26,6 +27,7 @@ SETS = {
     "biography": (biography.generate, BIOGRAPHY),
     "niah": (niah.generate, NIAH),
     "ruler": (ruler.generate, ruler.RulerConfig()),
+    "sheets": (sheets.generate, sheets.SheetsConfig()),
 }
 SMALL = {"num_train": 12, "num_validation": 3, "num_test": 4}
 
@@ -48,6 +50,14 @@ FROZEN = {
         "niah",
         "test",
     ): "5264887470e74b921a951edcfa22029bd2d1fa0e3a54fb0a595c65db7d5fa34c",
+    (
+        "sheets",
+        "train",
+    ): "284a27ccea77a06d7b15c83b179370013e303a28619157ddcea2a1f40752bfbb",
+    (
+        "sheets",
+        "test",
+    ): "4d7b9473f6c5d3d6f14ca6fb3192408aaee407375961ac1d5ba196d5d2ff406b",
 }
 
 

@@ -90,3 +90,15 @@ def test_the_time_left_is_of_what_was_done_lately(monkeypatch):
             bar.update(done, f"{done}/100")
     assert said[-2].endswith("47/100  0:17:40 left")  # 53 of 20 seconds
     assert said[-1].endswith("100/100  in 1:59:40")
+
+
+def test_a_burst_of_updates_is_one(monkeypatch):
+    """Batches of four finish together."""
+    now, said = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with progress.Bar("asking", 100, shown=False) as bar:
+        monkeypatch.setattr(bar, "say", said.append)
+        for done in range(1, 41):
+            now[0] += 60 if done % 4 == 1 else 0.01
+            bar.update(done, f"{done}/100")
+    assert said[-1].startswith("asking 37/100") and "  0:15:4" in said[-1]  # 63 at 15 s

@@ -82,6 +82,25 @@ def test_a_card_has_the_answers_that_served_packets_give(model, adapter, config,
         assert row.questions == SETS and row.scores[name].f1 == 1.0, name
 
 
+def test_answers_that_are_the_full_contexts_are_its_texts(model, adapter, config, monkeypatch):
+    """One document that is built after what stands before it: the packets are the full context."""
+    source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
+    alone = [dataclasses.replace(x, documents=x.documents[:1]) for x in source]
+    template = data.TEMPLATES["completion"]
+    encoded = [data.encode_example(model.tokenizer, template, x) for x in alone]
+    (preamble,) = {tuple(x.preamble) for x in encoded}
+    known = []
+    for example, ids in zip(alone, encoded, strict=True):
+        said = map(model.tokenizer.decode, teach(model, ids, NEW_TOKENS).answers)
+        known.append(with_answers(example, list(map(template.answer, example.questions, said))))
+    monkeypatch.setattr(data, "load", lambda *_, **__: known)
+    same = adapter._replace(writer=None, primer=jnp.array(preamble, jnp.int32))
+    (row,) = measure(model, same, config, lambda _: None)
+    score = row.scores[card.ADAPTER]
+    assert score.same == 1 and score.f1 == row.full_f1 == 1
+    np.testing.assert_allclose(score.kl, 0, atol=1e-4)
+
+
 def test_a_primer_is_its_own_primer_alone(model, adapter, config):
     (row,) = measure(model, adapter._replace(writer=None), config, lambda _: None)
     (trained,) = measure(model, adapter, config, lambda _: None)

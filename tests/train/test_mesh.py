@@ -141,6 +141,32 @@ def test_scores_are_those_of_one_device():
     jax.tree.map(close, scores("data:4,model:2"), scores(None))
 
 
+def test_scores_with_answers_are_those_of_one_device():
+    """Nothing is decoded where the answer is the teacher's: here that is where it is padding."""
+
+    def compared(mesh: str | None):
+        model = load("tiny_qwen2", mesh)
+        adapter = initial_adapter(model.config)
+        batch, hidden = sharding.put_batch(model.config.mesh, microbatch(model))
+        compare = jax.jit(
+            functools.partial(step_lib.compare_microbatch, model.module),
+            static_argnames="new_tokens",
+        )
+        rows = batch.rows, batch.row_lengths, np.array([-1], np.int32)
+        return sharding.fetch(
+            compare(model.params, adapter, None, batch, hidden, *rows, new_tokens=4)
+        )
+
+    (scores, (tokens, lengths)), expected = compared("data:4,model:2"), compared(None)
+    close = functools.partial(np.testing.assert_allclose, rtol=TOLERANCE, atol=TOLERANCE)
+    jax.tree.map(close, scores, expected[0])
+    np.testing.assert_array_equal(lengths, expected[1][1])
+    skipped = scores["same"] | (scores["tokens"] == 0)
+    np.testing.assert_array_equal(lengths, np.where(skipped, 0, 4))
+    within = np.arange(tokens.shape[-1]) < lengths[..., None]
+    np.testing.assert_array_equal(tokens[within], expected[1][0][within])
+
+
 def test_a_checkpoint_of_eight_devices_loads_on_one(tmp_path):
     optimizer = setup.make_optimizer(training_config())
     state = step_lib.init_state(initial_adapter(SHAPES["6 heads of 2"]), optimizer)

@@ -220,7 +220,10 @@ def test_a_mixture_without_weight_kinds_or_with_too_many_sizes_is_refused():
 
 @pytest.mark.parametrize("arg", ["", "texts", "large", "jsonl", "tokens", "smoke"])
 def test_shipped_configs_pass_the_check(arg):
-    setup.check(config_lib.get_config(arg or None))
+    config = config_lib.get_config(arg or None)
+    setup.check(config)
+    if arg != "smoke":  # it has one entry
+        assert sum(entry.weight for _, entry in setup.entries(config)) == pytest.approx(1)
 
 
 def test_rates_warm_up_stay_and_fall_from_where_they_are_told():
