@@ -24,7 +24,7 @@ from safetensors import numpy as safetensors_numpy
 from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
-from kvpacket_jax.packets.buckets import round_up
+from kvpacket_jax.packets.buckets import Buckets, round_up
 from kvpacket_jax.packets.generate import NOT_FINITE, generate, likeliest, stop_array
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
 from kvpacket_jax.runtime.sealed import Damaged
@@ -70,7 +70,7 @@ def hidden_states(
     Each question and its answer is a row over the shared `context`, from position `start` on.
     """
     rows = answer_rows(questions, answers)
-    width = round_up(max(map(len, rows)), 8)
+    width = Buckets().query(max(map(len, rows)))
     ids, lengths = pad_rows(rows, width)
     x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
     x = np.asarray(x)
