@@ -99,7 +99,8 @@ def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
 
 def from_arrays(arrays: dict[str, np.ndarray], dim: int) -> Adapter:
     """Undoes `to_arrays`; `dim` is D. ValueError for a name or a shape that no adapter has."""
-    parts = dict(arrays)
+    # Orbax commits what it reads to a device, and programs would be compiled for that as well.
+    parts = {name: np.asarray(x) for name, x in arrays.items()}
     header, trailer = (parts.pop(n, np.zeros((0, dim), "<f4")) for n in ("header", "trailer"))
     primer = parts.pop("primer", None)
     factors: dict[str, dict] = {}

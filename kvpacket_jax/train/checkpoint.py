@@ -5,6 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -99,7 +101,7 @@ class Checkpoints:
                 f"The checkpoint {path} cannot be read: {error}. To go on from the one before it, "
                 "remove that folder."
             ) from error
-        return jax.tree.map(lambda x: next(saved) if x.size else x, like)
+        return jax.tree.map(lambda x: _like(x, next(saved)) if x.size else x, like)
 
     def save(self, step: int, state: TrainState, described: dict, measures: dict) -> None:
         """Saves in the background; `measures` (as Best has them) make it a candidate for it."""
@@ -183,6 +185,11 @@ def _free(folder: epath.Path, name: str) -> epath.Path:
     taken = {path.name for path in folder.iterdir()}
     names = (name, *(f"{name}.{i}" for i in range(1, len(taken) + 2)))
     return folder / next(n for n in names if n not in taken)
+
+
+def _like(fresh: jax.Array, saved: jax.Array) -> jax.Array:
+    """`saved`, committed to devices only if `fresh` is: else each program would compile again."""
+    return saved if fresh.committed else jnp.asarray(np.asarray(saved))
 
 
 def _storable(tree):

@@ -152,6 +152,24 @@ def test_ctrl_c_saves_the_step_it_reached(byte_model, trained, tmp_path, monkeyp
     check_whole(workdir, trained)
 
 
+def test_no_program_is_compiled_again_for_what_was_saved(byte_model, tmp_path, monkeypatch):
+    """Orbax commits what it reads to a device, and XLA's programs are made for that."""
+    made, original = [], train_lib.jit_microbatch
+
+    def noted(*arguments):
+        made.append(original(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(train_lib, "jit_microbatch", noted)
+    short = dict(checkpoint_every=2, validate_every=2, microbatches=2)
+    train(config_of(byte_model, num_steps=2, **short), tmp_path / "a")
+    number = sum(f._cache_size() for f in set(made))
+    train(config_of(byte_model, num_steps=4, **short), tmp_path / "a")  # goes on
+    begun = f"adapter:{tmp_path / 'a' / 'adapter'}"
+    train(config_of(byte_model, num_steps=2, init=begun, **short), tmp_path / "b")
+    assert number and sum(f._cache_size() for f in set(made)) == number
+
+
 def test_a_second_ctrl_c_stops_at_once(ctrl_c):
     with train_lib.stop_requests() as stop:
         ctrl_c()
