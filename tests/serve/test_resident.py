@@ -1,6 +1,6 @@
 """Resident packets: read once, never another than was asked for, and no more than fit."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -23,34 +23,30 @@ def store(model, tmp_path):
 
 
 @pytest.fixture
-def reads(monkeypatch) -> list[str]:
-    """The names of packets whose files are read."""
-    names, load = [], packet_file.load
+def reads(monkeypatch) -> list[packet_file.Wanted]:
+    """The packets whose files are read."""
+    read, load = [], packet_file.load
 
     def noted(folder, wanted, model):
-        names.extend(w.name for w in wanted)
+        read.extend(wanted)
         return load(folder, wanted, model)
 
     monkeypatch.setattr(packet_file, "load", noted)
-    return names
+    return read
 
 
-def wanted_of(store) -> list[packet_file.Wanted]:
-    """The packets of a store as sessions ask for them, the preamble's first."""
-    asked, other = [], kvp.Store(store.folder, store.model, **MADE_WITH)
-
-    def noted(folder, wanted, model):
-        asked.extend(wanted)
-        return packet_file.load(folder, wanted, model)
-
-    other._load = noted
-    other.ask("When?", list(DOCUMENTS), 2)
+@pytest.fixture
+def wanted(store, reads) -> list[packet_file.Wanted]:
+    """The packets of the store as sessions ask for them, the preamble's first."""
+    kvp.Store(store.folder, store.model, **MADE_WITH).ask("When?", list(DOCUMENTS), 2)
+    asked = list(reads)
+    reads.clear()
     return asked
 
 
-def remove_documents(store):
-    for wanted in wanted_of(store)[1:]:
-        packet_file.packet_path(store.folder, wanted.name).unlink()
+def remove_documents(store, wanted):
+    for packet in wanted[1:]:
+        packet_file.packet_path(store.folder, packet.name).unlink()
 
 
 def test_documents_are_read_once(store, reads):
@@ -64,18 +60,18 @@ def test_documents_are_read_once(store, reads):
     assert fresh.ask("When?", ["bus", "ferry"], 4) == other
 
 
-def test_what_was_verified_is_right_whatever_becomes_of_its_file(store):
+def test_what_was_verified_is_right_whatever_becomes_of_its_file(store, wanted):
     first = store.ask("When?", ["ferry"], 4)
-    remove_documents(store)
+    remove_documents(store, wanted)
     assert store.ask("When?", ["ferry"], 4) == first
     with pytest.raises(FileNotFoundError, match="'bus'"):
         store.ask("When?", ["ferry", "bus"], 4)
 
 
-def test_nothing_stays_where_nothing_may(model, store):
+def test_nothing_stays_where_nothing_may(model, store, wanted):
     forgetful = kvp.Store(store.folder, model, **MADE_WITH, resident_bytes=0)
     forgetful.ask("When?", ["ferry"], 4)
-    remove_documents(store)
+    remove_documents(store, wanted)
     with pytest.raises(FileNotFoundError, match="'ferry'"):
         forgetful.ask("When?", ["ferry"], 4)
     with pytest.raises(ValueError, match="resident_bytes is -1"):
@@ -91,43 +87,36 @@ def test_a_new_text_replaces_a_resident_one(store, model, tmp_path):
     assert store.ask(question, ["ferry"], 6) == elsewhere.ask(question, ["ferry"], 6)
 
 
-def test_the_longest_unused_goes_first(store, reads):
-    wanted = wanted_of(store)
+def test_the_longest_unused_goes_first(store, wanted, reads):
     ferry, bus = wanted[-2:]
     (packet,) = packet_file.load(store.folder, [ferry], store.model)
-    size = sum(x.nbytes for x in jax.tree.leaves(packet.cache))
-    resident = Resident(2 * size)
+    resident = Resident(2 * resident_lib._size(packet))
     get = lambda w: resident(store.folder, [w], store.model)[0]  # noqa: E731
     get(ferry), get(bus), get(ferry)
     reads.clear()
     get(wanted[0])
-    assert reads == [wanted[0].name]
+    assert reads == [wanted[0]]
     get(ferry)
     assert len(reads) == 1
     get(bus)
-    assert reads[1:] == [bus.name]
+    assert reads[1:] == [bus]
 
 
 @pytest.mark.parametrize("share", [0.5, 2])
-def test_threads_share_it(store, share):
+def test_threads_share_it(store, wanted, share):
     """Half of the packets fit, or all of them."""
-    wanted = wanted_of(store)
     expected = packet_file.load(store.folder, wanted, store.model)
     size = sum(map(resident_lib._size, expected))
     resident, wrong = Resident(int(size * share)), []
 
-    def ask():
-        for _ in range(10):
-            packets = resident(store.folder, wanted, store.model)
-            for packet, right in zip(packets, expected, strict=True):
-                same = jax.tree.map(np.array_equal, packet.cache, right.cache)
-                wrong.extend(x for x in jax.tree.leaves(same) if not x)
+    def ask(_):
+        packets = resident(store.folder, wanted, store.model)
+        for packet, right in zip(packets, expected, strict=True):
+            same = jax.tree.map(np.array_equal, packet.cache, right.cache)
+            wrong.extend(x for x in jax.tree.leaves(same) if not x)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(40)))  # raises what a thread raised
     assert not wrong
     kept = list(resident._packets.values())
     assert 0 < len(kept) <= len(expected)
