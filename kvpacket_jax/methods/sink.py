@@ -8,8 +8,8 @@ import numpy as np
 
 from kvpacket_jax.methods.base import Method, Prepared, store_preamble
 from kvpacket_jax.methods.recompute import Layout, lay_out, side_by_side
-from kvpacket_jax.packets.buckets import bucket, in_batches
-from kvpacket_jax.packets.packet import BATCH_TOKENS, Packet, check_ids
+from kvpacket_jax.packets.buckets import bucket
+from kvpacket_jax.packets.packet import Packet, check_ids, plan_batches
 from kvpacket_jax.packets.prefill import prefill_rows
 from models import kv_cache
 
@@ -43,12 +43,9 @@ class Sink(Method):
 
 def _batches(layout: Layout):
     """(rows, chunks): documents of one size by their index, few sizes of batches."""
-    groups: dict[int, list[int]] = {}
-    for i in range(layout.first_document, len(layout.chunks)):
-        groups.setdefault(bucket(len(layout.chunks[i])), []).append(i)
-    for rows, members in sorted(groups.items()):
-        for batch in in_batches(members, BATCH_TOKENS // rows):
-            yield rows, batch
+    first = layout.first_document
+    for batch in plan_batches([len(chunk) for chunk in layout.chunks[first:]], bucket):
+        yield batch.rows, [first + i for i in batch.members]
 
 
 @functools.partial(jax.jit, static_argnames=("module",))

@@ -155,17 +155,20 @@ class Batch(NamedTuple):
 
 
 def plan_batches(
-    lengths: Sequence[int], buckets: Buckets = Buckets(), batch_tokens: int = BATCH_TOKENS
+    lengths: Sequence[int],
+    rows_of: Callable[[int], int] = Buckets().build,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[Batch]:
-    """Documents by build bucket, in their order. A function of its arguments alone.
+    """Documents by their rows, in their order. A function of its arguments alone.
 
     Args:
       lengths: positions of each, soft tokens included.
+      rows_of: the rows that a length is computed with.
       batch_tokens: rows computed at once, at most, unless a single document has more.
     """
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
-        groups.setdefault(buckets.build(length), []).append(i)
+        groups.setdefault(rows_of(length), []).append(i)
     return [
         Batch(rows, tuple(batch))
         for rows, members in sorted(groups.items())
@@ -252,7 +255,7 @@ def build_packets(
     extra = _wrapper(model, adapter).num_tokens
     primer = read_primer(model, adapter)
     packets: list[Packet | None] = [None] * len(documents)
-    for batch in plan_batches([len(ids) + extra for ids in documents], buckets):
+    for batch in plan_batches([len(ids) + extra for ids in documents], buckets.build):
         chosen = [documents[i] for i in batch.members]
         given = model, adapter, batch.rows, chosen, provenance, buckets, primer
         built = build_batch(*given, compressor)

@@ -179,7 +179,7 @@ def plan(
     def part(adapter, provenance, adapter_name, items: list[Item], primer: Primer = ()) -> Part:
         lengths = [_length(adapter, item.tokens) for item in items]
         names = names_of(model, adapter, adapter_name)
-        batches = plan_batches(lengths, buckets, batch_tokens)
+        batches = plan_batches(lengths, buckets.build, batch_tokens)
         return Part(adapter, provenance, names, items, batches, primer)
 
     # Other shards' documents may prime this one's.
