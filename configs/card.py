@@ -19,6 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
+    config.shared_layers = ""  # as in configs/train.py
     config.template = "chat"
     config.scan_layers = "auto"  # as in configs/train.py
     config.remat = "auto"

@@ -75,6 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
+    config.shared_layers = ""  # "19:23": these take layer 18's attention weights, cache no keys
     config.adapter = ""  # a folder or a name; empty: the model's own, else the primer
     config.other_model = False  # True: though it was trained for another model of that width
     config.template = "chat"  # or "chat_reasoning": a sentence or two before each answer

@@ -199,6 +199,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
+    # "19:23": these layers take layer 18's attention weights and cache no keys. The teacher is the
+    # model without that.
+    config.shared_layers = ""
     config.seed = 0
     config.corpus = ""  # the file that data sets named "corpus" read
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -82,6 +83,7 @@ def load(
     dtype: str = "auto",
     cache_dir: str | pathlib.Path | None = None,
     mesh: str | jax.sharding.Mesh | None = None,
+    shared_layers: str = "",
     **run_choices,
 ) -> LanguageModel:
     """Loads a model with its tokenizer.
@@ -94,13 +96,17 @@ def load(
       cache_dir: where demo models and conversions of GGUF are stored; `default_cache_dir` if None.
       mesh: the devices to put it on, "data:2,model:4" or a Mesh (sharding.py); one device if None.
         Each tensor is placed by its rule as it is read.
+      shared_layers: "23:27", the layers from 23 to 26 take the attention weights of layer 22 and
+        cache no keys (Shared Attention, arXiv 2407.12866); "" for none. The weights were not
+        trained so: it is another model, with a name and a fingerprint of its own.
       **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block).
 
     Raises:
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.
       FileNotFoundError, ConnectionError: a file that is missing, a hub that cannot be reached.
     """
-    return _load(source, dtype, cache_dir, mesh, run_choices, reads_text=False)
+    choices = run_choices | {"shared_layers": _layers(shared_layers)}
+    return _load(source, dtype, cache_dir, mesh, choices, reads_text=False)
 
 
 def load_text_model(
@@ -108,6 +114,7 @@ def load_text_model(
     dtype: str = "auto",
     cache_dir: str | pathlib.Path | None = None,
     mesh: str | jax.sharding.Mesh | None = None,
+    shared_layers: str = "",
     **run_choices,
 ) -> LanguageModel:
     """`load` for programs that need text; one without a tokenizer is refused before its weights.
@@ -115,7 +122,25 @@ def load_text_model(
     Raises ValueError or FileNotFoundError for one.
     """
     check_reads_text(source)
-    return _load(source, dtype, cache_dir, mesh, run_choices, reads_text=True)
+    choices = run_choices | {"shared_layers": _layers(shared_layers)}
+    return _load(source, dtype, cache_dir, mesh, choices, reads_text=True)
+
+
+def _layers(text: str) -> range | None:
+    """The layers of "23:27"; ValueError for anything else but ""."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        raise ValueError(
+            f"shared_layers {text!r} is not a range of layers, as 23:27 for those from 23 to 26."
+        )
+    return range(*map(int, match.groups()))
+
+
+def _name(source: str, config: ModelConfig) -> str:
+    shared = config.shared_layers
+    return f"{source}+shared_layers={shared.start}:{shared.stop}" if shared else str(source)
 
 
 def _load(source, dtype, cache_dir, mesh, run_choices, reads_text: bool) -> LanguageModel:
@@ -126,7 +151,8 @@ def _load(source, dtype, cache_dir, mesh, run_choices, reads_text: bool) -> Lang
         config = _with_choices(random_models.shape(source), mesh, run_choices)
         params = random_models.params(config, dtype)
         fingerprint = random_models.fingerprint(config)
-        return LanguageModel(source, config, Transformer(config), params, None, fingerprint)
+        name = _name(source, config)
+        return LanguageModel(name, config, Transformer(config), params, None, fingerprint)
     cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
 
     def read() -> LanguageModel:
@@ -143,7 +169,7 @@ def _load(source, dtype, cache_dir, mesh, run_choices, reads_text: bool) -> Lang
             _check_vocabulary(folder, tokenizer, config)
         params, fingerprint = _read_weights(folder, cache_dir, config, dtype)
         return LanguageModel(
-            str(source), config, Transformer(config), params, tokenizer, fingerprint
+            _name(source, config), config, Transformer(config), params, tokenizer, fingerprint
         )
 
     try:

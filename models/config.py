@@ -33,6 +33,9 @@ class ModelConfig:
     remat: bool = False  # recompute a layer's activations in the backward pass
     query_block: int = 128  # rows of attention computed at once; bounds its memory
     mesh: jax.sharding.Mesh | None = None  # its devices (sharding.py); None: one
+    # Layers that take the attention weights of the layer before them and cache no keys. Another
+    # model than its weights': part of the fingerprint (identity.py).
+    shared_layers: range | None = None
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
@@ -42,8 +45,34 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"RoPE rotates pairs: head_dim must be even, found {self.head_dim}.")
+        if self.shared_layers is not None:
+            self._check_shared(self.shared_layers)
+
+    def _check_shared(self, shared: range) -> None:
+        if shared.step != 1 or not 1 <= shared.start < shared.stop <= self.num_layers:
+            raise ValueError(
+                f"shared_layers {shared.start}:{shared.stop} are not layers of this model: from 1, "
+                f"for they take the weights of the layer before them, and up to {self.num_layers}."
+            )
+        if self.scan_layers:
+            raise ValueError(
+                "shared_layers need scan_layers=False: what shared layers cache has another shape."
+            )
 
     @property
     def num_groups(self) -> int:
         """G: query heads for each key/value head."""
         return self.num_heads // self.num_kv_heads
+
+    def shares(self, layer: int) -> bool:
+        """Whether a layer takes the attention weights of the one before it."""
+        return self.shared_layers is not None and layer in self.shared_layers
+
+    def key_dim(self, layer: int) -> int:
+        """The width of the keys that a layer caches: H, or 0 where it has none of its own."""
+        return 0 if self.shares(layer) else self.head_dim
+
+    def steps(self) -> list[range]:
+        """The layers as they can be run one after the other: each with those that share with it."""
+        starts = [i for i in range(self.num_layers) if not self.shares(i)]
+        return list(map(range, starts, [*starts[1:], self.num_layers]))

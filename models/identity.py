@@ -11,7 +11,7 @@ import json
 from models.config import ModelConfig
 
 # Of ModelConfig; not part of the model.
-RUN_CHOICES = ("scan_layers", "remat", "query_block", "mesh")
+RUN_CHOICES = ("scan_layers", "remat", "query_block", "mesh", "shared_layers")
 
 
 def digest(value) -> str:
@@ -26,7 +26,12 @@ def model_fingerprint(config: ModelConfig, sources: list[str]) -> str:
 
 
 def constants(config: ModelConfig) -> dict:
-    """A config's properties of the model, without the choices of how to run it; JSON-able."""
+    """A config's properties of the model, without the choices of how to run it; JSON-able.
+
+    Shared layers are named where there are some: the model gives other numbers with them.
+    """
     plain = dataclasses.replace(config, mesh=None)  # asdict copies, and devices cannot be copied
     fields = {k: v for k, v in dataclasses.asdict(plain).items() if k not in RUN_CHOICES}
+    if config.shared_layers is not None:
+        fields["shared_layers"] = [config.shared_layers.start, config.shared_layers.stop]
     return fields | {"rope_type": type(config.rope).__name__}

@@ -1,7 +1,8 @@
 """KVCache: keys and values with what decides who may see them. Only this module knows its layout.
 
 `k` and `v` are a tuple of L arrays `[B, S, K, H]`, or one stacked array `[L, B, S, K, H]` where
-layers are scanned. Axes are addressed from the right, so that everything here works on both.
+layers are scanned. Axes are addressed from the right, so that everything here works on both. Layers
+that share another's attention weights have keys `[B, S, K, 0]`.
 """
 
 import functools
@@ -48,12 +49,14 @@ class KVCache(NamedTuple):
 
 def init(config, batch: int, slots: int, dtype, bias: bool = False) -> KVCache:
     """An empty cache: no slot is valid. With `bias` it has one, of 0."""
-    shape = (batch, slots, config.num_kv_heads, config.head_dim)
+    shape, H = (batch, slots, config.num_kv_heads), config.head_dim
     zeros = lambda *axes: sharding.constrain_heads(config.mesh, jnp.zeros(axes, dtype))  # noqa: E731
     if config.scan_layers:
-        k, v = (zeros(config.num_layers, *shape) for _ in "kv")
+        k, v = (zeros(config.num_layers, *shape, H) for _ in "kv")
     else:
-        k, v = (tuple(zeros(*shape) for _ in range(config.num_layers)) for _ in "kv")
+        layers = range(config.num_layers)
+        k = tuple(zeros(*shape, config.key_dim(i)) for i in layers)
+        v = tuple(zeros(*shape, H) for _ in layers)
     empty = jnp.zeros((batch, slots), jnp.int32)
     cache = KVCache(k, v, empty, empty.astype(bool))
     return with_bias(cache) if bias else cache

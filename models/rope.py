@@ -306,6 +306,9 @@ def move(config, k: jax.Array, difference: jax.Array) -> jax.Array:
 
     `difference` is an int32 scalar, or one that broadcasts against `[..., K]`: `[S, 1]` for slots.
     Scores depend on differences of positions only, so one rotation moves a key from any position.
+    Keys of width 0 (of layers that cache none) have nothing to move.
     """
+    if not k.shape[-1]:
+        return k
     cos, sin = cos_sin(config.rope, config.head_dim, difference, config.max_positions)
     return rotate(k, cos, sin).astype(k.dtype)

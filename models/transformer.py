@@ -77,26 +77,42 @@ class Block(nn.Module):
         q, k = (rope.rotate_heads(c, heads, positions_BxT) for heads in (q, k))
         return q, k, v
 
+    def values(self, x_BxTxD: jax.Array) -> jax.Array:
+        """`qkv`'s values alone."""
+        h = rms_norm(x_BxTxD, self.attention_norm, self.config.norm_eps)
+        v = project("BTD,DKH->BTKH", h, self.v)
+        return v + self.v_bias if self.config.qkv_bias else v
+
     def finish(self, x_BxTxD: jax.Array, attended_BxTxNxH: jax.Array) -> jax.Array:
         """The rest of the layer, after its attention: x and hidden states float32 `[B, T, D]`."""
         x = x_BxTxD + project("BTNH,NHD->BTD", attended_BxTxNxH, self.o)
         return x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
 
-    def __call__(self, x, positions, segments, tail, slots, share=None):
+    def __call__(self, x, positions, segments, tail, slots, share=None, source=None):
         """One layer's pass: writes the rows' keys and values into `tail`, attends, finishes.
 
         `segments` are the layer's read-only context, `tail` the Segment the rows are written to at
-        `slots`, with `share` as run_layers has it. Returns (x, (k, v)) with the tail's new k and v.
+        `slots`, with `share` as run_layers has it. `source`: queries and segments of the layer
+        whose attention weights this one takes for its own values; None: it has its own weights.
+
+        Returns (x, (k, v), (q, segments)): the tail's new k and v, and a `source` for the next.
         """
-        q, k, v = self.qkv(x, positions)
-        if share is not None:
-            k, v = (kv_cache.mix(old, new, slots, share) for old, new in ((tail.k, k), (tail.v, v)))
-        k = kv_cache.write_slots(tail.k, k, slots, kv_cache.SLOTS)
-        v = kv_cache.write_slots(tail.v, v, slots, kv_cache.SLOTS)
-        attended = attend(
-            q, positions, [*segments, tail._replace(k=k, v=v)], self.config.query_block
-        )
-        return self.finish(x, attended), (k, v)
+
+        def written(old, new):
+            if share is not None:
+                new = kv_cache.mix(old, new, slots, share)
+            return kv_cache.write_slots(old, new, slots, kv_cache.SLOTS)
+
+        if source is None:
+            q, k, v = self.qkv(x, positions)
+            own = tail._replace(k=written(tail.k, k), v=written(tail.v, v))
+            segments = [*segments, own]
+        else:
+            q, own = source[0], tail._replace(v=written(tail.v, self.values(x)))
+            seen = zip(source[1], [*segments, own], strict=True)
+            segments = [keys._replace(v=values.v) for keys, values in seen]
+        attended = attend(q, positions, segments, self.config.query_block)
+        return self.finish(x, attended), (own.k, own.v), (q, segments)
 
 
 class Transformer(nn.Module):
@@ -161,7 +177,8 @@ class Transformer(nn.Module):
           Hidden states float32 `[B, T, D]` before the final norm, and the tail.
 
         Raises:
-          ValueError: a tail with a bias, or layers that do not follow one another.
+          ValueError: a tail with a bias, layers that do not follow one another, or shared layers
+            without the one whose attention weights they take.
         """
         c = self.config
         layers = range(c.num_layers) if layers is None else layers
@@ -169,10 +186,16 @@ class Transformer(nn.Module):
             raise ValueError("Rows have no bias: they cannot be written to a cache that has one.")
         if layers.step != 1:
             raise ValueError(f"Layers run one after the other, without gaps; found {layers}.")
+        if c.shares(layers.start):
+            raise ValueError(
+                f"Layers from {layers.start} on cannot run apart from layer "
+                f"{c.shared_layers.start - 1}, whose attention weights they share "
+                f"(shared_layers={c.shared_layers.start}:{c.shared_layers.stop})."
+            )
         tail = kv_cache.mark(tail, positions_BxT, valid_BxT, slots)
         params = self.get_variable("params", "layers")
 
-        def body(x, layer):
+        def body(x, layer, source=None):
             weights, (tail_k, tail_v), contexts = layer
             rows = x_BxTxD.shape[0] * x_BxTxD.shape[1] * c.num_heads
             segments = [
@@ -182,13 +205,15 @@ class Transformer(nn.Module):
                 for cache, (k, v, bias) in zip(context, contexts, strict=True)
             ]
             own = Segment(tail_k, tail_v, tail.positions, tail.valid)
-            return _bind_block(self.config, weights)(x, positions_BxT, segments, own, slots, share)
+            block = _bind_block(c, weights)
+            return block(x, positions_BxT, segments, own, slots, share, source)
 
-        if c.remat:
-            body = jax.checkpoint(body)
-        walk = _scan if c.scan_layers else _loop
+        remat = jax.checkpoint if c.remat else lambda fn: fn
         arrays = (params, (tail.k, tail.v), tuple(s.layers for s in context))
-        x, (k, v) = walk(body, x_BxTxD, arrays, layers)
+        if c.scan_layers:
+            x, (k, v) = _scan(remat(lambda *layer: body(*layer)[:2]), x_BxTxD, arrays, layers)
+        else:
+            x, (k, v) = _loop(remat(body), x_BxTxD, arrays, layers, c.shares)
         return x, tail._replace(k=k, v=v)
 
 
@@ -197,13 +222,14 @@ def _bind_block(config: ModelConfig, weights) -> Block:
     return Block(config, parent=None).bind({"params": weights})
 
 
-def _loop(body, x, arrays, layers: range):
+def _loop(body, x, arrays, layers: range, shares):
     params, (tail_k, tail_v), contexts = arrays
-    tail_k, tail_v = list(tail_k), list(tail_v)
+    tail_k, tail_v, last = list(tail_k), list(tail_v), None
     for i in layers:
         context = tuple((k[i], v[i], None if bias is None else bias[i]) for k, v, bias in contexts)
         with jax.named_scope(f"layer_{i}"):
-            x, (tail_k[i], tail_v[i]) = body(x, (params[i], (tail_k[i], tail_v[i]), context))
+            layer = params[i], (tail_k[i], tail_v[i]), context
+            x, (tail_k[i], tail_v[i]), last = body(x, layer, last if shares(i) else None)
     return x, (tuple(tail_k), tuple(tail_v))
 
 

@@ -203,12 +203,12 @@ def watched(
     `watch` gets a layer's queries and segments, the tail's the last of them.
     """
     results, x = [], x_BxTxD
-    for i in range(transformer.config.num_layers):
-        q, _, _ = transformer.qkv(x, positions, i)
-        one = range(i, i + 1)
-        x, tail = transformer.run_layers(x, positions, valid, context, tail, 0, one)
+    for layers in transformer.config.steps():
+        q, _, _ = transformer.qkv(x, positions, i := layers.start)
+        x, tail = transformer.run_layers(x, positions, valid, context, tail, 0, layers)
         segments = [Segment(c.k[i], c.v[i], c.positions, c.valid) for c in (*context, tail)]
-        results.append(watch(q, segments))
+        # Layers that share attention weights keep the same slots.
+        results += [watch(q, segments)] * len(layers)
     return tail, results
 
 

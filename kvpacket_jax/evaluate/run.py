@@ -119,7 +119,9 @@ def prepare_run(
             "kv_packet needs an adapter: with --config.adapter=none it would be no_recompute. "
             "Leave it out of --config.methods, or give an adapter."
         )
-    model = models.load_text_model(config.model, config.dtype, cache_dir, mesh)
+    model = models.load_text_model(
+        config.model, config.dtype, cache_dir, mesh, config.shared_layers
+    )
     sharding.log_layout(model.config, model.params)
     by_role = _load_adapters(config, model, specs)
     methods = dict(make(spec, **by_role) for spec in specs)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.methods.recompute import (
+    check_layers,
     check_ratio,
     choose,
     compose_with_room,
@@ -36,6 +37,7 @@ class CacheBlend(Method):
         check_ratio(self.ratio)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+        check_layers(1, 1, model.config)
         layout = lay_out(model, request, new_tokens, self.buckets)
         all_rows = row_bucket(len(layout.ids) - layout.first)
         cache = compose_with_room(model, stored, layout, all_rows)

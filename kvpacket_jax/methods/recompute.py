@@ -94,7 +94,14 @@ def check_layers(first: int, number: int, config) -> range:
         raise ValueError(
             f"first_layer is {first}; the model's layers go from 0 to {config.num_layers - 1}."
         )
-    return range(first, stop)
+    layers = range(first, stop)
+    if shared := [i for i in layers if config.shares(i)]:
+        raise ValueError(
+            f"The method goes by the keys of layers {first} to {stop - 1}; layer {shared[0]} has "
+            "none, for it shares another's attention weights (shared_layers). Choose other layers, "
+            "or leave the method out."
+        )
+    return layers
 
 
 def compose_with_room(

@@ -40,6 +40,7 @@ def load_model(
     dtype: str = "auto",
     cache_dir: str | os.PathLike | None = None,
     mesh: str | None = None,
+    shared_layers: str = "",
 ) -> LanguageModel:
     """Loads a model that reads text.
 
@@ -50,11 +51,13 @@ def load_model(
         this machine.
       cache_dir: where demo models and conversions are kept; the user's cache folder if None.
       mesh: devices to lie on, as "model:4"; one device if None.
+      shared_layers: "19:23", layers that take the attention weights of the one before them, 18, and
+        cache no keys; another model, which may answer worse. "" for none.
 
     Raises:
       ValueError, FileNotFoundError, ConnectionError: what was found, and what would do.
     """
-    return models.load_text_model(source, dtype, cache_dir, mesh)
+    return models.load_text_model(source, dtype, cache_dir, mesh, shared_layers)
 
 
 class Store:

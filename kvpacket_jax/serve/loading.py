@@ -32,17 +32,19 @@ def load_for_store(
     mesh: str | None = None,
     primer: primers.Texts | FromCorpus | None = None,
     compressor: Compressor | None = None,
+    shared_layers: str = "",
 ) -> Loaded:
     """A model and an adapter to build or read the store `folder` with.
 
     Args:
       dtype: "auto" is the dtype of the store's packets, if they have but one.
       adapter, template, other_model, primer: as `primers.maker` takes them.
-      mesh: as models.load takes it.
+      mesh, shared_layers: as models.load takes them.
       compressor: of the documents' packets.
     """
     primers.check(adapter, primer)
-    model = models.load_text_model(source, store.resolved_dtype(folder, dtype), cache_dir, mesh)
+    dtype = store.resolved_dtype(folder, dtype)
+    model = models.load_text_model(source, dtype, cache_dir, mesh, shared_layers)
     sharding.log_layout(model.config, model.params)
     maker = primers.maker(model, adapter, primer, template, other_model)
     return Loaded(model, *maker, compressor)

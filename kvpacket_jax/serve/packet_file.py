@@ -163,21 +163,24 @@ def _read(
         kinds, length = _kinds(file, model), manifest["length"]
         stored = kinds["k.0"].shape[0]
         slots = buckets.packet(stored)
-        shape = (c.num_layers, 1, slots, c.num_kv_heads, c.head_dim)
 
-        def part(letter: str) -> np.ndarray:
-            layers = np.zeros(shape, model.dtype)
+        def part(letter: str):
+            shapes = [kinds[f"{letter}.{i}"].shape[1:] for i in range(c.num_layers)]
+            if c.scan_layers:
+                layers = whole = np.zeros((c.num_layers, 1, slots, *shapes[0]), model.dtype)
+            else:
+                layers = whole = tuple(np.zeros((1, slots, *s), model.dtype) for s in shapes)
             for i, layer in enumerate(layers):
                 _read_array(file, f"{letter}.{i}", layer[0, :stored])
-            return layers
+            return whole
 
-        whole = (lambda x: x) if c.scan_layers else tuple
         place = np.arange(slots, dtype=np.int32)[None]
-        cache = KVCache(whole(part("k")), whole(part("v")), place, place < stored)
+        cache = KVCache(part("k"), part("v"), place, place < stored)
         if POSITIONS in kinds:
             cache = cache._replace(positions=_positions(file, kinds, slots))
         if "bias.0" in kinds:
-            cache = cache._replace(bias=whole(_bias(file, kinds, slots, c.num_layers)))
+            bias = _bias(file, kinds, slots, c.num_layers)
+            cache = cache._replace(bias=bias if c.scan_layers else tuple(bias))
     made_by = dataclasses.replace(provenance, primer=manifest.get("primer", ""))
     kept = stored if POSITIONS in kinds else None
     cache = kv_cache.put(c, cache)
@@ -262,8 +265,8 @@ def _is_int32(number) -> bool:
 
 def _kinds(file: _File, model: LanguageModel) -> dict[str, _Kind]:
     """What each array is; DamagedFile unless they are those of a packet of the model."""
-    c, length = model.config, file.manifest["length"]
-    slots, names = length, [f"{letter}.{i}" for letter in "kv" for i in range(c.num_layers)]
+    c, length, K = model.config, file.manifest["length"], model.config.num_kv_heads
+    slots, layers = length, range(c.num_layers)
     expected: dict[str, _Kind] = {}
     if "compressor" in file.manifest:
         described = file.arrays.get(POSITIONS, {}).get("shape")
@@ -272,9 +275,10 @@ def _kinds(file: _File, model: LanguageModel) -> dict[str, _Kind]:
             raise DamagedFile(file.path, f"it has not the positions of 1 to {length} slots")
         expected[POSITIONS] = _Kind((slots,), np.dtype(np.int32))
         if "bias.0" in file.arrays:
-            bias = _Kind((c.num_kv_heads, slots), np.dtype(np.float32))
-            expected |= {f"bias.{i}": bias for i in range(c.num_layers)}
-    expected |= dict.fromkeys(names, _Kind((slots, c.num_kv_heads, c.head_dim), model.dtype))
+            bias = _Kind((K, slots), np.dtype(np.float32))
+            expected |= {f"bias.{i}": bias for i in layers}
+    expected |= {f"k.{i}": _Kind((slots, K, c.key_dim(i)), model.dtype) for i in layers}
+    expected |= {f"v.{i}": _Kind((slots, K, c.head_dim), model.dtype) for i in layers}
     if not set(expected) == set(file.manifest["arrays"]) == set(file.arrays):
         raise DamagedFile(
             file.path, f"its arrays are not the keys and values of {c.num_layers} layers"

@@ -17,6 +17,7 @@ from kvpacket_jax.train import shapes
 from kvpacket_jax.train.loss import Batch, pack
 from kvpacket_jax.train.shapes import Fitted, Shape
 from models import LanguageModel, sharding
+from models.transformer import Transformer
 
 
 class Work(NamedTuple):
@@ -104,9 +105,8 @@ class Teaching:
             self.model.config.mesh, (context, lengths, questions, question_lengths)
         )
         stops = stop_array(self.model, None)
-        answers = _answer(
-            self.model.module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens
-        )
+        module = Transformer(dataclasses.replace(self.model.config, shared_layers=None))
+        answers = _answer(module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens)
         return Pending(texts.entry, examples, *arrays[2:], answers)
 
     def collect(self, pending: Pending) -> Microbatch:

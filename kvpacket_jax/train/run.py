@@ -100,7 +100,7 @@ def prepare(
 
 
 def load_model(config: ConfigDict, cache_dir, mesh: str | None) -> LanguageModel:
-    """The frozen model, teacher and student in one."""
+    """The frozen model, teacher and student in one, but for shared layers: the teacher has none."""
     if mesh is None and jax.process_count() > 1:
         raise ValueError(
             f"{jax.process_count()} processes train together on {jax.device_count()} devices: say "
@@ -108,7 +108,8 @@ def load_model(config: ConfigDict, cache_dir, mesh: str | None) -> LanguageModel
             "another whose product is their number."
         )
     choices = setup.run_choices(config, jax.default_backend())
-    model = models.load(config.model, config.dtype, cache_dir, mesh, **choices)
+    shared = config.shared_layers
+    model = models.load(config.model, config.dtype, cache_dir, mesh, shared, **choices)
     model.check_tokenizer()
     sharding.examples_per_replica(model.config.mesh, config.batch_size)  # refuses what is uneven
     return model

@@ -234,8 +234,9 @@ def run_choices(config: ConfigDict, platform: str) -> dict[str, bool | int]:
     """
     on_cpu = platform == "cpu"
     choose = lambda value: not on_cpu if value == "auto" else value == "yes"  # noqa: E731
+    unrolled = config.scan_layers == "auto" and config.shared_layers
     return {
-        "scan_layers": choose(config.scan_layers),
+        "scan_layers": choose(config.scan_layers) and not unrolled,
         "remat": choose(config.remat),
         "query_block": 128 if on_cpu else 512,
     }

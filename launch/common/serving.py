@@ -35,6 +35,12 @@ COMPRESS = flags.DEFINE_string(
 KEEP = flags.DEFINE_float(
     "keep", None, "The share of a packet's slots that stays; default: the compressor's, one half."
 )
+SHARED_LAYERS = flags.DEFINE_string(
+    "shared_layers",
+    "",
+    "As 19:23: these layers, to 22, take the attention weights of layer 18 and cache no keys. It "
+    "is another model, with packets and adapters of its own.",
+)
 OTHER_MODEL = flags.DEFINE_bool(
     "other_model", False, "Use the adapter though it was trained for another model of that width."
 )
@@ -83,4 +89,5 @@ def load(cache_dir: pathlib.Path, console=None):
             devices.MESH.value,
             primer,
             compressor,
+            SHARED_LAYERS.value,
         )

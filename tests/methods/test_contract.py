@@ -1,5 +1,7 @@
 """What methods declare of themselves is so: buckets, shared contexts, adapters, seeds."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -82,3 +84,24 @@ def test_full_recompute_says_which_slots_hold_documents(tiny):
     prepared = method.prepare(case.model, stored, request)
     query_rows = method.buckets.query(len(case.query))
     assert prepared.document_slots + query_rows == prepared.prefilled.slot
+
+
+def test_methods_run_a_model_with_shared_layers_or_say_why_not(tiny):
+    """Recomputing everything is full_recompute there too; by keys that are not there none goes."""
+
+    def case_of(layers: str):
+        return golden_case(functools.partial(tiny, shared_layers=layers), "qwen2_A")
+
+    last = case_of("3:4")
+    expected = first_logits(last, METHODS["full_recompute"]())
+    for name in METHODS:
+        if name in ("sam_kv", "infoflow"):
+            with pytest.raises(ValueError, match="layer 3 has none, for it shares"):
+                first_logits(last, METHODS[name]())
+        else:
+            assert np.isfinite(first_logits(last, METHODS[name]())).all()
+    for name, settings in (("cache_blend", {"ratio": 1.0}), ("epic", {"tokens": 1000})):
+        actual = first_logits(last, METHODS[name](**settings))
+        np.testing.assert_allclose(actual, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="layer 1 has none, for it shares"):
+        first_logits(case_of("1:2"), METHODS["cache_blend"]())

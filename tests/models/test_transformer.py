@@ -1,11 +1,15 @@
 """run_layers: loop and scan, ranges of layers, contexts, padding, and what gradients see."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import kv_cache
+from models import attention, identity, kv_cache
+from models.attention import Segment
+from models.transformer import Block
 from tests.support.golden import FAMILIES
 
 T, CONTEXT = 6, 9
@@ -146,3 +150,54 @@ def test_remat_and_query_blocks_change_no_gradient(tiny, scan):
     scale = float(jnp.abs(plain).max())
     for choices in ({"remat": True}, {"query_block": 4}, {"remat": True, "query_block": 2}):
         np.testing.assert_allclose(gradient(**choices), plain, atol=1e-4 * scale)
+
+
+def test_shared_layers_take_the_weights_of_the_layer_before(tiny):
+    """Against the definition: the last unshared layer's queries and keys, each layer's values."""
+    model = tiny("tiny_qwen2", shared_layers="1:3")
+    c, bound = model.config, model.module.bind({"params": model.params})
+    x, positions, valid, _, tail = inputs(c, False)
+    valid = jnp.ones_like(valid)
+    assert [k.shape[-1] for k in tail.k] == [0 if i in (1, 2) else c.head_dim for i in range(4)]
+    actual, tail = run(model, x, positions, valid, (), tail)
+
+    for i in range(c.num_layers):
+        q, k, v = bound.qkv(x, positions, i)
+        if i not in (1, 2):
+            segment = Segment(k, v, positions, valid)
+            shares = attention.weights(q, positions, [segment])
+        np.testing.assert_allclose(tail.v[i][:, :T], v, atol=2e-4)
+        v = jnp.repeat(v, c.num_groups, axis=2)
+        block = Block(c, parent=None).bind({"params": model.params["layers"][i]})
+        x = block.finish(x, jnp.einsum("BTNS,BSNH->BTNH", shares, v))
+    np.testing.assert_allclose(actual, x, atol=2e-4)
+
+
+def test_shared_layers_do_not_run_without_the_one_they_share_with(tiny):
+    model = tiny("tiny_qwen2", shared_layers="1:3")
+    x, positions, valid, _, tail = inputs(model.config, False)
+    whole, _ = run(model, x, positions, valid, (), tail)
+    for layers in model.config.steps():
+        x, tail = run(model, x, positions, valid, (), tail, layers=layers)
+    np.testing.assert_allclose(x, whole, atol=2e-4)
+    with pytest.raises(ValueError, match="cannot run apart from layer 0"):
+        run(model, x, positions, valid, (), tail, layers=range(2, 4))
+
+
+def test_shared_layers_are_another_model(tiny):
+    plain = tiny("tiny_qwen2").config
+    for shared in (range(0, 2), range(2, 2), range(3, 9), range(1, 4, 2)):
+        with pytest.raises(ValueError, match="are not layers of this model"):
+            dataclasses.replace(plain, shared_layers=shared)
+    with pytest.raises(ValueError, match="need scan_layers=False"):
+        dataclasses.replace(plain, shared_layers=range(1, 2), scan_layers=True)
+    digests = {
+        identity.model_fingerprint(dataclasses.replace(plain, shared_layers=shared), [])
+        for shared in (None, range(1, 2), range(1, 3))
+    }
+    assert len(digests) == 3
+    model = tiny("tiny_qwen2", shared_layers="1:3")
+    assert model.name.endswith("tiny_qwen2+shared_layers=1:3")
+    for text in ("1", "1-3", "a:b", "1:3:1"):
+        with pytest.raises(ValueError, match=f"shared_layers '{text}' is not a range"):
+            tiny("tiny_qwen2", shared_layers=text)

@@ -65,6 +65,20 @@ def test_compressed_packets_and_whole_ones_share_a_pool(tiny, label):
     check(model, [*small, *whole])
 
 
+def test_shared_layers_leave_keys_out_of_packets(tiny):
+    model = tiny("tiny_qwen2", shared_layers="1:3")
+    adapter = adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
+    adapter = adapter._replace(primer=np.array(ids(9, 7), np.int32))
+    documents = [ids(i, n) for i, n in enumerate((40, 33))]
+    whole = build_packets(model, adapter, documents, SMALL)
+    small = build_packets(model, adapter, documents, SMALL, compressor=make("snapkv", 0.5))
+    check(model, [*whole, *small])
+    # Two of four layers have no keys.
+    (plain,) = build_packets(tiny("tiny_qwen2"), adapter, documents[:1], SMALL)
+    sizes = [sum(x.nbytes for x in (*p.cache.k, *p.cache.v)) for p in (whole[0], plain)]
+    assert sizes[0] * 8 == sizes[1] * 6
+
+
 def test_packets_of_another_model_or_too_many_are_refused(tiny):
     model = tiny("tiny_qwen2")
     packets = build_packets(model, None, [ids(0, 9)], SMALL)

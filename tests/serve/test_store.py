@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.serve import packet_file, store
 from kvpacket_jax.serve.packet_file import Entry, packet_path
 from kvpacket_jax.serve.provenance import Names
-from models import partial
+from models import kv_cache, partial
 from models.rope import Llama3Rope, Rope
 from tests.support.byte_model import ids
 from tests.support.corpus import tree
@@ -81,6 +82,20 @@ def test_scanned_and_unrolled_models_read_each_others_packets(load, tmp_path):
         (written,) = build_packets(writer, None, [ids(0, 20)])
         assert isinstance(found.cache.k, tuple) == scan
         assert_same(found, written)
+
+
+def test_packets_of_shared_layers_are_another_models(byte_model, load, tmp_path):
+    model = models.load(str(byte_model), "float32", shared_layers="1:2")
+    (wanted,) = put(tmp_path, model, None, ids(0, 20))
+    (found,) = packet_file.load(tmp_path, [wanted], model)
+    (built,) = build_packets(model, None, [ids(0, 20)])
+    assert found.manifest == built.manifest
+    short = [kv_cache.resize(packet.cache, 20) for packet in (found, built)]
+    jax.tree.map(np.testing.assert_array_equal, *short)
+    assert load_file(packet_path(tmp_path, wanted[0]))["k.1"].size == 0
+    packet_file.verify(tmp_path, wanted[0], model)
+    with pytest.raises(ValueError, match="was made with another model|array k.1 is not"):
+        packet_file.load(tmp_path, [wanted], load())
 
 
 def test_a_packet_takes_its_true_length_and_is_readable_by_all(load, tmp_path):

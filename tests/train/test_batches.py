@@ -54,6 +54,15 @@ def fake_answers(monkeypatch, model, *texts: str) -> None:
     monkeypatch.setattr(batches, "_answer", answer)
 
 
+def test_the_teacher_shares_no_layers(byte_model, model):
+    asked = [example("a", ("x",), ("y",))]
+    expected = microbatch_of(teaching(model, asked))
+    sharing = models.load(str(byte_model), "float32", shared_layers="1:2")
+    found = microbatch_of(teaching(sharing, asked))
+    assert found.answers == expected.answers
+    np.testing.assert_array_equal(found.hidden, expected.hidden)
+
+
 def test_logits_that_are_not_finite_teach_nothing(model, monkeypatch):
     params = dict(model.params)
     params["final_norm"] = params["final_norm"] * np.nan
