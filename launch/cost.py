@@ -2,6 +2,7 @@
 
 python -m launch.cost
 python -m launch.cost --config=configs/cost.py:8b --config.methods="('kv_packet','a3:ratio=0.3')"
+python -m launch.cost --config=configs/cost.py:gpu --json=cost.json --figure=cost.svg
 
 Fields one would change: --config.model, .methods, .documents=8x1024, .query, .tier=host, .runs;
 all are in the file.
@@ -23,6 +24,9 @@ with configs.in_one_line():
         "What to measure; any field as --config.field=value.",
     )
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file, every run in them.")
+FIGURE = flags.DEFINE_string(
+    "figure", None, "Also draws TTFT by cached tokens, where there are several points: an SVG file."
+)
 PROFILE_DIR = flags.DEFINE_string("profile_dir", None, "Writes a jax profiler trace here.")
 
 
@@ -30,26 +34,32 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    import dataclasses
+    import pathlib
 
     from kvpacket_jax.measure import point
-    from kvpacket_jax.report import costs, tables
+    from kvpacket_jax.report import cost_points, costs, tables
     from kvpacket_jax.runtime import progress
+    from models.files import write_whole
 
     cache_dir = caches.use()
+    measured: list[point.PointCosts] = []
     with errors.in_one_line():
-        rows, request, model, machine, decoding = point.run(
+        for one in point.run(
             CONFIG.value, cache_dir, devices.MESH.value, PROFILE_DIR.value, progress.SHOWN
-        )
-        if JSON.value:
-            dicts = list(map(dataclasses.asdict, rows))
-            dicts[0]["decoding"] = decoding._asdict()
-            tables.write_json(JSON.value, dicts, machine)
-    progress.console.print(*costs.tables(rows))
-    progress.paragraph(costs.request_line(rows, request, model))
-    progress.paragraph(costs.decoding_line(rows, decoding))
-    progress.paragraph(costs.legend(rows))
-    progress.paragraph(costs.machine_line(machine))
+        ):
+            measured.append(one)
+            progress.console.print(*costs.tables(one.rows))
+            progress.paragraph(costs.request_line(one.rows, one.request, one.model))
+            progress.paragraph(costs.decoding_line(one.rows, one.decoding))
+            if JSON.value:  # as they come: a later point may not fit
+                tables.write_json(JSON.value, cost_points.records(measured), one.machine)
+    progress.paragraph(costs.legend(measured[0].rows))
+    progress.paragraph(costs.machine_line(measured[0].machine))
+    if len(measured) > 1:
+        progress.console.print(cost_points.table(measured))
+        if FIGURE.value:
+            path = pathlib.Path(FIGURE.value).expanduser()
+            write_whole(path, cost_points.figure(measured))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One point to measure: a model, random ids of given lengths, methods. The work of launch.cost."""
+"""Points to measure: a model, random ids of given lengths, methods. The work of launch.cost."""
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from kvpacket_jax.methods import Method, Request, settings
 from kvpacket_jax.methods.kv_packet import KVPacket
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.buckets import CHUNK
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
 
@@ -38,30 +39,45 @@ def run(
     mesh: str | None = None,
     profile_dir: str | None = None,
     progress: Progress = SILENT,
-) -> PointCosts:
-    """Loads a model and measures one point: configs/cost.py says what each field is.
+) -> Iterator[PointCosts]:
+    """Loads a model and measures its points in turn: configs/cost.py says what each field is.
 
     Raises:
-      ValueError, OSError, RuntimeError: a point that cannot be measured, and what would do.
+      ValueError, OSError, RuntimeError: a point that cannot be measured, and what would do; before
+        any is.
     """
     specs = settings.listed(point["methods"])
-    lengths = document_lengths(point["documents"])
+    points = [document_lengths(text) for text in point["documents"].split("/")]
     check_in_memory(point["tier"])
     for spec in specs:  # before the model is loaded
         settings.make(spec)
     seed = point["seed"]
     with progress.step(f"Loading {point['model']}"):
-        model = models.load(point["model"], point["dtype"], cache_dir, mesh)
+        source, dtype, shared = point["model"], point["dtype"], point["shared_layers"]
+        model = models.load(source, dtype, cache_dir, mesh, shared)
         sharding.log_layout(model.config, model.params)
         adapter = make_adapter(model, point["adapter"], point["header"], point["trailer"], seed)
     primer = _random_primer(model, point["primer"], seed)
     methods = dict(settings.make(spec, adapter, primer) for spec in specs)
-    request = random_request(model, point["preamble"], lengths, point["query"], seed)
+    requests = [
+        random_request(model, point["preamble"], lengths, point["query"], seed)
+        for lengths in points
+    ]
+    soft_tokens = max((m.adapter.num_tokens for m in methods.values() if m.adapter), default=0)
+    for request in requests:
+        model.check_length(_positions(request, soft_tokens))
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
-    return measure_methods(
-        model, methods, request, machine, point["runs"], point["tier"], profile_dir, progress
-    )
+    for request in requests:
+        yield measure_methods(
+            model, methods, request, machine, point["runs"], point["tier"], profile_dir, progress
+        )
+
+
+def _positions(request: Request, soft_tokens: int) -> int:
+    """What a request spans, with the first chunk of its answer."""
+    documents = sum(len(ids) + soft_tokens for ids in request.documents)
+    return len(request.preamble) + documents + len(request.query) + CHUNK
 
 
 def document_lengths(text: str) -> list[int]:

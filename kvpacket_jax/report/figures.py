@@ -1,10 +1,10 @@
-"""Figures of F1 against what it costs, as SVG. A method has its marker: grey print reads too."""
+"""Figures of F1 against costs, and of costs, as SVG. A method has its marker: grey print reads."""
 
 import collections
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from kvpacket_jax.report.results import Point, Series, label, lines, pareto
 from kvpacket_jax.runtime.format import si
 
-# method -> colour (Okabe and Ito's, which the colour-blind tell apart), marker, line
+# method, or other line -> colour (Okabe and Ito's, which the colour-blind tell apart), marker, line
 STYLES = {
     "full_recompute": ("#000000", "*", "-"),
     "kv_packet": ("#D55E00", "o", "-"),
@@ -30,6 +30,8 @@ STYLES = {
     "infoflow": ("#332288", "h", "-."),
     "single_cache": ("#882255", "<", "-"),
     "sink": ("#44AA99", ">", ":"),
+    "query alone": ("#777777", "x", "--"),
+    "floor": ("#BBBBBB", "", "-"),
 }
 OTHERS = [(c, m, "-") for c in ("#444444", "#777777") for m in "d8H123"]
 LARGE = {"full_recompute": 11, "kv_packet": 8}  # markers; the rest are smaller
@@ -83,6 +85,28 @@ def by_option(series: Series) -> str:
         drawn[line[0].method] += 1
     axes.xaxis.set_major_locator(FixedLocator(xs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    return _finish(figure, axes)
+
+
+def by_tokens(series: Mapping[str, Sequence[tuple[float, float]]], note: str) -> str:
+    """Seconds to the first token by cached tokens, a line a method, both logarithmic: SVG.
+
+    Args:
+      series: (tokens, seconds) by a method's spec, or by what else there is a line of.
+      note: below the figure.
+    """
+    figure, axes = _figure("cached tokens", note, "TTFT, seconds")
+    for name, points in series.items():
+        color, marker, dashes = _style(name.split(":")[0])
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, label=name)
+    seconds = [s for points in series.values() for _, s in points]
+    axes.set(xscale="log", ylim=(min(seconds) / 1.3, max(seconds) * 1.3), yscale="log")
+    xs = sorted({x for points in series.values() for x, _ in points})
+    axes.xaxis.set_major_locator(FixedLocator(xs))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     return _finish(figure, axes)
 
 

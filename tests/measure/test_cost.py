@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
+from configs import cost as configs_cost
 from kvpacket_jax.measure import point
 from kvpacket_jax.measure.cost import ALONE, FULL, measure
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.measure.request import Entry, first_token, on_tier
 from kvpacket_jax.methods import METHODS
-from kvpacket_jax.report import costs
+from kvpacket_jax.report import cost_points, costs
 
 MACHINE = Machine("it", "cpu", 1, 1, "0", "float32", peak=1e9, bandwidth=1e9)
 
@@ -101,6 +102,27 @@ def test_a_host_copy_keeps_what_is_no_array_of_the_device(model):
     stored = {"a": jax.numpy.ones(3), "b": np.arange(2)}
     loaded = on_tier(Entry(METHODS["no_cache"](), stored), "host").loaded().stored
     assert loaded["a"].tolist() == [1, 1, 1] and loaded["b"].tolist() == [0, 1]
+
+
+def test_points_are_measured_in_turn_and_shown_together(byte_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(point, "measure_machine", lambda *a: MACHINE)
+    config = configs_cost.get_config()
+    config.update(
+        {"model": str(byte_model), "documents": "2x20/4x10/2x80", "methods": ("no_cache",)}
+    )
+    config.update({"runs": 1, "primer": 4, "preamble": 3, "query": 5})
+    points = list(point.run(config))
+    records = cost_points.records(points)
+    assert [r["documents"] for r in records[::2]] == [[20, 20], [10] * 4, [80, 80]]
+    assert [r["method"] for r in records] == [ALONE, "no_cache"] * 3
+    assert [("decoding" in r) for r in records] == [True, False] * 3
+    assert cost_points.table(points).row_count == 3
+    svg = cost_points.figure(points)
+    assert all(name in svg for name in (ALONE, "no_cache", "floor", "cached tokens"))
+
+    config.documents = "1x20/9x999"
+    with pytest.raises(ValueError, match="The request spans"):  # before the first is measured
+        next(point.run(config))
 
 
 def test_lengths_of_documents():

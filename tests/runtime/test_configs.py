@@ -13,7 +13,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--config=configs/cost.py:9b", "configs/cost.py knows no '9b'; it knows 8b.\n"),
+        (
+            "--config=configs/cost.py:9b",
+            "configs/cost.py knows no '9b'; it knows 8b, cpu, gpu, tpu.\n",
+        ),
         ("--config=configs/kost.py", "There is no config file configs/kost.py.\n"),
         ("--config.tiar=host", "no such field of the config: 'tiar'\nDid you mean \"tier\""),
         ("--config.runs=x", "flag --config.runs=x: invalid literal for int"),
@@ -28,7 +31,11 @@ def test_a_mistake_is_named_without_a_traceback(given, message):
 @pytest.mark.parametrize(
     ("program", "flags", "message"),
     [
-        ("cost", ["--config=configs/cost.py:9b"], "configs/cost.py knows no '9b'; it knows 8b.\n"),
+        (
+            "cost",
+            ["--config=configs/cost.py:9b"],
+            "configs/cost.py knows no '9b'; it knows 8b, cpu, gpu, tpu.\n",
+        ),
         ("train", ["--workdir=w", "--config.num_step=1"], 'Did you mean "num_steps"'),
         ("plan", ["--config.num_step=1"], 'Did you mean "num_steps"'),
         ("evaluate", ["--workdir=w", "--config.modell=x"], 'Did you mean "model"'),
