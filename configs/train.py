@@ -8,6 +8,8 @@ configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200
 configs/train.py:jsonl   for documents of your own, lines {"id": "…", "text": "…"} of
                          --config.path=FILE: the model writes the questions
 configs/train.py:tokens  soft tokens alone, as the paper has it
+configs/train.py:distill adds a distiller to the shipped adapter, which says which half, quarter or
+                         tenth of a document its packet keeps (--compress=kv_distill)
 configs/train.py:smoke   ten steps on the smallest model
 
 A run has no set length: `num_steps` may grow, and a good adapter lies in the workdir after every
@@ -18,6 +20,8 @@ ends it.
 from ml_collections import ConfigDict
 
 from configs import arguments
+
+NAMES = ("texts", "large", "jsonl", "tokens", "distill", "smoke")
 
 
 def _entry(name: str, weight: float, sizes: dict, **options) -> ConfigDict:
@@ -195,7 +199,7 @@ def _own_validation(corpus) -> dict[str, ConfigDict]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    arguments.check("configs/train.py", arg, ["texts", "large", "jsonl", "tokens", "smoke"])
+    arguments.check("configs/train.py", arg, NAMES)
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
@@ -211,6 +215,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.learn_primer = False  # its embeddings are learned, from the texts' on
     config.writer_rank = 16  # of the changes to the matrices that documents run through; 0: none
     config.writer_matrices = ("q", "k", "v", "o")
+    config.distiller_rank = 0  # of what says which tokens a packet keeps (kv_distill); 0: none
+    config.keeps = (1.0,)  # shares of a document's slots; with a distiller, each set has one
     # "untrained"; "text:…", soft tokens that are a text's embeddings; or "adapter:…", one that was
     # trained, by its folder or name.
     config.init = "untrained"
@@ -276,6 +282,9 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
     elif arg == "tokens":
         config.header = config.trailer = 16
         config.primer, config.writer_rank = "", 0
+    elif arg == "distill":
+        config.init, config.distiller_rank = "adapter:qwen2.5-coder-0.5b", 16
+        config.keeps, config.loss, config.scales = (0.5, 0.25, 0.1), "both_kl", (1.0,)
     elif arg == "smoke":
         config.model = "smollm2-135m"
         config.num_steps, config.checkpoint_every, config.validate_every = 10, 5, 5

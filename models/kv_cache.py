@@ -86,6 +86,11 @@ def with_bias(cache: KVCache) -> KVCache:
     return cache._replace(bias=jax.tree.map(lambda x: jnp.zeros(shape(x), jnp.float32), cache.k))
 
 
+def with_biases(config, cache: KVCache, layers) -> KVCache:
+    """The cache with a bias, a list with an array `[B, K, S]` for each layer."""
+    return cache._replace(bias=(jnp.stack if config.scan_layers else tuple)(layers))
+
+
 def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
     """Writes `new` into `old` along `axis`, counted from the right.
 
@@ -240,15 +245,16 @@ def row(cache: KVCache, i: int) -> KVCache:
 
 
 def join_rows(first: KVCache, second: KVCache) -> KVCache:
-    """The batch rows of both, one after the other; neither has a bias."""
-    k, v = jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b], SLOTS - 1), (first.k, first.v), (second.k, second.v)
-    )
+    """The batch rows of both, one after the other; both have a bias, or neither."""
+    join = lambda axis: lambda a, b: jnp.concatenate([a, b], axis)  # noqa: E731
+    k, v = jax.tree.map(join(SLOTS - 1), (first.k, first.v), (second.k, second.v))
+    bias = jax.tree.map(join(-3), first.bias, second.bias)
     positions = jnp.concatenate([first.positions, second.positions])
-    return KVCache(k, v, positions, jnp.concatenate([first.valid, second.valid]))
+    return KVCache(k, v, positions, jnp.concatenate([first.valid, second.valid]), bias)
 
 
 def take_rows(cache: KVCache, rows: jax.Array) -> KVCache:
-    """The batch rows int32 `[B']` of a cache without a bias, in that order."""
+    """The batch rows int32 `[B']` of a cache, in that order."""
     k, v = jax.tree.map(lambda x: jnp.take(x, rows, axis=SLOTS - 1), (cache.k, cache.v))
-    return KVCache(k, v, cache.positions[rows], cache.valid[rows])
+    bias = jax.tree.map(lambda x: jnp.take(x, rows, axis=-3), cache.bias)
+    return KVCache(k, v, cache.positions[rows], cache.valid[rows], bias)

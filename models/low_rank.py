@@ -33,9 +33,14 @@ class Factors(NamedTuple):
 class Changed(NamedTuple):
     """A matrix with its change, in the matrix's place among the parameters."""
 
-    weight: jax.Array
+    weight: "jax.Array | Changed"
     a: jax.Array
     b: jax.Array
+    rows: jax.Array | None = None  # [B, T]: 1 for rows that are changed, 0 for others; None: all
+
+    @property
+    def dtype(self):
+        return self.weight.dtype
 
 
 def init(config, key: jax.Array, rank: int, names: tuple[str, ...]) -> dict[str, Factors]:
@@ -69,25 +74,31 @@ def scaled(factors: dict[str, Factors], share: float) -> dict[str, Factors]:
     return {name: Factors(a, share * b) for name, (a, b) in factors.items()}
 
 
-def attach(params, factors: dict[str, Factors]):
+def attach(params, factors: dict[str, Factors], rows_BxT: jax.Array | None = None):
     """Parameters of a Transformer with the changed matrices as `Changed`; the others as they are.
 
-    Works on per-layer parameters and on stacked ones.
+    Works on per-layer parameters, on stacked ones, and on those that are changed already.
+
+    Args:
+      rows_BxT: the rows of the pass that are changed, 1 or 0; all if None.
     """
     layers = params["layers"]
     if isinstance(layers, tuple):
         changed = tuple(
-            _attach_layer(layer, jax.tree.map(lambda x, i=i: x[i], factors))
+            _attach_layer(layer, jax.tree.map(lambda x, i=i: x[i], factors), rows_BxT)
             for i, layer in enumerate(layers)
         )
     else:
-        changed = _attach_layer(layers, factors)
+        if rows_BxT is not None:  # once for each layer, as all that is walked
+            number = jax.tree.leaves(factors)[0].shape[0]
+            rows_BxT = jnp.broadcast_to(rows_BxT, (number, *rows_BxT.shape))
+        changed = _attach_layer(layers, factors, rows_BxT)
     return {**params, "layers": changed}
 
 
-def _attach_layer(layer, factors: dict[str, Factors]):
+def _attach_layer(layer, factors: dict[str, Factors], rows):
     layer, mlp = dict(layer), dict(layer["mlp"])
     for name, (a, b) in factors.items():
         home = mlp if name in IN_MLP else layer
-        home[name] = Changed(home[name], a, b)
+        home[name] = Changed(home[name], a, b, rows)
     return layer | {"mlp": mlp}

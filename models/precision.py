@@ -63,9 +63,11 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
         x_axes, w_axes = operands.split(",")
         contracted = "".join(axis for axis in w_axes if axis in x_axes)
         new = "".join(axis for axis in w_axes if axis not in x_axes)
-        dtype = w.weight.dtype
+        dtype = w.dtype
         low = project(f"{x_axes},{contracted}R->BTR", x_BxTxX, w.a.astype(dtype))
         change = project(f"BTR,R{new}->{out}", low, w.b.astype(dtype))
+        if w.rows is not None:
+            change *= w.rows.reshape(*w.rows.shape, *[1] * len(new))
         return project(spec, x_BxTxX, w.weight) + change
     return _project(spec, x_BxTxX, w)
 

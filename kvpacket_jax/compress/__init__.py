@@ -3,6 +3,7 @@
 from kvpacket_jax.compress.base import Compressor
 from kvpacket_jax.compress.expected_attention import ExpectedAttention
 from kvpacket_jax.compress.knorm import KNorm
+from kvpacket_jax.compress.kv_distill import KVDistill
 from kvpacket_jax.compress.kvzip import KVzip
 from kvpacket_jax.compress.snapkv import SnapKV
 from kvpacket_jax.compress.streaming import Streaming
@@ -17,6 +18,7 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "zeromerge": ZeroMerge,
     "expected_attention": ExpectedAttention,
     "kvzip": KVzip,
+    "kv_distill": KVDistill,
 }
 
 

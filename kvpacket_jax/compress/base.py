@@ -59,16 +59,18 @@ class Layer(NamedTuple):
 class Compressor:
     """A pure function of one packet: fewer slots, the same length; each head has its own tokens.
 
-    A subclass is a frozen dataclass, its fields are its settings. It implements `scores`, and
-    `split` where not all slots go to the best scores.
+    A subclass is a frozen dataclass, its fields are its settings. It implements `scores`, unless
+    they are learned, and `split` where not all slots go to the best scores.
 
     name: in COMPRESSORS.
     reads_again: the rows are not the document's own, while its packet is built, but those of
       `prompt` and the document once more, read by the frozen model after the packet.
+    learned: the scores are those of the adapter's distiller.
     """
 
     name: ClassVar[str]
     reads_again: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
     prompt: ClassVar[str] = ""
 
     keep: float = 0.5  # slots of a packet's length, soft tokens included
@@ -126,9 +128,7 @@ class Compressor:
           lengths_B: slots of each packet.
           slots: R, at least each packet's `sizes.total`.
         """
-        header, trailer = self._ends(*ends)
-        local = jnp.arange(cache.num_slots)
-        soft = (local < header) | ((local >= lengths_B[:, None] - trailer) & (trailer > 0))
+        soft = soft_slots(cache.num_slots, *self._ends(*ends), lengths_B)
         sizes = Sizes(*(jnp.asarray(n)[:, None, None] for n in sizes))
         k, v, bias = [], [], []
         for layer, scores_BxKxS in enumerate(scores):
@@ -148,6 +148,12 @@ class Compressor:
 
     def _ends(self, header: int, trailer: int) -> tuple[int, int]:
         return (header, trailer) if self.keep_soft_tokens else (0, 0)
+
+
+def soft_slots(slots: int, header: int, trailer: int, lengths_B: jax.Array) -> jax.Array:
+    """Which slots of packets of such lengths hold soft tokens, bool `[B, slots]`."""
+    local = jnp.arange(slots)
+    return (local < header) | ((local >= lengths_B[:, None] - trailer) & (trailer > 0))
 
 
 def places(scores_BxKxS, sizes: Sizes, lengths, slots: int) -> jax.Array:

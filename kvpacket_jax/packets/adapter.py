@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from kvpacket_jax.packets import distiller as distiller_lib
+from kvpacket_jax.packets.distiller import Distiller
 from kvpacket_jax.runtime import hosts, sealed
 from models import low_rank
 from models.files import is_local
 from models.low_rank import Factors
 
 CHECKPOINT = sealed.METADATA
-WRITER_SCALE = 2.0  # of the writer's changes: alpha / rank, as SemPIC has it
+WRITER_SCALE = 2.0  # of low-rank changes: alpha / rank, as SemPIC has it
+SCORER = ("hidden", "share", "out")  # of a distiller
 
 
 class Adapter(NamedTuple):
@@ -29,12 +32,14 @@ class Adapter(NamedTuple):
       are learned. The frozen model reads it, whatever the writer.
     writer: low-rank changes to the matrices that documents are run through, by the matrix's name
       (SemPIC, arXiv 2607.28069); the model that reads packets is never changed.
+    distiller: says which tokens packets keep, where they are compressed by kv_distill.
     """
 
     header: jax.Array  # float32 [h, D], before the document
     trailer: jax.Array  # float32 [t, D], after it
     primer: jax.Array | None = None  # int32 [p] or float32 [p, D]
     writer: dict[str, Factors] | None = None
+    distiller: Distiller | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -77,19 +82,30 @@ def join_trainable(adapter: Adapter, ids: jax.Array | None) -> Adapter:
     return adapter if ids is None else adapter._replace(primer=ids)
 
 
-def writing_params(params, adapter: Adapter):
-    """The parameters that documents are run through."""
-    if adapter.writer is None:
-        return params
-    scaled = {name: f._replace(b=WRITER_SCALE * f.b) for name, f in adapter.writer.items()}
-    return low_rank.attach(params, scaled)
+def writing_params(params, adapter: Adapter, kept_BxT: jax.Array | None = None):
+    """The parameters that documents are run through.
+
+    Args:
+      kept_BxT: the rows that a distiller keeps; None: it changes nothing.
+    """
+    if adapter.writer is not None:
+        params = low_rank.attach(params, low_rank.scaled(adapter.writer, WRITER_SCALE))
+    if kept_BxT is not None:
+        kept = low_rank.scaled(adapter.distiller.kept, WRITER_SCALE)
+        params = low_rank.attach(params, kept, kept_BxT.astype(jnp.float32))
+    return params
 
 
 def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
     """Its parts by name ("header", "writer.q.a"), without those that are empty; host arrays."""
-    arrays = {name: x for name, x in adapter._asdict().items() if name != "writer"}
-    for name, factors in (adapter.writer or {}).items():
-        arrays |= {f"writer.{name}.{k}": x for k, x in factors._asdict().items()}
+    arrays = {name: getattr(adapter, name) for name in ("header", "trailer", "primer")}
+    changes = {"writer": adapter.writer or {}}
+    if distiller := adapter.distiller:
+        changes["distiller"] = distiller.kept
+        arrays |= {f"distiller.{name}": getattr(distiller, name) for name in SCORER}
+    for part, matrices in changes.items():
+        for name, factors in matrices.items():
+            arrays |= {f"{part}.{name}.{k}": x for k, x in factors._asdict().items()}
     return {
         name: np.asarray(x, "<i4" if _is_ids(x) else "<f4")
         for name, x in arrays.items()
@@ -103,15 +119,15 @@ def from_arrays(arrays: dict[str, np.ndarray], dim: int) -> Adapter:
     parts = {name: np.asarray(x) for name, x in arrays.items()}
     header, trailer = (parts.pop(n, np.zeros((0, dim), "<f4")) for n in ("header", "trailer"))
     primer = parts.pop("primer", None)
-    factors: dict[str, dict] = {}
-    for name, x in parts.items():
-        kind, _, rest = name.partition(".")
-        matrix, _, letter = rest.partition(".")
-        if kind != "writer" or matrix not in low_rank.MATRICES or letter not in ("a", "b"):
-            raise ValueError(f"{name!r} is no part of an adapter.")
-        factors.setdefault(matrix, {})[letter] = jnp.asarray(x, jnp.float32)
-    if any(len(f) != 2 for f in factors.values()):
-        raise ValueError(f"a writer's matrix has one factor only: {', '.join(factors)}.")
+    scorer = [parts.pop(f"distiller.{name}", None) for name in SCORER]
+    writer, kept = (_factors(parts, part) for part in ("writer", "distiller"))
+    if parts:
+        raise ValueError(f"{next(iter(parts))!r} is no part of an adapter.")
+    distiller = None
+    if kept or any(x is not None for x in scorer):
+        if any(x is None for x in scorer) or set(kept) != set(distiller_lib.MATRICES):
+            raise ValueError("its distiller lacks some of its arrays.")
+        distiller = Distiller(*(jnp.asarray(x, jnp.float32) for x in scorer), kept)
     for name, x in (("header", header), ("trailer", trailer)):
         if x.ndim != 2 or x.shape[1] != dim:
             raise ValueError(f"the {name} has shape {x.shape}, not [tokens, {dim}].")
@@ -121,8 +137,22 @@ def from_arrays(arrays: dict[str, np.ndarray], dim: int) -> Adapter:
         jnp.asarray(header, jnp.float32),
         jnp.asarray(trailer, jnp.float32),
         primer,
-        {name: Factors(**f) for name, f in factors.items()} or None,
+        writer or None,
+        distiller,
     )
+
+
+def _factors(parts: dict[str, np.ndarray], part: str) -> dict[str, Factors]:
+    """Takes the factors "part.q.a" out of `parts`, by matrix; ValueError for half a pair."""
+    factors: dict[str, dict] = {}
+    for name in list(parts):
+        kind, _, rest = name.partition(".")
+        matrix, _, letter = rest.partition(".")
+        if kind == part and matrix in low_rank.MATRICES and letter in ("a", "b"):
+            factors.setdefault(matrix, {})[letter] = jnp.asarray(parts.pop(name), jnp.float32)
+    if any(len(f) != 2 for f in factors.values()):
+        raise ValueError(f"a {part}'s matrix has one factor only: {', '.join(factors)}.")
+    return {name: Factors(**f) for name, f in factors.items()}
 
 
 def _is_ids(x) -> bool:
@@ -139,6 +169,9 @@ def describe(adapter: Adapter) -> str:
     if adapter.writer:
         rank = next(iter(adapter.writer.values())).a.shape[-1]
         parts.append(f"a writer of rank {rank} on {', '.join(adapter.writer)}")
+    if adapter.distiller is not None:
+        rank = adapter.distiller.kept["q"].a.shape[-1]
+        parts.append(f"a distiller of rank {rank}")
     return ", ".join(parts) or "no parts"
 
 
@@ -150,8 +183,9 @@ def scaled(adapter: Adapter, share: float) -> Adapter:
 
 
 def rounded(adapter: Adapter) -> Adapter:
-    """Its writer in numbers that a bfloat16 holds, which is how it is stored: half the bytes."""
-    return adapter._replace(writer=jax.tree.map(_nearest_bfloat16, adapter.writer))
+    """What is large in numbers that a bfloat16 holds, which is how it is stored: half the bytes."""
+    parts = {"writer": adapter.writer, "distiller": adapter.distiller}
+    return adapter._replace(**jax.tree.map(_nearest_bfloat16, parts))
 
 
 def _nearest_bfloat16(x: jax.Array) -> jax.Array:
@@ -170,7 +204,7 @@ def fingerprint(adapter: Adapter | None) -> str:
     for name, array in sorted(to_arrays(adapter).items()):
         if name not in ("header", "trailer"):
             digest.update(f"{name}{array.shape}".encode() + array.tobytes())
-    if adapter.writer:
+    if adapter.writer or adapter.distiller:
         digest.update(str(WRITER_SCALE).encode())
     return digest.hexdigest()
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.compress import Compressor
+from kvpacket_jax.compress import Compressor, base
 from kvpacket_jax.compress.base import Layer, Sizes, watched
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets.adapter import Adapter
 from models import kv_cache
 from models.kv_cache import KVCache
@@ -65,6 +66,42 @@ def _document_rows(module, params, adapter: Adapter, ids_BxT, lengths_B, primer:
     return writer, (x, positions, valid, () if primer is None else (primer,), cache)
 
 
+class Distilled(NamedTuple):
+    """What a distiller makes of documents."""
+
+    cache: KVCache  # of all slots, `packet_caches`'
+    scores: jax.Array  # float32 [B, T], higher for what is kept
+    kept: jax.Array  # bool [B, T]
+
+
+def distilled_caches(
+    module, params, adapter: Adapter, ids_BxT, lengths_B, primer: KVCache | None, top_B: jax.Array
+) -> Distilled:
+    """`packet_caches` where the `top_B` best slots of each document are to be kept.
+
+    All rows run and see each other; from the layers on whose outputs are scored, those that are
+    kept have the distiller's changes beside the writer's. Differentiable but for the choice.
+    """
+    distiller, wrapped_B = adapter.distiller, lengths_B + adapter.num_tokens
+    writer, rows = _document_rows(module, params, adapter, ids_BxT, lengths_B, primer)
+    x, positions, valid, context, cache = rows
+    first = distiller_lib.first_layers(module.config)
+    x, cache = writer.run_layers(*rows, 0, first)
+    scores = distiller_lib.scores(distiller, x, top_B / wrapped_B)
+    soft = _soft(adapter, x.shape[1], wrapped_B)
+    kept = distiller_lib.best(scores, soft, valid, top_B)
+    changed = module.bind({"params": adapter_lib.writing_params(params, adapter, kept)})
+    later = range(first.stop, module.config.num_layers)
+    _, cache = changed.run_layers(x, positions, valid, context, cache, 0, later)
+    return Distilled(_moved_back(module.config, cache, primer), scores, kept)
+
+
+def _soft(adapter: Adapter, slots: int, wrapped_B: jax.Array) -> jax.Array:
+    """Which slots are soft tokens, bool `[B, slots]`."""
+    header, trailer = adapter.header.shape[0], adapter.trailer.shape[0]
+    return base.soft_slots(slots, header, trailer, wrapped_B)
+
+
 def _end(primer: KVCache) -> jax.Array:
     return jnp.sum(primer.valid[0], dtype=jnp.int32)
 
@@ -96,14 +133,20 @@ def compressed_caches(
     The model runs once, or twice for a compressor that reads again.
     """
     config, wrapped_B = module.config, lengths_B + adapter.num_tokens
+    given = module, params, adapter, ids_BxT, lengths_B, primer
 
     def watch(positions, valid, scored: int):
         return lambda q, segments: compressor.scores(
             Layer(config, q, positions, valid, segments, scored, wrapped_B)
         )
 
-    if compressor.reads_again:
-        cache = packet_caches(module, params, adapter, ids_BxT, lengths_B, primer)
+    if compressor.learned:
+        distilled = distilled_caches(*given, compression.sizes.top)
+        cache, (B, T) = distilled.cache, distilled.scores.shape
+        each = jnp.broadcast_to(distilled.scores[:, None], (B, config.num_kv_heads, T))
+        scores = [each] * config.num_layers
+    elif compressor.reads_again:
+        cache = packet_caches(*given)
         prompt = jnp.broadcast_to(compression.prompt, (len(ids_BxT), len(compression.prompt)))
         ids = jnp.concatenate([prompt, ids_BxT], axis=1)
         reader, after = module.bind({"params": params}), jnp.arange(ids.shape[1])
@@ -113,7 +156,7 @@ def compressed_caches(
         rows = reader.embed(ids), positions, valid, (cache,), tail
         _, scores = watched(reader, *rows, watch(positions, valid, 0))
     else:
-        writer, rows = _document_rows(module, params, adapter, ids_BxT, lengths_B, primer)
+        writer, rows = _document_rows(*given)
         scored = 0 if primer is None else 1
         cache, scores = watched(writer, *rows, watch(rows[1], rows[2], scored))
         cache = _moved_back(config, cache, primer)

@@ -249,6 +249,7 @@ def build_packets(
         model's context, an adapter of another width; before anything is computed.
     """
     check_adapter(model, adapter)
+    check_compressor(adapter, compressor)
     for i, ids in enumerate(documents):
         check_document(model, adapter, ids, f"Document {i}", compressor)
     provenance = provenance_of(model, adapter, compressor=compressor)
@@ -305,20 +306,37 @@ def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:
         check_ids(model, np.asarray(parts.primer).tolist(), "The adapter's primer")
     elif parts.primer is not None:
         floats.append(parts.primer)
+    if parts.distiller is not None:
+        floats.append(parts.distiller.hidden.T)
     widths = {x.shape[-1] for x in floats}
     if widths != {model.config.dim}:
         raise ValueError(
             f"The adapter's tokens have {', '.join(map(str, sorted(widths)))} numbers, embeddings "
             f"of {model.name} have {model.config.dim}: it was trained for another model."
         )
-    names = tuple(parts.writer or ())
+    _check_factors(model, "writer", parts.writer or {})
+    _check_factors(model, "distiller", parts.distiller.kept if parts.distiller else {})
+
+
+def _check_factors(model: LanguageModel, part: str, factors: dict[str, low_rank.Factors]) -> None:
+    names = tuple(factors)
     expected = jax.eval_shape(lambda: low_rank.init(model.config, jax.random.key(0), 1, names))
     for name in names:
         for letter, rank_axis in (("a", -1), ("b", 1)):
-            shape, known = (list(getattr(f[name], letter).shape) for f in (parts.writer, expected))
+            shape, known = (list(getattr(f[name], letter).shape) for f in (factors, expected))
             shape[rank_axis] = known[rank_axis]
             if shape != known:
                 raise ValueError(
-                    f"The adapter's writer has factor {letter} of {name} in shape {shape}, "
+                    f"The adapter's {part} has factor {letter} of {name} in shape {shape}, "
                     f"{model.name} needs {known}: it was trained for another model."
                 )
+
+
+def check_compressor(adapter: Adapter | None, compressor: Compressor | None) -> None:
+    """Raises ValueError for a compressor that needs a distiller, and an adapter that has none."""
+    learned = compressor is not None and compressor.learned
+    if learned and (adapter is None or adapter.distiller is None):
+        raise ValueError(
+            f"{compressor.name} needs an adapter with a distiller, which this one has not: train "
+            "one with --config=configs/train.py:distill, or take another compressor."
+        )

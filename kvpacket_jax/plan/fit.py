@@ -25,6 +25,7 @@ from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.measure.flops import count_flops
 from kvpacket_jax.measure.machine import measure_machine
 from kvpacket_jax.measure.point import document_lengths
+from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets import prefill as prefill_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets, round_up
@@ -220,6 +221,9 @@ def _adapter(config: ConfigDict, shape: ModelConfig) -> Adapter:
         key, names = jax.random.key(0), tuple(config.writer_matrices)
         writer = low_rank.init(shape, key, config.writer_rank, names)
         adapter = adapter._replace(writer=writer)
+    if config.distiller_rank:
+        distiller = distiller_lib.init(shape, jax.random.key(0), config.distiller_rank)
+        adapter = adapter._replace(distiller=distiller)
     return adapter
 
 

@@ -35,6 +35,7 @@ from kvpacket_jax.packets.packet import (
     Provenance,
     build_batch,
     check_adapter,
+    check_compressor,
     check_document,
     plan_batches,
     provenance_of,
@@ -170,6 +171,7 @@ def plan(
       ValueError: before anything is computed.
     """
     check_adapter(model, adapter)
+    check_compressor(adapter, compressor)
     provenance, item = preamble_item(model, wording)
     documents_by = document_provenance(model, adapter, wording, choice, compressor)
 

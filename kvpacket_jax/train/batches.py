@@ -69,7 +69,8 @@ class Teaching:
       size: E, examples of a microbatch.
       wrong_weight: the weight in the loss of a question that the teacher answers wrongly: no gold
         answer is in its answer. Right answers and questions without gold ones weigh 1.
-      seed: decides which documents of an example gradients go through.
+      seed: decides which documents of an example gradients go through, and what a distiller keeps.
+      keeps: shares of a document's slots, one of which each example has.
     """
 
     model: LanguageModel
@@ -80,6 +81,7 @@ class Teaching:
     soft_tokens: int
     wrong_weight: float
     seed: int
+    keeps: tuple[float, ...] = (1.0,)
 
     def read(self, entry: str, first: int) -> Texts:
         """Examples from `first` on of an entry."""
@@ -130,7 +132,8 @@ class Teaching:
             wrong = np.array(golden) & ~right[e, : len(said)]
             weights.append(np.where(wrong, self.wrong_weight, 1.0).tolist())
         orders = [self._order(x, shape) for x in examples]
-        batch = pack(examples, answers, weights, shape, orders)
+        keeps = [random.Random(f"{self.seed}:{x.id}:keep").choice(self.keeps) for x in examples]
+        batch = pack(examples, answers, weights, shape, orders, keeps)
         work = Work(
             sum(x.tokens(self.soft_tokens, a) for x, a in zip(examples, answers, strict=True)),
             self.size * shape.computed(self.soft_tokens),

@@ -20,7 +20,7 @@ import numpy as np
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import round_up
-from kvpacket_jax.packets.caches import packet_caches
+from kvpacket_jax.packets.caches import distilled_caches, packet_caches
 from kvpacket_jax.packets.compose import place
 from kvpacket_jax.packets.prefill import prefill_rows
 from kvpacket_jax.teacher import kl_divergence, log_probabilities
@@ -29,7 +29,13 @@ from models import kv_cache, sharding
 from models.kv_cache import KVCache
 
 REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
-LOSSES = ("kl", "cross_entropy")
+# Each a weighted sum of what is measured at every answer token. "both_kl" is for a distiller:
+# forwards the student covers what the teacher may say, backwards it says nothing else.
+LOSSES = {
+    "kl": {"kl": 1.0},
+    "cross_entropy": {"cross_entropy": 1.0},
+    "both_kl": {"kl": 0.5, "reverse_kl": 0.5},
+}
 VOCAB_ROWS = 64  # rows projected to the vocabulary at once: [A, V] is never whole
 
 
@@ -48,6 +54,7 @@ class Batch(NamedTuple):
     tokens: np.ndarray  # int32 [E, A]: the teacher's
     weights: np.ndarray  # float32 [E, A]: of each token in the loss; 0 for padding
     questions: np.ndarray  # float32 [E]: how many have a token in the loss
+    keep: np.ndarray  # float32 [E]: the share of a document's slots that a distiller keeps
 
 
 def pack(
@@ -56,6 +63,7 @@ def pack(
     weights: Sequence[Sequence[float]],
     shape: Shape,
     orders: Sequence[Sequence[int]] | None = None,
+    keeps: Sequence[float] | None = None,
 ) -> Batch:
     """Examples with the teacher's answers as arrays of a shape.
 
@@ -65,6 +73,7 @@ def pack(
       answers: token ids of each example's questions', the stop token included.
       weights: of each question in the loss.
       orders: of each example's P documents, those with gradients first; as they come if None.
+      keeps: of each example's documents, the share of slots that stays; 1 if None.
     """
     E, s = len(examples), shape
     batch = Batch(
@@ -78,6 +87,7 @@ def pack(
         *(np.zeros((E, s.answers), np.int32) for _ in range(3)),
         np.zeros((E, s.answers), np.float32),
         np.zeros(E, np.float32),
+        np.ones(E, np.float32) if keeps is None else np.array(keeps, np.float32),
     )
     for e, example in enumerate(examples):
         _put(batch.preamble[e], batch.preamble_length[e : e + 1], example.encoded.preamble)
@@ -146,7 +156,7 @@ def student_context(
     Tp = example.preamble.shape[0]
     # The last packet is written whole, padding included, wherever it starts.
     slots = round_up(Tp + P * (T + adapter.num_tokens), 64)
-    context = kv_cache.init(config, 1, slots, dtype)
+    context = kv_cache.init(config, 1, slots, dtype, bias=caches.bias is not None)
     if Tp:
         bare, length = adapter_lib.empty(config.dim), example.preamble_length[None]
         preamble = packet_caches(module, params, bare, example.preamble[None], length)
@@ -161,7 +171,7 @@ def student_context(
 
 def _document_caches(module, params, adapter, primer, example: Batch, learning: int) -> KVCache:
     """The documents' caches as batch rows, in their own order."""
-    build = functools.partial(packet_caches, module, params)
+    build = functools.partial(_caches, module, params, keep=example.keep)
     P = len(example.documents)
     if learning >= P:
         return build(adapter, example.documents, example.document_lengths, primer)
@@ -170,6 +180,23 @@ def _document_caches(module, params, adapter, primer, example: Batch, learning: 
     first = build(adapter, ids[:learning], lengths[:learning], primer)
     rest = build(fixed, ids[learning:], lengths[learning:], fixed_primer)
     return kv_cache.take_rows(kv_cache.join_rows(first, rest), jnp.argsort(example.order))
+
+
+def _caches(module, params, adapter: Adapter, ids, lengths, primer, keep: jax.Array) -> KVCache:
+    """`packet_caches`, or where there is a distiller: what it drops is not seen, none is moved.
+
+    A kept key's bias is 0, with the gradient of its score: straight through the choice.
+    """
+    if adapter.distiller is None:
+        return packet_caches(module, params, adapter, ids, lengths, primer)
+    wrapped = lengths + adapter.num_tokens
+    top = jnp.maximum((wrapped * keep).astype(jnp.int32), max(adapter.num_tokens, 1))
+    made = distilled_caches(module, params, adapter, ids, lengths, primer, top)
+    (B, S), config = made.scores.shape, module.config
+    bias = (made.scores - jax.lax.stop_gradient(made.scores))[:, None]
+    layers = [jnp.broadcast_to(bias, (B, config.num_kv_heads, S))] * config.num_layers
+    cache = made.cache._replace(valid=made.cache.valid & made.kept)
+    return kv_cache.with_biases(config, cache, layers)
 
 
 def loss_and_metrics(
@@ -189,8 +216,8 @@ def loss_and_metrics(
       learning: as in `student_hidden`.
 
     Returns:
-      (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number,
-      "questions": that of questions}).
+      (loss, {"kl", "reverse_kl", "cross_entropy", "agree": float32 sums over tokens, "tokens":
+      their number, "questions": that of questions}).
     """
 
     def one(example, hidden):
@@ -202,7 +229,8 @@ def loss_and_metrics(
     real = (batch.weights > 0).astype(jnp.float32)
     sums = {name: jnp.sum(x * real) for name, x in scores.items()}
     sums |= {"tokens": real.sum(), "questions": batch.questions.sum()}
-    return jnp.sum(scores[loss] * batch.weights), sums
+    value = sum(weight * scores[name] for name, weight in LOSSES[loss].items())
+    return jnp.sum(value * batch.weights), sums
 
 
 def question_scores(
@@ -230,7 +258,7 @@ def question_scores(
 def _token_scores(
     module, params, student: jax.Array, example: Batch, teacher_hidden: jax.Array
 ) -> dict[str, jax.Array]:
-    """KL, cross entropy and agreement at each answer token of an example, float32 `[A]`."""
+    """What `_compare` says of each answer token of an example, float32 `[A]`."""
     teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[example.targets]
     A = len(example.tokens)
     padding = -A % VOCAB_ROWS
@@ -251,6 +279,7 @@ def _compare(module, params, student, teacher, tokens):
     log_p = jax.lax.stop_gradient(log_probabilities(module, params, teacher))
     return {
         "kl": kl_divergence(log_p, log_q),
+        "reverse_kl": kl_divergence(log_q, log_p),
         "cross_entropy": -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0],
         "agree": (log_q.argmax(-1) == log_p.argmax(-1)).astype(jnp.float32),
     }

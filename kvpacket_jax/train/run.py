@@ -67,7 +67,15 @@ def prepare(
             _check_length(model, name, shape, initial.num_tokens)
         size, seed = config.batch_size, config.seed
         return Teaching(
-            model, template, sources, shapes, size, initial.num_tokens, wrong_weight, seed
+            model,
+            template,
+            sources,
+            shapes,
+            size,
+            initial.num_tokens,
+            wrong_weight,
+            seed,
+            tuple(config.keeps),
         )
 
     teaching = teaching_of(train_sets, setup.entries(config), config.wrong_weight)

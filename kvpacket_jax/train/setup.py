@@ -15,6 +15,7 @@ from kvpacket_jax import adapters, data
 from kvpacket_jax.data import Example
 from kvpacket_jax.data.mixture import mixture
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import round_up
 from kvpacket_jax.runtime import resume
@@ -57,7 +58,7 @@ def check(config: ConfigDict) -> None:
     for name in AT_LEAST_ONE:
         if config[name] < 1:
             raise ValueError(f"{name} is {config[name]}: it is 1 or more.")
-    for name in ("header", "trailer", "writer_rank", "finish", "finish_minutes"):
+    for name in ("header", "trailer", "writer_rank", "distiller_rank", "finish", "finish_minutes"):
         if config[name] < 0:
             raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
     if config.wrong_weight < 0:
@@ -68,6 +69,10 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"mean_decay is {config.mean_decay}: it is from 0 to below 1.")
     if not config.scales or min(config.scales) <= 0:
         raise ValueError(f"scales are {tuple(config.scales)}: one or more numbers above 0.")
+    if not config.keeps or not all(0 < keep <= 1 for keep in config.keeps):
+        raise ValueError(f"keeps are {tuple(config.keeps)}: one or more shares, above 0 to 1.")
+    if min(config.keeps) < 1 and not config.distiller_rank:
+        raise ValueError("keeps below 1 need a distiller that keeps them: set distiller_rank.")
     if unknown := [n for n in config.writer_matrices if n not in low_rank.MATRICES]:
         raise ValueError(
             f"writer_matrices names {', '.join(unknown)}; there are {', '.join(low_rank.MATRICES)}."
@@ -77,7 +82,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"init {config.init!r} is none of 'untrained', 'text:…' and 'adapter:…'.")
     if config.learn_primer and not config.primer:
         raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
-    if not (config.header or config.trailer or config.writer_rank or config.learn_primer):
+    parts = ("header", "trailer", "writer_rank", "distiller_rank", "learn_primer")
+    if not any(config[part] for part in parts):
         raise ValueError("Nothing would be trained: give header, trailer or writer_rank a size.")
     _check_mixture(config)
 
@@ -265,6 +271,10 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
             model.config, jax.random.fold_in(key, 1), config.writer_rank, config.writer_matrices
         )
         adapter = adapter._replace(writer=factors)
+    if config.distiller_rank:
+        seed = jax.random.fold_in(key, 2)
+        made = distiller_lib.init(model.config, seed, config.distiller_rank)
+        adapter = adapter._replace(distiller=made)
     if config.primer:
         adapter = adapter._replace(primer=_primer_ids(config, model))
         if config.learn_primer:
@@ -304,9 +314,15 @@ def _continued(source: str, fresh: Adapter, config: ConfigDict, model: LanguageM
             f"The adapter {source} has {adapter_lib.describe(trained)}; this run trains "
             f"{adapter_lib.describe(fresh)}. Give writer_rank and writer_matrices as it has them."
         )
-    writer = trained.writer or fresh.writer
+    if trained.distiller and jax.tree.map(jnp.shape, trained.distiller) != jax.tree.map(
+        jnp.shape, fresh.distiller
+    ):
+        raise ValueError(
+            f"The adapter {source} has {adapter_lib.describe(trained)}: set distiller_rank to its."
+        )
+    writer, distiller = trained.writer or fresh.writer, trained.distiller or fresh.distiller
     primer = _continued_primer(source, trained.primer, fresh.primer, config, model)
-    return Adapter(**parts, primer=primer, writer=writer)
+    return Adapter(**parts, primer=primer, writer=writer, distiller=distiller)
 
 
 def _continued_primer(

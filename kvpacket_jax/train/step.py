@@ -15,7 +15,7 @@ from kvpacket_jax.train.loss import Batch
 from models import sharding
 from models.kv_cache import KVCache
 
-METRICS = ("kl", "cross_entropy", "agree", "tokens", "questions")
+METRICS = ("kl", "reverse_kl", "cross_entropy", "agree", "tokens", "questions")
 
 
 class TrainState(NamedTuple):
@@ -39,7 +39,7 @@ class Rates(NamedTuple):
     """Learning rates of one step."""
 
     tokens: jax.Array  # of header, trailer and a learned primer
-    writer: jax.Array
+    writer: jax.Array  # and of a distiller
 
 
 def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
@@ -190,5 +190,5 @@ def update(
 
 def _scaled(directions: Adapter, rates: Rates) -> Adapter:
     scaled = jax.tree.map(lambda d: -rates.tokens * d, directions)
-    writer = jax.tree.map(lambda d: -rates.writer * d, directions.writer)
-    return scaled._replace(writer=writer)
+    parts = {"writer": directions.writer, "distiller": directions.distiller}
+    return scaled._replace(**jax.tree.map(lambda d: -rates.writer * d, parts))

@@ -10,6 +10,7 @@ import pytest
 import models
 from kvpacket_jax.compress import COMPRESSORS, make
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.packet import build_packets
 from models import kv_cache, rope
 
@@ -140,7 +141,8 @@ def small(byte_model):
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_packets_know_nothing_of_their_neighbours_and_keep_their_ends(small, name):
     adapter = adapter_lib.init(jax.random.key(0), small.params["embedding"], 3, 2)
-    adapter = adapter._replace(primer=jnp.asarray(ids(5, 6), jnp.int32))
+    made = distiller.init(small.config, jax.random.key(1), 2)
+    adapter = adapter._replace(primer=jnp.asarray(ids(5, 6), jnp.int32), distiller=made)
     documents = [ids(0, 20), ids(1, 30)]
     plain = build_packets(small, adapter, documents)
     compressor = make(name, 0.2)
