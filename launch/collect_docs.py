@@ -21,7 +21,7 @@ FOLDERS = flags.DEFINE_list(
     None,
     "Folders to read; default: Python's packages and standard library, /usr/share/doc and man.",
 )
-# As in kvpacket_jax.data.installed_docs; a test compares them.
+# As in kvpacket_jax.data.own.installed_docs; a test compares them.
 KINDS = flags.DEFINE_multi_enum(
     "kinds",
     None,
@@ -41,7 +41,7 @@ def main(argv):
     import json
     from collections import Counter
 
-    from kvpacket_jax.data import installed_docs
+    from kvpacket_jax.data.own import installed_docs
     from kvpacket_jax.runtime import progress
     from models.files import write_whole
 

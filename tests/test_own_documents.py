@@ -6,7 +6,7 @@ import pytest
 
 from configs import evaluate as evaluate_config
 from configs import train as train_config
-from kvpacket_jax.data import installed_docs
+from kvpacket_jax.data.own import installed_docs
 from kvpacket_jax.evaluate import run
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.train import loop

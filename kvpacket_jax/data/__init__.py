@@ -27,16 +27,16 @@ __all__ = [
 # whose items are Examples. A new data set is one file and one line. Imported when first asked for:
 # who answers from packets needs no tensorflow-datasets.
 DATASETS = {
-    "biography": "biography",
-    "niah": "niah",
-    "ruler": "ruler",
-    "sheets": "sheets",
-    "wikipedia": "wikipedia",
-    "own_docs": "own_docs",
-    "corpus": "corpus",
-    "hotpot_qa": "hotpot_qa",
-    "musique": "musique",
-    "jsonl": "jsonl",
+    "biography": "synthetic.biography",
+    "niah": "synthetic.niah",
+    "ruler": "synthetic.ruler",
+    "sheets": "synthetic.sheets",
+    "wikipedia": "published.wikipedia",
+    "own_docs": "own.own_docs",
+    "corpus": "own.corpus",
+    "hotpot_qa": "published.hotpot_qa",
+    "musique": "published.musique",
+    "jsonl": "own.jsonl",
 }
 
 

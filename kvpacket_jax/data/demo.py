@@ -1,7 +1,7 @@
 """Ten short documents of several kinds, all invented, and a question about each, for the demo."""
 
-from kvpacket_jax.data import biography
 from kvpacket_jax.data.examples import Example, Question
+from kvpacket_jax.data.synthetic import biography
 
 _LIGHTHOUSE = """\
 The Skerrivore lighthouse stands on a bare rock eleven miles off the coast of Brannoch. It was \

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kvpacket_jax import data
-from kvpacket_jax.data import corpus
+from kvpacket_jax.data.own import corpus
 
 SPLITS = ("train", "validation", "test")
 

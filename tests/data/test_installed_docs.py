@@ -8,8 +8,16 @@ import sys
 
 import pytest
 
-from kvpacket_jax.data import installed_docs
-from kvpacket_jax.data.installed_docs import KINDS, PER_FILE, WORDS, cut, is_prose, kind_of, plain
+from kvpacket_jax.data.own import installed_docs
+from kvpacket_jax.data.own.installed_docs import (
+    KINDS,
+    PER_FILE,
+    WORDS,
+    cut,
+    is_prose,
+    kind_of,
+    plain,
+)
 
 SENTENCE = "The {} of the harbour is open to all of its visitors in the morning"
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvpacket_jax import data
 from kvpacket_jax.data import json_lines
-from kvpacket_jax.data.corpus import records
+from kvpacket_jax.data.own.corpus import records
 from kvpacket_jax.serve import corpus
 
 NESTED = "[" * 200_000 + "]" * 200_000

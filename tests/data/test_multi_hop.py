@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from kvpacket_jax import data
-from kvpacket_jax.data import hotpot_qa
+from kvpacket_jax.data.published import hotpot_qa
 
 PLACES = ("Aldmoor", "Brackwater", "Corrin", "Dunleigh", "Estwick")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kvpacket_jax import data
-from kvpacket_jax.data import wikipedia
+from kvpacket_jax.data.published import wikipedia
 
 CONFIG = wikipedia.WikipediaConfig()
 

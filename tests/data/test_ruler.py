@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from kvpacket_jax.data import ruler
+from kvpacket_jax.data.synthetic import ruler
 
 SIZES = dict(num_tokens=500, num_chunks=(2, 5), num_common=3, common=7, rare=2)
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from kvpacket_jax.data import sheets
 from kvpacket_jax.data.generated import SPLITS
+from kvpacket_jax.data.synthetic import sheets
 
 CONFIG = sheets.SheetsConfig(num_questions=40)
 EXAMPLES = [sheets.generate("train", i, CONFIG) for i in range(60)]

@@ -9,8 +9,9 @@ import functools
 
 import tensorflow_datasets as tfds
 
-from kvpacket_jax.data import generated, prose
+from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import FORMS, Example, Question
+from kvpacket_jax.data.synthetic import prose
 
 VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
 KINDS = ("single", "multi_key", "multi_value")

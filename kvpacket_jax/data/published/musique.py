@@ -8,9 +8,10 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from kvpacket_jax.data import generated, json_lines, multi_hop
+from kvpacket_jax.data import generated, json_lines
 from kvpacket_jax.data.examples import Example
-from kvpacket_jax.data.multi_hop import Dataset, MultiHopConfig, Official, Paragraph
+from kvpacket_jax.data.published import multi_hop
+from kvpacket_jax.data.published.multi_hop import Dataset, MultiHopConfig, Official, Paragraph
 
 REQUIRED = ("id", "paragraphs", "question", "answer")
 

@@ -6,9 +6,9 @@ import itertools
 
 import tensorflow_datasets as tfds
 
-from kvpacket_jax.data import biography_words as words
 from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import FORMS, Example, Question
+from kvpacket_jax.data.synthetic import biography_words as words
 
 VERSION = "1.2.0"  # part of every seed: raise it with any change of what is drawn
 MAX_DOCUMENTS = 20  # the smallest pool of a split must hold a value for each

@@ -14,8 +14,9 @@ import string
 
 import tensorflow_datasets as tfds
 
-from kvpacket_jax.data import generated, niah, prose
+from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import Example, Question
+from kvpacket_jax.data.synthetic import niah, prose
 
 VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
 KINDS = ("multi_query", "variable_tracking", "common_words")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kvpacket_jax.data import biography_words as people
+from kvpacket_jax.data.synthetic import biography_words as people
 
 
 class Sheet(NamedTuple):

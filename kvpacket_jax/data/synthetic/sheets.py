@@ -9,10 +9,10 @@ import functools
 
 import tensorflow_datasets as tfds
 
-from kvpacket_jax.data import biography_words as people
 from kvpacket_jax.data import generated
-from kvpacket_jax.data import sheets_words as words
 from kvpacket_jax.data.examples import Example, Question
+from kvpacket_jax.data.synthetic import biography_words as people
+from kvpacket_jax.data.synthetic import sheets_words as words
 
 VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
 KINDS = tuple(words.SHEETS)

@@ -1,0 +1,1 @@
+"""Published questions over real paragraphs."""
