@@ -75,7 +75,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"
-    config.shared_layers = ""  # "19:23": these take layer 18's attention weights, cache no keys
+    # "19:23": these take layer 18's attention weights and cache no keys. All methods answer with
+    # that model, full_recompute too; what it costs in F1 is told by an evaluation without.
+    config.shared_layers = ""
     config.adapter = ""  # a folder or a name; empty: the model's own, else the primer
     config.other_model = False  # True: though it was trained for another model of that width
     config.template = "chat"  # or "chat_reasoning": a sentence or two before each answer

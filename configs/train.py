@@ -8,8 +8,9 @@ configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200
 configs/train.py:jsonl   for documents of your own, lines {"id": "…", "text": "…"} of
                          --config.path=FILE: the model writes the questions
 configs/train.py:tokens  soft tokens alone, as the paper has it
-configs/train.py:distill adds a distiller to the shipped adapter, which says which half, quarter or
-                         tenth of a document its packet keeps (--compress=kv_distill)
+configs/train.py:distill adds a distiller to the shipped adapter, whose other parts stay as they
+                         are: it says which half, quarter or tenth of a document its packet keeps
+                         (--compress=kv_distill)
 configs/train.py:smoke   ten steps on the smallest model
 
 A run has no set length: `num_steps` may grow, and a good adapter lies in the workdir after every
@@ -215,6 +216,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.learn_primer = False  # its embeddings are learned, from the texts' on
     config.writer_rank = 16  # of the changes to the matrices that documents run through; 0: none
     config.writer_matrices = ("q", "k", "v", "o")
+    config.learn_writer = True  # False: it stays as it begins
     config.distiller_rank = 0  # of what says which tokens a packet keeps (kv_distill); 0: none
     config.keeps = (1.0,)  # shares of a document's slots; with a distiller, each set has one
     # "untrained"; "text:…", soft tokens that are a text's embeddings; or "adapter:…", one that was
@@ -238,7 +240,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer = ConfigDict(
         {
             "learning_rate": 5e-3,  # of soft tokens
-            "writer_learning_rate": 5e-4,
+            "writer_learning_rate": 5e-4,  # and of a distiller
             "warmup_steps": 10,
             "b1": 0.9,
             "b2": 0.99,
@@ -285,6 +287,9 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
     elif arg == "distill":
         config.init, config.distiller_rank = "adapter:qwen2.5-coder-0.5b", 16
         config.keeps, config.loss, config.scales = (0.5, 0.25, 0.1), "both_kl", (1.0,)
+        config.learn_writer = False
+        for entry in config.validation.values():  # as many sets at each share
+            entry.sets = -(-entry.sets // len(config.keeps)) * len(config.keeps)
     elif arg == "smoke":
         config.model = "smollm2-135m"
         config.num_steps, config.checkpoint_every, config.validate_every = 10, 5, 5

@@ -25,7 +25,9 @@ with configs.in_one_line():
     )
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file, every run in them.")
 FIGURE = flags.DEFINE_string(
-    "figure", None, "Also draws TTFT by cached tokens, where there are several points: an SVG file."
+    "figure",
+    None,
+    "Also draws TTFT by cached tokens, of several points, as they come: an SVG file.",
 )
 PROFILE_DIR = flags.DEFINE_string("profile_dir", None, "Writes a jax profiler trace here.")
 
@@ -41,6 +43,8 @@ def main(argv):
     from kvpacket_jax.runtime import progress
     from models.files import write_whole
 
+    if FIGURE.value and "/" not in CONFIG.value.documents:
+        raise app.UsageError("--figure draws several points: --config.documents=4x256/16x256.")
     cache_dir = caches.use()
     measured: list[point.PointCosts] = []
     with errors.in_one_line():
@@ -53,13 +57,13 @@ def main(argv):
             progress.paragraph(costs.decoding_line(one.rows, one.decoding))
             if JSON.value:  # as they come: a later point may not fit
                 tables.write_json(JSON.value, cost_points.records(measured), one.machine)
+            if FIGURE.value:
+                path = pathlib.Path(FIGURE.value).expanduser()
+                write_whole(path, cost_points.figure(measured))
     progress.paragraph(costs.legend(measured[0].rows))
     progress.paragraph(costs.machine_line(measured[0].machine))
     if len(measured) > 1:
         progress.console.print(cost_points.table(measured))
-        if FIGURE.value:
-            path = pathlib.Path(FIGURE.value).expanduser()
-            write_whole(path, cost_points.figure(measured))
 
 
 if __name__ == "__main__":

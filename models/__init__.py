@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "load_text_model",
     "on_replica",
+    "parse_layers",
     "shape",
 ]
 
@@ -105,7 +106,7 @@ def load(
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.
       FileNotFoundError, ConnectionError: a file that is missing, a hub that cannot be reached.
     """
-    choices = run_choices | {"shared_layers": _layers(shared_layers)}
+    choices = run_choices | {"shared_layers": parse_layers(shared_layers)}
     return _load(source, dtype, cache_dir, mesh, choices, reads_text=False)
 
 
@@ -122,11 +123,11 @@ def load_text_model(
     Raises ValueError or FileNotFoundError for one.
     """
     check_reads_text(source)
-    choices = run_choices | {"shared_layers": _layers(shared_layers)}
+    choices = run_choices | {"shared_layers": parse_layers(shared_layers)}
     return _load(source, dtype, cache_dir, mesh, choices, reads_text=True)
 
 
-def _layers(text: str) -> range | None:
+def parse_layers(text: str) -> range | None:
     """The layers of "23:27"; ValueError for anything else but ""."""
     if not text:
         return None

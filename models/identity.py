@@ -10,7 +10,8 @@ import json
 
 from models.config import ModelConfig
 
-# Of ModelConfig; not part of the model.
+# Of ModelConfig; no part of the model, but for shared layers, which `constants` adds where there
+# are some: models without them keep their fingerprints.
 RUN_CHOICES = ("scan_layers", "remat", "query_block", "mesh", "shared_layers")
 
 

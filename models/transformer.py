@@ -184,14 +184,7 @@ class Transformer(nn.Module):
         layers = range(c.num_layers) if layers is None else layers
         if tail.bias is not None:
             raise ValueError("Rows have no bias: they cannot be written to a cache that has one.")
-        if layers.step != 1:
-            raise ValueError(f"Layers run one after the other, without gaps; found {layers}.")
-        if c.shares(layers.start):
-            raise ValueError(
-                f"Layers from {layers.start} on cannot run apart from layer "
-                f"{c.shared_layers.start - 1}, whose attention weights they share "
-                f"(shared_layers={c.shared_layers.start}:{c.shared_layers.stop})."
-            )
+        _check_layers(c, layers)
         tail = kv_cache.mark(tail, positions_BxT, valid_BxT, slots)
         params = self.get_variable("params", "layers")
 
@@ -215,6 +208,17 @@ class Transformer(nn.Module):
         else:
             x, (k, v) = _loop(remat(body), x_BxTxD, arrays, layers, c.shares)
         return x, tail._replace(k=k, v=v)
+
+
+def _check_layers(config: ModelConfig, layers: range) -> None:
+    if layers.step != 1:
+        raise ValueError(f"Layers run one after the other, without gaps; found {layers}.")
+    if config.shares(layers.start):
+        shared = config.shared_layers
+        raise ValueError(
+            f"Layers from {layers.start} on cannot run apart from layer {shared.start - 1}, whose "
+            f"attention weights they share (shared_layers={shared.start}:{shared.stop})."
+        )
 
 
 def _bind_block(config: ModelConfig, weights) -> Block:

@@ -85,7 +85,7 @@ def evaluate(
         workdir / "timings.json", run.model, run.methods, requests, config.runs, progress
     )
     summaries = {spec_of(s): s for s in summary.aggregate(file.rows, config.seed)}
-    about = {"machine": timed["machine"], "date": timed["date"], "model": config.model}
+    about = {"machine": timed["machine"], "date": timed["date"], "model": run.model.name}
     results = [summaries[spec] | timed["methods"][spec] | about for spec in run.methods]
     text = json.dumps([sealed.stamped(r) for r in results], indent=1)
     write_whole(workdir / "results.json", text + "\n")
@@ -125,6 +125,8 @@ def prepare_run(
     sharding.log_layout(model.config, model.params)
     by_role = _load_adapters(config, model, specs)
     methods = dict(make(spec, **by_role) for spec in specs)
+    for method in methods.values():
+        method.check(model)
     template = data.TEMPLATES[config.template]
     soft_tokens = max((a.num_tokens for a in by_role.values()), default=0)
     encoded = [

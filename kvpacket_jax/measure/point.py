@@ -59,6 +59,8 @@ def run(
         adapter = make_adapter(model, point["adapter"], point["header"], point["trailer"], seed)
     primer = _random_primer(model, point["primer"], seed)
     methods = dict(settings.make(spec, adapter, primer) for spec in specs)
+    for method in methods.values():
+        method.check(model)
     requests = [
         random_request(model, point["preamble"], lengths, point["query"], seed)
         for lengths in points

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from kvpacket_jax.packets.buckets import Buckets
-from kvpacket_jax.packets.packet import Packet, build_packets
+from kvpacket_jax.packets.packet import (
+    Packet,
+    build_packets,
+    check_adapter,
+    check_compressor,
+)
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
 
@@ -78,6 +83,14 @@ class Method:
     compressor = None
 
     buckets: Buckets = dataclasses.field(default=Buckets(), kw_only=True)
+
+    def check(self, model: LanguageModel) -> None:
+        """Raises ValueError for a model, or parts of the method, that cannot work together.
+
+        Callers ask before anything expensive; `store` and `prepare` may take it for granted.
+        """
+        check_adapter(model, self.adapter)
+        check_compressor(self.adapter, self.compressor)
 
     def store(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> Any:
         """What is made once, outside the clock, and stored: a pytree.

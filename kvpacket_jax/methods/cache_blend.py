@@ -36,8 +36,11 @@ class CacheBlend(Method):
     def __post_init__(self):
         check_ratio(self.ratio)
 
-    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
+    def check(self, model) -> None:
+        super().check(model)
         check_layers(1, 1, model.config)
+
+    def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens, self.buckets)
         all_rows = row_bucket(len(layout.ids) - layout.first)
         cache = compose_with_room(model, stored, layout, all_rows)

@@ -60,6 +60,10 @@ class InfoFlow(Method):
                 f"{self.num_layers}, {self.leading} and {self.trailing}."
             )
 
+    def check(self, model) -> None:
+        super().check(model)
+        self.layers(model.config)
+
     def layers(self, config) -> range:
         first = self.first_layer
         first = 22 * config.num_layers // 36 if first is None else first

@@ -64,6 +64,12 @@ class SamKV(Method):
         if not 0 <= self.theta <= 1:
             raise ValueError(f"theta is a share, from 0 to 1; found {self.theta}.")
 
+    def check(self, model) -> None:
+        super().check(model)
+        layers = self.layers(model.config)
+        if layers.stop < model.config.num_layers:  # above, the query goes on alone
+            check_layers(layers.stop, 1, model.config)
+
     def layers(self, config) -> range:
         first = self.first_layer
         first = max(0, config.num_layers - self.num_layers) if first is None else first

@@ -87,7 +87,8 @@ def distilled_caches(
     x, positions, valid, context, cache = rows
     first = distiller_lib.first_layers(module.config)
     x, cache = writer.run_layers(*rows, 0, first)
-    scores = distiller_lib.scores(distiller, x, top_B / wrapped_B)
+    # At least 1: an absent document is none of the loss, and must be none of its gradients.
+    scores = distiller_lib.scores(distiller, x, top_B / jnp.maximum(wrapped_B, 1))
     soft = _soft(adapter, x.shape[1], wrapped_B)
     kept = distiller_lib.best(scores, soft, valid, top_B)
     changed = module.bind({"params": adapter_lib.writing_params(params, adapter, kept)})

@@ -42,8 +42,9 @@ def init(config: ModelConfig, key: jax.Array, rank: int) -> Distiller:
 
 
 def first_layers(config: ModelConfig) -> range:
-    """The layers that the scorer sees the output of."""
-    return range(max(config.num_layers // 4, 1))
+    """The layers that the scorer sees the output of: a quarter, with those that share with it."""
+    quarter = max(config.num_layers // 4, 1)
+    return range(next(step.stop for step in config.steps() if step.stop >= quarter))
 
 
 def scores(distiller: Distiller, x_BxTxD: jax.Array, share_B: jax.Array) -> jax.Array:

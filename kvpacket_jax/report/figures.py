@@ -96,10 +96,14 @@ def by_tokens(series: Mapping[str, Sequence[tuple[float, float]]], note: str) ->
       note: below the figure.
     """
     figure, axes = _figure("cached tokens", note, "TTFT, seconds")
+    drawn: collections.Counter = collections.Counter()
     for name, points in series.items():
-        color, marker, dashes = _style(name.split(":")[0])
+        method = name.split(":")[0]
+        color, marker, dashes = _style(method)
+        fill = FILLS[drawn[method] % len(FILLS)]  # tells the settings of a method apart
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, label=name)
+        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, fillstyle=fill, label=name)
+        drawn[method] += 1
     seconds = [s for points in series.values() for _, s in points]
     axes.set(xscale="log", ylim=(min(seconds) / 1.3, max(seconds) * 1.3), yscale="log")
     xs = sorted({x for points in series.values() for x, _ in points})

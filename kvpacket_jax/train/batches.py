@@ -46,6 +46,7 @@ class Texts(NamedTuple):
 
     entry: str
     examples: list[Fitted]
+    keeps: list[float]
 
 
 class Pending(NamedTuple):
@@ -53,6 +54,7 @@ class Pending(NamedTuple):
 
     entry: str
     examples: list[Fitted]
+    keeps: list[float]
     questions: jax.Array
     question_lengths: jax.Array
     answers: teacher.Answers
@@ -69,8 +71,8 @@ class Teaching:
       size: E, examples of a microbatch.
       wrong_weight: the weight in the loss of a question that the teacher answers wrongly: no gold
         answer is in its answer. Right answers and questions without gold ones weigh 1.
-      seed: decides which documents of an example gradients go through, and what a distiller keeps.
-      keeps: shares of a document's slots, one of which each example has.
+      seed: decides which documents of an example gradients go through.
+      keeps: shares of a document's slots that a distiller keeps; examples have them in turn.
     """
 
     model: LanguageModel
@@ -87,7 +89,9 @@ class Teaching:
         """Examples from `first` on of an entry."""
         shape, source = self.shapes[entry], self.sources[entry]
         draw = functools.partial(shapes.draw, self.model, self.template, source, shape=shape)
-        return Texts(entry, [draw((first + e) % len(source)) for e in range(self.size)])
+        numbers = range(first, first + self.size)
+        keeps = [self.keeps[i % len(self.keeps)] for i in numbers]
+        return Texts(entry, [draw(i % len(source)) for i in numbers], keeps)
 
     def teach(self, entry: str, first: int) -> Microbatch:
         """`read`, `ask` and `collect` in one."""
@@ -109,7 +113,7 @@ class Teaching:
         stops = stop_array(self.model, None)
         module = Transformer(dataclasses.replace(self.model.config, shared_layers=None))
         answers = _answer(module, self.model.params, *arrays, stops, new_tokens=shape.new_tokens)
-        return Pending(texts.entry, examples, *arrays[2:], answers)
+        return Pending(*texts, *arrays[2:], answers)
 
     def collect(self, pending: Pending) -> Microbatch:
         """The microbatch of `ask` with its targets; waits for the teacher.
@@ -132,15 +136,17 @@ class Teaching:
             wrong = np.array(golden) & ~right[e, : len(said)]
             weights.append(np.where(wrong, self.wrong_weight, 1.0).tolist())
         orders = [self._order(x, shape) for x in examples]
-        keeps = [random.Random(f"{self.seed}:{x.id}:keep").choice(self.keeps) for x in examples]
-        batch = pack(examples, answers, weights, shape, orders, keeps)
+        batch = pack(examples, answers, weights, shape, orders, pending.keeps)
         work = Work(
             sum(x.tokens(self.soft_tokens, a) for x, a in zip(examples, answers, strict=True)),
             self.size * shape.computed(self.soft_tokens),
         )
         batch = sharding.put_batch(self.model.config.mesh, batch)
         return Microbatch(
-            *pending[:-1],
+            entry=pending.entry,
+            examples=examples,
+            questions=pending.questions,
+            question_lengths=pending.question_lengths,
             batch=batch,
             hidden=pending.answers.hidden,
             answers=texts,

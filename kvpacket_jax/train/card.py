@@ -37,11 +37,12 @@ class Variant(NamedTuple):
 
 
 def variants(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
-    """The adapter, its primer alone, and bare packets.
+    """The adapter, its primer alone, and bare packets; none is compressed.
 
     All share one program where the adapter is a writer over a primer: a writer of zeros changes
     nothing, and of a primer without a valid slot nothing is seen.
     """
+    adapter = adapter._replace(distiller=None)  # which whole packets are built without
     trainable, ids = split_trainable(adapter)
     primer = read_primer(model, adapter_lib.empty(model.config.dim)._replace(primer=ids))
     zeros = None if adapter.writer is None else jax.tree.map(jnp.zeros_like, adapter.writer)

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts, sealed
 from kvpacket_jax.runtime.sealed import Damaged
 from kvpacket_jax.train.step import TrainState
@@ -192,6 +193,21 @@ def _like(fresh: jax.Array, saved: jax.Array) -> jax.Array:
     return saved if fresh.committed else jnp.asarray(np.asarray(saved))
 
 
+class _Parts(NamedTuple):
+    """An adapter without a distiller, as it was saved before there were any."""
+
+    header: jax.Array | None
+    trailer: jax.Array | None
+    primer: jax.Array | None
+    writer: dict | None
+
+
 def _storable(tree):
-    """The tree without its empty arrays, which orbax does not take."""
-    return jax.tree.map(lambda x: x if x.size else None, tree)
+    """The tree as orbax takes it, without its empty arrays."""
+    whole = jax.tree.map(lambda x: x if x.size else None, tree)
+    is_adapter = lambda x: isinstance(x, Adapter)  # noqa: E731
+
+    def stored(x):
+        return _Parts(*x[:4]) if is_adapter(x) and x.distiller is None else x
+
+    return jax.tree.map(stored, whole, is_leaf=is_adapter)

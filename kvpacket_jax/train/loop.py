@@ -261,8 +261,10 @@ class Trainer:
     def _measure_baseline(self, stop: Callable[[], int]) -> bool:
         """Scores packets without training, which other scores are divided by; False if stopped."""
         run, adapter = self._run, self._state.mean
-        untrained = adapter  # which changes nothing yet, unless it was trained or has soft tokens
-        if run.config.init != "untrained" or adapter.num_tokens:
+        # Which changes nothing yet, unless it was trained, has soft tokens or drops slots.
+        untrained = adapter
+        changes = adapter.num_tokens or adapter.distiller is not None
+        if run.config.init != "untrained" or changes:
             untrained = adapter_lib.empty(run.model.config.dim)._replace(primer=adapter.primer)
         self._log("Validating without training")
         baseline = run.validate(untrained, run.primer, stop)

@@ -34,6 +34,7 @@ REDUCTIONS = ("sum", "mean_tokens", "mean_questions")
 LOSSES = {
     "kl": {"kl": 1.0},
     "cross_entropy": {"cross_entropy": 1.0},
+    "reverse_kl": {"reverse_kl": 1.0},
     "both_kl": {"kl": 0.5, "reverse_kl": 0.5},
 }
 VOCAB_ROWS = 64  # rows projected to the vocabulary at once: [A, V] is never whole
@@ -216,18 +217,19 @@ def loss_and_metrics(
       learning: as in `student_hidden`.
 
     Returns:
-      (loss, {"kl", "reverse_kl", "cross_entropy", "agree": float32 sums over tokens, "tokens":
-      their number, "questions": that of questions}).
+      (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number,
+      "questions": that of questions}).
     """
 
     def one(example, hidden):
         student = student_hidden(module, params, adapter, primer, example, learning)
-        return _token_scores(module, params, student, example, hidden)
+        reverse = "reverse_kl" in LOSSES[loss]
+        return _token_scores(module, params, student, example, hidden, reverse)
 
     score = sharding.over_examples(module.config, one)
     scores = score(batch, jax.lax.stop_gradient(teacher_hidden))
     real = (batch.weights > 0).astype(jnp.float32)
-    sums = {name: jnp.sum(x * real) for name, x in scores.items()}
+    sums = {name: jnp.sum(scores[name] * real) for name in ("kl", "cross_entropy", "agree")}
     sums |= {"tokens": real.sum(), "questions": batch.questions.sum()}
     value = sum(weight * scores[name] for name, weight in LOSSES[loss].items())
     return jnp.sum(value * batch.weights), sums
@@ -256,7 +258,12 @@ def question_scores(
 
 
 def _token_scores(
-    module, params, student: jax.Array, example: Batch, teacher_hidden: jax.Array
+    module,
+    params,
+    student: jax.Array,
+    example: Batch,
+    teacher_hidden: jax.Array,
+    reverse: bool = False,
 ) -> dict[str, jax.Array]:
     """What `_compare` says of each answer token of an example, float32 `[A]`."""
     teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[example.targets]
@@ -268,18 +275,18 @@ def _token_scores(
         ),
         (student, teacher, example.tokens),
     )
-    rows = functools.partial(_compare, module, params)
+    rows = functools.partial(_compare, module, params, reverse)
     # Checkpointed: the backward pass projects a block again instead of keeping its logits.
     scores = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
     return jax.tree.map(lambda x: x.reshape(-1)[:A], scores)
 
 
-def _compare(module, params, student, teacher, tokens):
+def _compare(module, params, reverse: bool, student, teacher, tokens):
     log_q = log_probabilities(module, params, student)
     log_p = jax.lax.stop_gradient(log_probabilities(module, params, teacher))
-    return {
+    backwards = {"reverse_kl": kl_divergence(log_q, log_p)} if reverse else {}
+    return backwards | {
         "kl": kl_divergence(log_p, log_q),
-        "reverse_kl": kl_divergence(log_q, log_p),
         "cross_entropy": -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0],
         "agree": (log_q.argmax(-1) == log_p.argmax(-1)).astype(jnp.float32),
     }

@@ -65,18 +65,8 @@ def prepare(
         shapes = {name: setup.shape_of(entry, preamble) for name, entry in entries}
         for name, shape in shapes.items():
             _check_length(model, name, shape, initial.num_tokens)
-        size, seed = config.batch_size, config.seed
-        return Teaching(
-            model,
-            template,
-            sources,
-            shapes,
-            size,
-            initial.num_tokens,
-            wrong_weight,
-            seed,
-            tuple(config.keeps),
-        )
+        sizes = config.batch_size, initial.num_tokens, wrong_weight, config.seed
+        return Teaching(model, template, sources, shapes, *sizes, tuple(config.keeps))
 
     teaching = teaching_of(train_sets, setup.entries(config), config.wrong_weight)
     sets = {name: entry.sets for name, entry in setup.kinds(config)}

@@ -40,6 +40,8 @@ FREE = (
     "model",
     "other_model",
 )
+# What runs had that are older than a setting.
+OLDER = {"shared_layers": "", "learn_writer": True, "distiller_rank": 0, "keeps": [1.0]}
 AT_LEAST_ONE = ("batch_size", "microbatches", "num_steps", "checkpoint_every", "validate_every")
 SIZES = ("documents", "tokens", "questions", "row", "new_tokens", "answers", "learning")
 
@@ -73,6 +75,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"keeps are {tuple(config.keeps)}: one or more shares, above 0 to 1.")
     if min(config.keeps) < 1 and not config.distiller_rank:
         raise ValueError("keeps below 1 need a distiller that keeps them: set distiller_rank.")
+    if min(config.keeps) == 1 and config.distiller_rank:
+        raise ValueError("A distiller learns nothing where all is kept: set keeps, to (0.5,) say.")
     if unknown := [n for n in config.writer_matrices if n not in low_rank.MATRICES]:
         raise ValueError(
             f"writer_matrices names {', '.join(unknown)}; there are {', '.join(low_rank.MATRICES)}."
@@ -84,7 +88,9 @@ def check(config: ConfigDict) -> None:
         raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
     parts = ("header", "trailer", "writer_rank", "distiller_rank", "learn_primer")
     if not any(config[part] for part in parts):
-        raise ValueError("Nothing would be trained: give header, trailer or writer_rank a size.")
+        raise ValueError(
+            "Nothing would be trained: give header, trailer, writer_rank or distiller_rank a size."
+        )
     _check_mixture(config)
 
 
@@ -201,7 +207,8 @@ def rates(config: ConfigDict, step: int, left: float = 1.0) -> Rates:
     """
     o = config.optimizer
     scale = min(1.0, (step + 1) / (o.warmup_steps + 1)) * left
-    return Rates(*map(np.float32, (scale * o.learning_rate, scale * o.writer_learning_rate)))
+    tokens, writer = np.float32(scale * o.learning_rate), np.float32(scale * o.writer_learning_rate)
+    return Rates(tokens, writer if config.learn_writer else np.float32(0), writer)
 
 
 def steps_left(config: ConfigDict, step: int, finish_from: int | None) -> float:
@@ -228,7 +235,7 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
         config.dtype = models.fastest_dtype()
     if saved:
         subject = "The run in this workdir was started with other settings"
-        resume.check(saved["config"], config.to_dict(), subject, FREE)
+        resume.check(OLDER | saved["config"], config.to_dict(), subject, FREE)
     return config
 
 

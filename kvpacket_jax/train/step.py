@@ -15,7 +15,7 @@ from kvpacket_jax.train.loss import Batch
 from models import sharding
 from models.kv_cache import KVCache
 
-METRICS = ("kl", "reverse_kl", "cross_entropy", "agree", "tokens", "questions")
+METRICS = ("kl", "cross_entropy", "agree", "tokens", "questions")
 
 
 class TrainState(NamedTuple):
@@ -39,7 +39,8 @@ class Rates(NamedTuple):
     """Learning rates of one step."""
 
     tokens: jax.Array  # of header, trailer and a learned primer
-    writer: jax.Array  # and of a distiller
+    writer: jax.Array
+    distiller: jax.Array
 
 
 def init_state(adapter: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
@@ -181,7 +182,8 @@ def update(
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
     adapter = optax.apply_updates(state.adapter, _scaled(directions, rates))
     decay = jnp.minimum(mean_decay, (1 + state.step) / (10 + state.step))
-    mean = jax.tree.map(lambda m, a: decay * m + (1 - decay) * a, state.mean, adapter)
+    # So written that what stays is its own mean, to the last bit.
+    mean = jax.tree.map(lambda m, a: m + (1 - decay) * (a - m), state.mean, adapter)
     new = TrainState(adapter, mean, optimizer_state, state.step + 1)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     state = jax.tree.map(functools.partial(jnp.where, finite), new, state)
@@ -190,5 +192,6 @@ def update(
 
 def _scaled(directions: Adapter, rates: Rates) -> Adapter:
     scaled = jax.tree.map(lambda d: -rates.tokens * d, directions)
-    parts = {"writer": directions.writer, "distiller": directions.distiller}
-    return scaled._replace(**jax.tree.map(lambda d: -rates.writer * d, parts))
+    writer = jax.tree.map(lambda d: -rates.writer * d, directions.writer)
+    distiller = jax.tree.map(lambda d: -rates.distiller * d, directions.distiller)
+    return scaled._replace(writer=writer, distiller=distiller)

@@ -97,11 +97,14 @@ def test_methods_run_a_model_with_shared_layers_or_say_why_not(tiny):
     for name in METHODS:
         if name in ("sam_kv", "infoflow"):
             with pytest.raises(ValueError, match="layer 3 has none, for it shares"):
-                first_logits(last, METHODS[name]())
+                METHODS[name]().check(last.model)
         else:
+            METHODS[name]().check(last.model)
             assert np.isfinite(first_logits(last, METHODS[name]())).all()
     for name, settings in (("cache_blend", {"ratio": 1.0}), ("epic", {"tokens": 1000})):
         actual = first_logits(last, METHODS[name](**settings))
         np.testing.assert_allclose(actual, expected, atol=1e-3)
     with pytest.raises(ValueError, match="layer 1 has none, for it shares"):
-        first_logits(case_of("1:2"), METHODS["cache_blend"]())
+        METHODS["cache_blend"]().check(case_of("1:2").model)
+    with pytest.raises(ValueError, match="layer 1 has none, for it shares"):
+        METHODS["sam_kv"](first_layer=0, num_layers=1).check(case_of("1:2").model)

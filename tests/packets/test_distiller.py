@@ -143,7 +143,9 @@ def test_an_adapter_without_a_distiller_is_refused(model, adapter):
     with pytest.raises(ValueError, match="always keeps soft tokens"):
         make("kv_distill/keep_soft_tokens=false")
     wide = adapter.distiller._replace(hidden=jnp.zeros((7, 16)))
-    with pytest.raises(ValueError, match="have 7, .* numbers|numbers, embeddings"):
+    with pytest.raises(
+        ValueError, match="have 7, 48 numbers|have 48, 7 numbers|have 7, 64 numbers"
+    ):
         build_packets(model, adapter._replace(distiller=wide), [ids(0, 9)])
 
 
@@ -160,3 +162,28 @@ def test_what_is_saved_is_loaded(model, adapter, tmp_path):
         rest = {k: v for k, v in arrays.items() if k != name}
         with pytest.raises(ValueError, match="lacks some|one factor only"):
             adapter_lib.from_arrays(rest, model.config.dim)
+
+
+def test_an_absent_document_has_no_gradient(model, adapter):
+    """Of training; without soft tokens it has no slot at all."""
+    D = model.config.dim
+    parts = adapter_lib.empty(D)._replace(distiller=adapter.distiller, writer=adapter.writer)
+    rows, _ = as_rows([ids(0, 9), ids(1, 9)])
+    lengths = np.array([9, 0], np.int32)
+
+    def value(parts):
+        caches = loss._caches(
+            model.module, model.params, parts, rows, lengths, None, jnp.float32(0.5)
+        )
+        seen = caches.valid[..., None, None]
+        return sum(jnp.sum(jnp.square(v) * seen) for v in caches.v)
+
+    gradient = jax.grad(value)(parts)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
+    for factors in (*gradient.writer.values(), *gradient.distiller.kept.values()):
+        assert all(jnp.abs(g).max() > 0 for g in factors)
+
+
+def test_shared_layers_stay_together(tiny):
+    config = tiny("tiny_qwen2", shared_layers="1:3").config
+    assert distiller.first_layers(config) == range(3)

@@ -94,7 +94,7 @@ def test_packets_of_shared_layers_are_another_models(byte_model, load, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, *short)
     assert load_file(packet_path(tmp_path, wanted[0]))["k.1"].size == 0
     packet_file.verify(tmp_path, wanted[0], model)
-    with pytest.raises(ValueError, match="was made with another model|array k.1 is not"):
+    with pytest.raises(ValueError, match="array k.1 is not"):
         packet_file.load(tmp_path, [wanted], load())
 
 

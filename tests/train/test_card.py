@@ -13,6 +13,7 @@ from kvpacket_jax import data
 from kvpacket_jax.adapters import card
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
@@ -105,6 +106,15 @@ def test_a_primer_is_its_own_primer_alone(model, adapter, config):
     (row,) = measure(model, adapter._replace(writer=None), config, lambda _: None)
     (trained,) = measure(model, adapter, config, lambda _: None)
     assert row.scores[card.ADAPTER] == row.scores[card.PRIMER] == trained.scores[card.PRIMER]
+
+
+def test_a_card_is_of_whole_packets_whatever_a_distiller_would_keep(model, adapter, config):
+    made = distiller.init(model.config, jax.random.key(0), 2)
+    kept = jax.tree.map(lambda x: x + 0.3, made.kept)
+    with_one = adapter._replace(distiller=made._replace(kept=kept))
+    assert measure(model, with_one, config, lambda _: None) == measure(
+        model, adapter, config, lambda _: None
+    )
 
 
 def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):

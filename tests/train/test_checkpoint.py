@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ from kvpacket_jax.runtime import sealed
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
+
+
+class OldAdapter(NamedTuple):
+    header: jax.Array
+    trailer: jax.Array
+    primer: None
+    writer: None
+
 
 DESCRIBED = {"model": "it", "model_name": "it", "config": {}, "examples": "them"}
 
@@ -40,6 +49,19 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path):
     newest = again.restore(state_at(0), DESCRIBED)
     jax.tree.map(np.testing.assert_array_equal, newest, state_at(5))
     assert again.metadata()["measures"] == {}
+
+
+def test_what_was_saved_before_adapters_had_distillers_goes_on(tmp_path):
+    state = state_at(3)
+    is_adapter = lambda x: isinstance(x, Adapter)  # noqa: E731
+    older = jax.tree.map(
+        lambda x: OldAdapter(*x[:4]) if is_adapter(x) else x, state, is_leaf=is_adapter
+    )
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, older, DESCRIBED, {})
+    checkpoints.close()
+    again = Checkpoints(tmp_path).restore(state_at(0), DESCRIBED)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
 def test_scores_of_a_step_that_was_saved_without_them(tmp_path):

@@ -92,6 +92,18 @@ def test_a_run_that_goes_on_has_the_primer_that_it_began_with(byte_model, tmp_pa
     assert resume.as_json(went_on.description) == saved
 
 
+def test_a_run_that_is_older_than_a_setting_goes_on(byte_model):
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model))
+    saved = resume.as_json({"config": config.to_dict()})
+    for name in setup.OLDER:
+        del saved["config"][name]
+    assert setup.resolved(config, saved) == config
+    config.learn_writer = False
+    with pytest.raises(ValueError, match="learn_writer True, not False"):
+        setup.resolved(config, saved)
+
+
 def test_a_primer_goes_on_as_it_was_begun(with_primer, tmp_path):
     model, source, ids = with_primer
     config = byte_train.get_config("")
@@ -128,7 +140,11 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("writer_rank", 0, "Nothing would be trained: give header, trailer or writer_rank a size"),
+        (
+            "writer_rank",
+            0,
+            "Nothing would be trained: give header, trailer, writer_rank or distiller_rank",
+        ),
         ("header", -1, "header is -1: it is 0 or more"),
         ("finish", -1, "finish is -1: it is 0 or more"),
         ("writer_matrices", ("q", "x"), "writer_matrices names x; there are q, k, v, o"),

@@ -27,7 +27,7 @@ def sums_of(gradient: float, tokens: float = 4.0) -> step_lib.Sums:
 
 
 def rates(tokens: float, writer: float) -> Rates:
-    return Rates(jnp.float32(tokens), jnp.float32(writer))
+    return Rates(*map(jnp.float32, (tokens, writer, writer)))
 
 
 def update(state, sums, rates, mean_decay: float = 0.97, reduction: str = "mean_questions"):
