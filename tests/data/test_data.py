@@ -9,17 +9,10 @@ import re
 import pytest
 
 from kvpacket_jax import data
-from kvpacket_jax.data import (
-    biography,
-    biography_words,
-    generated,
-    niah,
-    prose,
-    ruler,
-    sheets,
-)
+from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import from_record, to_record
 from kvpacket_jax.data.mixture import mixture, pipeline
+from kvpacket_jax.data.synthetic import biography, biography_words, niah, prose, ruler, sheets
 
 BIOGRAPHY = biography.BiographyConfig()
 NIAH = niah.NiahConfig()
