@@ -21,12 +21,13 @@ class Paged(NamedTuple):
     """`n` pages as one context of batch 1; only read."""
 
     pool: KVCache  # N pages of S slots as batch rows, at positions of their own
-    table: jax.Array  # int32 [n]: the pages, in any order; -1 for none
+    # int32 [n]: the pages, in any order, -1 for none; None: all N as they lie, which spares a copy.
+    table: jax.Array | None
     starts: jax.Array  # int32 [n]: what is added to the positions of each
 
     @property
     def num_slots(self) -> int:
-        return self.table.shape[-1] * self.pool.num_slots
+        return self.starts.shape[-1] * self.pool.num_slots
 
     @property
     def layers(self):
@@ -61,11 +62,13 @@ def segment(config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int)
       k, v: the pool's of this layer, `[N, S, K, H]`; bias: `[N, K, S]` or None.
       rows: queries that are to attend, all heads' and batch rows' counted.
     """
-    n, (S, K) = context.table.shape[0], k.shape[SLOTS:-1]
-    take = lambda x: jnp.take(x, context.table, axis=0, mode="clip")  # noqa: E731
+    n, (S, K), table = context.starts.shape[0], k.shape[SLOTS:-1], context.table
+    take = lambda x: x if table is None else jnp.take(x, table, axis=0, mode="clip")  # noqa: E731
     flat = lambda x: x.reshape(1, n * S, *x.shape[2:])  # noqa: E731
     positions = take(context.pool.positions) + context.starts[:, None]
-    valid = take(context.pool.valid) & (context.table >= 0)[:, None]
+    valid = take(context.pool.valid)
+    if table is not None:
+        valid &= (table >= 0)[:, None]
     if bias is not None:
         bias = jnp.moveaxis(take(bias), 1, 0).reshape(1, K, n * S)
     k, turns = take(k), None

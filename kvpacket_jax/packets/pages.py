@@ -38,11 +38,9 @@ class Laid:
         """The packets side by side, in their order, as the context of a request."""
         counts = np.array([_pages(n) for n in self.slots], np.int32)
         lengths = np.array(self.lengths, np.int32)
-        pages = np.arange(self.pool.batch, dtype=np.int32)
-        used = counts.sum()
-        starts = np.zeros_like(pages)
-        starts[:used] = np.repeat(np.cumsum(lengths) - lengths, counts)
-        return Paged(self.pool, np.where(pages < used, pages, -1), starts)
+        starts = np.zeros(self.pool.batch, np.int32)
+        starts[: counts.sum()] = np.repeat(np.cumsum(lengths) - lengths, counts)
+        return Paged(self.pool, None, starts)
 
 
 def lay(model: LanguageModel, packets: Sequence[Packet], buckets: Buckets = Buckets()) -> Laid:

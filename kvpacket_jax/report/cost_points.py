@@ -31,7 +31,7 @@ def table(points: Sequence[PointCosts]) -> rich.table.Table:
     """TTFT of every method at every point, a line a point; then a later token's time."""
     methods = [row.method for row in points[0].rows]
     headings = (f"{name}, ms" if name == ALONE else f"{name} (÷ alone)" for name in methods)
-    shown = empty_table(("documents",), "tokens", *headings, "a later token, ms (÷ floor)")
+    shown = empty_table(("packets",), "tokens", *headings, "next token, ms (÷ floor)")
     for point in points:
         later = point.decoding
         shown.add_row(

@@ -53,6 +53,21 @@ def queries(batch=2, rows=3):
     return q, positions
 
 
+@pytest.mark.parametrize("rows", [1, 1_000_000])
+def test_all_pages_as_they_lie_are_those_of_a_table_of_them(rows):
+    config, pages = config_of(next(iter(ROPES))), pool(bias=True)
+    starts = jnp.arange(PAGES) * S
+    given = pages.k[0], pages.v[0], pages.bias[0], rows
+    listed = Paged(pages, jnp.arange(PAGES), starts)
+    lying = Paged(pages, None, starts)
+    found, expected = (paged.segment(config, c, *given) for c in (lying, listed))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert lying.num_slots == listed.num_slots == PAGES * S
+    jax.tree.map(
+        np.testing.assert_array_equal, paged.copied(config, lying), paged.copied(config, listed)
+    )
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 1_000_000])
 @pytest.mark.parametrize("kind", ROPES)
