@@ -106,8 +106,7 @@ def load(
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.
       FileNotFoundError, ConnectionError: a file that is missing, a hub that cannot be reached.
     """
-    choices = run_choices | {"shared_layers": parse_layers(shared_layers)}
-    return _load(source, dtype, cache_dir, mesh, choices, reads_text=False)
+    return _load(source, dtype, cache_dir, mesh, shared_layers, run_choices, reads_text=False)
 
 
 def load_text_model(
@@ -123,8 +122,7 @@ def load_text_model(
     Raises ValueError or FileNotFoundError for one.
     """
     check_reads_text(source)
-    choices = run_choices | {"shared_layers": parse_layers(shared_layers)}
-    return _load(source, dtype, cache_dir, mesh, choices, reads_text=True)
+    return _load(source, dtype, cache_dir, mesh, shared_layers, run_choices, reads_text=True)
 
 
 def parse_layers(text: str) -> range | None:
@@ -144,7 +142,11 @@ def _name(source: str, config: ModelConfig) -> str:
     return f"{source}+shared_layers={shared.start}:{shared.stop}" if shared else str(source)
 
 
-def _load(source, dtype, cache_dir, mesh, run_choices, reads_text: bool) -> LanguageModel:
+def _load(
+    source, dtype, cache_dir, mesh, shared_layers: str, run_choices, reads_text: bool
+) -> LanguageModel:
+    # Before anything is fetched or read.
+    run_choices = run_choices | {"shared_layers": parse_layers(shared_layers)}
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r} is not one of auto, float32, bfloat16.")
     dtype = jnp.dtype(fastest_dtype() if dtype == "auto" else dtype)

@@ -86,9 +86,10 @@ def with_bias(cache: KVCache) -> KVCache:
     return cache._replace(bias=jax.tree.map(lambda x: jnp.zeros(shape(x), jnp.float32), cache.k))
 
 
-def with_biases(config, cache: KVCache, layers) -> KVCache:
-    """The cache with a bias, a list with an array `[B, K, S]` for each layer."""
-    return cache._replace(bias=(jnp.stack if config.scan_layers else tuple)(layers))
+def add_bias(cache: KVCache, bias_BxS: jax.Array) -> KVCache:
+    """The cache with so much more bias on the keys of a slot, of all heads and layers."""
+    cache = with_bias(cache)
+    return cache._replace(bias=jax.tree.map(lambda b: b + bias_BxS[:, None], cache.bias))
 
 
 def write_slots(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:

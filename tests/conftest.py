@@ -50,6 +50,12 @@ def tiny():
     return get
 
 
+@pytest.fixture(scope="module", params=["tiny_llama31", "tiny_qwen3"])
+def model(request, tiny):
+    """One tiny model whose layers are scanned, and one where a loop walks them."""
+    return tiny(request.param, scan_layers=request.param == "tiny_llama31")
+
+
 @pytest.fixture(scope="session")
 def demo_folder():
     """(name, dtype) -> the converted folder of a demo model, fetched if it is not there yet."""

@@ -156,6 +156,15 @@ def soft_slots(slots: int, header: int, trailer: int, lengths_B: jax.Array) -> j
     return (local < header) | ((local >= lengths_B[:, None] - trailer) & (trailer > 0))
 
 
+def best(scores: jax.Array, among: jax.Array, number: jax.Array) -> jax.Array:
+    """Which of the last axis are the `number` best `among` those that may be; earlier ones first.
+
+    `number` broadcasts against the scores. Returns bool, of their shape.
+    """
+    order = jnp.argsort(jnp.where(among, -scores, jnp.inf), axis=-1, stable=True)
+    return among & (jnp.argsort(order, axis=-1) < number)
+
+
 def places(scores_BxKxS, sizes: Sizes, lengths, slots: int) -> jax.Array:
     """Which slot each token goes to: int32 `[B, K, S]`; `slots` is none.
 
@@ -168,8 +177,7 @@ def places(scores_BxKxS, sizes: Sizes, lengths, slots: int) -> jax.Array:
     local = jnp.arange(scores_BxKxS.shape[-1])
     tail = (local >= lengths - sizes.tail) & (local < lengths)
     body = local < lengths - sizes.tail
-    order = jnp.argsort(jnp.where(body, -scores_BxKxS, jnp.inf), axis=-1, stable=True)
-    top = body & (jnp.argsort(order, axis=-1) < sizes.top)
+    top = best(scores_BxKxS, body, sizes.top)
     kept, rest = top | tail, body & ~top
     run_length, longer = jnp.divmod(lengths - sizes.tail - sizes.top, jnp.maximum(sizes.merged, 1))
     at = jnp.cumsum(rest, axis=-1) - 1

@@ -21,7 +21,7 @@ from models.low_rank import Factors
 
 CHECKPOINT = sealed.METADATA
 WRITER_SCALE = 2.0  # of low-rank changes: alpha / rank, as SemPIC has it
-SCORER = ("hidden", "share", "out")  # of a distiller
+SCORER = tuple(name for name in Distiller._fields if name != "kept")
 
 
 class Adapter(NamedTuple):
@@ -42,9 +42,14 @@ class Adapter(NamedTuple):
     distiller: Distiller | None = None
 
     @property
+    def ends(self) -> tuple[int, int]:
+        """Soft tokens before each document, and after it."""
+        return self.header.shape[0], self.trailer.shape[0]
+
+    @property
     def num_tokens(self) -> int:
         """Soft tokens that are stored with each document."""
-        return self.header.shape[0] + self.trailer.shape[0]
+        return sum(self.ends)
 
     @property
     def primer_length(self) -> int:
@@ -163,7 +168,7 @@ def describe(adapter: Adapter) -> str:
     """Its parts in words: "16 + 16 soft tokens, primer of 585 tokens, writer of rank 16"."""
     parts = []
     if adapter.num_tokens:
-        parts.append(f"{adapter.header.shape[0]} + {adapter.trailer.shape[0]} soft tokens")
+        parts.append(f"{' + '.join(map(str, adapter.ends))} soft tokens")
     if adapter.primer is not None:
         parts.append(f"a primer of {adapter.primer_length} tokens")
     if adapter.writer:
@@ -220,7 +225,7 @@ def wrap(adapter: Adapter, x_BxTxD: jax.Array, lengths_B: jax.Array) -> jax.Arra
       `[B, h + T + t, D]`; what follows the trailer is padding.
     """
     B, T, D = x_BxTxD.shape
-    h, t = adapter.header.shape[0], adapter.trailer.shape[0]
+    h, t = adapter.ends
     header = jnp.broadcast_to(adapter.header, (B, h, D))
     body = jnp.concatenate([header, x_BxTxD, jnp.zeros((B, t, D), x_BxTxD.dtype)], axis=1)
     if t == 0:

@@ -89,18 +89,12 @@ def distilled_caches(
     x, cache = writer.run_layers(*rows, 0, first)
     # At least 1: an absent document is none of the loss, and must be none of its gradients.
     scores = distiller_lib.scores(distiller, x, top_B / jnp.maximum(wrapped_B, 1))
-    soft = _soft(adapter, x.shape[1], wrapped_B)
-    kept = distiller_lib.best(scores, soft, valid, top_B)
+    soft = base.soft_slots(x.shape[1], *adapter.ends, wrapped_B)
+    kept = base.best(jnp.where(soft, jnp.inf, scores), valid, top_B[:, None])
     changed = module.bind({"params": adapter_lib.writing_params(params, adapter, kept)})
     later = range(first.stop, module.config.num_layers)
     _, cache = changed.run_layers(x, positions, valid, context, cache, 0, later)
     return Distilled(_moved_back(module.config, cache, primer), scores, kept)
-
-
-def _soft(adapter: Adapter, slots: int, wrapped_B: jax.Array) -> jax.Array:
-    """Which slots are soft tokens, bool `[B, slots]`."""
-    header, trailer = adapter.header.shape[0], adapter.trailer.shape[0]
-    return base.soft_slots(slots, header, trailer, wrapped_B)
 
 
 def _end(primer: KVCache) -> jax.Array:
@@ -161,5 +155,5 @@ def compressed_caches(
         scored = 0 if primer is None else 1
         cache, scores = watched(writer, *rows, watch(rows[1], rows[2], scored))
         cache = _moved_back(config, cache, primer)
-    ends = adapter.header.shape[0], adapter.trailer.shape[0]
-    return compressor.reduce(config, cache, scores, compression.sizes, ends, wrapped_B, slots)
+    sizes, ends = compression.sizes, adapter.ends
+    return compressor.reduce(config, cache, scores, sizes, ends, wrapped_B, slots)

@@ -15,6 +15,7 @@ from models import low_rank
 from models.config import ModelConfig
 from models.low_rank import Factors
 from models.precision import product
+from models.transformer import rms_norm
 
 MATRICES = ("q", "o")
 
@@ -49,14 +50,7 @@ def first_layers(config: ModelConfig) -> range:
 
 def scores(distiller: Distiller, x_BxTxD: jax.Array, share_B: jax.Array) -> jax.Array:
     """The tokens' scores, float32 `[B, T]`; `share_B` is the share of slots that is kept."""
-    x = x_BxTxD * jax.lax.rsqrt(jnp.mean(jnp.square(x_BxTxD), axis=-1, keepdims=True) + 1e-6)
+    x = rms_norm(x_BxTxD, jnp.ones(x_BxTxD.shape[-1]), 1e-6)
     hidden = product("BTD,DW->BTW", x, distiller.hidden)
     hidden = jax.nn.gelu(hidden + (share_B[:, None] * distiller.share)[:, None])
     return product("BTW,W->BT", hidden, distiller.out)
-
-
-def best(scores_BxT: jax.Array, soft_BxT: jax.Array, valid_BxT: jax.Array, top_B: jax.Array):
-    """Which tokens are kept, bool `[B, T]`: the soft ones and the best, `top_B` in all."""
-    ranked = jnp.where(valid_BxT, jnp.where(soft_BxT, jnp.inf, scores_BxT), -jnp.inf)
-    order = jnp.argsort(-ranked, axis=-1, stable=True)
-    return (jnp.argsort(order, axis=-1) < top_B[:, None]) & valid_BxT

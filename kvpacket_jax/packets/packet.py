@@ -208,8 +208,7 @@ def build_batch(
     if compressor is None:
         caches = _build(*given, buckets.packet(rows))
     else:
-        ends = parts.header.shape[0], parts.trailer.shape[0]
-        each = [compressor.sizes(int(n) + extra, *ends) for n in lengths]
+        each = [compressor.sizes(int(n) + extra, *parts.ends) for n in lengths]
         sizes = Sizes(*(np.array(x, np.int32) for x in zip(*each, strict=True)))
         kept = sizes.total.tolist()
         compression = Compression(sizes, _prompt(model, compressor))

@@ -107,17 +107,17 @@ def plan(
     dtype = jnp.dtype("bfloat16" if config.dtype == "auto" else config.dtype)
     chips, chip = devices(topology)
     serving = dataclasses.replace(
-        shape, mesh=sharding.make_mesh(mesh or f"model:{len(chips)}", shape, chips)
+        shape,
+        mesh=sharding.make_mesh(mesh or f"model:{len(chips)}", shape, chips),
+        shared_layers=models.parse_layers(config.shared_layers),
     )
-    choices: dict = setup.run_choices(config, chips[0].platform)
-    choices["shared_layers"] = models.parse_layers(config.shared_layers)
+    choices = setup.run_choices(config, chips[0].platform)
     student = abstract_model(config.model, dataclasses.replace(serving, **choices), dtype)
     progress.say(sharding.describe(student.config, student.params))
     with progress.step(f"Compiling the gradients of a microbatch of {config.model}"):
         rows = [training(student, config, work, chip)]
     with progress.step("Compiling the prefill over composed packets"):
-        shared = dataclasses.replace(serving, shared_layers=choices["shared_layers"])
-        model = abstract_model(config.model, shared, dtype)
+        model = abstract_model(config.model, serving, dtype)
         rows.append(answering(model, config.header + config.trailer, work, chip))
     return rows
 

@@ -193,11 +193,8 @@ def _caches(module, params, adapter: Adapter, ids, lengths, primer, keep: jax.Ar
     wrapped = lengths + adapter.num_tokens
     top = jnp.maximum((wrapped * keep).astype(jnp.int32), max(adapter.num_tokens, 1))
     made = distilled_caches(module, params, adapter, ids, lengths, primer, top)
-    (B, S), config = made.scores.shape, module.config
-    bias = (made.scores - jax.lax.stop_gradient(made.scores))[:, None]
-    layers = [jnp.broadcast_to(bias, (B, config.num_kv_heads, S))] * config.num_layers
     cache = made.cache._replace(valid=made.cache.valid & made.kept)
-    return kv_cache.with_biases(config, cache, layers)
+    return kv_cache.add_bias(cache, made.scores - jax.lax.stop_gradient(made.scores))
 
 
 def loss_and_metrics(

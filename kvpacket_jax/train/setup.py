@@ -314,22 +314,19 @@ def _continued(source: str, fresh: Adapter, config: ConfigDict, model: LanguageM
                 f"{len(new)} of this run: set config.{name}={len(old)} or more."
             )
         parts[name] = jnp.concatenate([old, new[len(old) :]])
-    if trained.writer and jax.tree.map(jnp.shape, trained.writer) != jax.tree.map(
-        jnp.shape, fresh.writer
+    for name, settings in (
+        ("writer", "writer_rank and writer_matrices"),
+        ("distiller", "distiller_rank"),
     ):
-        raise ValueError(
-            f"The adapter {source} has {adapter_lib.describe(trained)}; this run trains "
-            f"{adapter_lib.describe(fresh)}. Give writer_rank and writer_matrices as it has them."
-        )
-    if trained.distiller and jax.tree.map(jnp.shape, trained.distiller) != jax.tree.map(
-        jnp.shape, fresh.distiller
-    ):
-        raise ValueError(
-            f"The adapter {source} has {adapter_lib.describe(trained)}: set distiller_rank to its."
-        )
-    writer, distiller = trained.writer or fresh.writer, trained.distiller or fresh.distiller
+        old, new = getattr(trained, name), getattr(fresh, name)
+        if old and jax.tree.map(jnp.shape, old) != jax.tree.map(jnp.shape, new):
+            raise ValueError(
+                f"The adapter {source} has {adapter_lib.describe(trained)}; this run trains "
+                f"{adapter_lib.describe(fresh)}. Give {settings} as it has them."
+            )
+        parts[name] = old or new
     primer = _continued_primer(source, trained.primer, fresh.primer, config, model)
-    return Adapter(**parts, primer=primer, writer=writer, distiller=distiller)
+    return Adapter(**parts, primer=primer)
 
 
 def _continued_primer(

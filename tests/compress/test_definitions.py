@@ -13,15 +13,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.packet import build_packets
 from models import kv_cache, rope
-
-
-def ids(seed: int, length: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 250, length).tolist()
-
-
-@pytest.fixture(scope="module", params=["tiny_llama31", "tiny_qwen3"])
-def model(request, tiny):
-    return tiny(request.param, scan_layers=request.param == "tiny_llama31")
+from tests.support.byte_model import ids
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,10 @@ from kvpacket_jax.packets.packet import build_packets, read_primer
 from kvpacket_jax.packets.prefill import prefill, prefill_rows
 from kvpacket_jax.train import loss
 from models import kv_cache, low_rank
+from tests.support.byte_model import ids
 
 EXACT = Buckets(soft_tokens=0, min_packet=8)
 QUERY = np.array([[5, 8, 13, 21]], np.int32)
-
-
-def ids(seed: int, length: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 250, length).tolist()
-
-
-@pytest.fixture(scope="module", params=["tiny_llama31", "tiny_qwen3"])
-def model(request, tiny):
-    return tiny(request.param, scan_layers=request.param == "tiny_llama31")
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +116,8 @@ def test_scores_have_the_gradient_of_the_kept_keys_biases(model, adapter):
             None,
             top,
         ).scores
-        shape = (1, model.config.num_kv_heads, now.shape[1])
-        bias = jnp.broadcast_to((now - made.scores)[:, None], shape)
         cache = made.cache._replace(valid=made.cache.valid & made.kept)
-        return value(kv_cache.with_biases(model.config, cache, [bias] * model.config.num_layers))
+        return value(kv_cache.add_bias(cache, now - made.scores))
 
     out = parts.distiller.out
     step = 1e-2 * jax.random.normal(jax.random.key(2), out.shape)

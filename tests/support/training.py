@@ -7,9 +7,11 @@ import sys
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.train import loop
 from tests.support import byte_train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -82,3 +84,18 @@ def steps_done(workdir: pathlib.Path) -> int:
 
 def saved_steps(workdir: pathlib.Path) -> set[int]:
     return {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
+
+
+def config_of(byte_model, **changes) -> ConfigDict:
+    config = byte_train.get_config(str(texts(byte_model)))
+    config.update(options(byte_model) | changes)
+    return config
+
+
+def train(config, workdir, **arguments):
+    """In this process."""
+    return loop.train(config, workdir, log=lambda _: None, **arguments)
+
+
+def check_equal(tree, expected) -> None:
+    jax.tree.map(np.testing.assert_array_equal, tree, expected)

@@ -13,55 +13,31 @@ import types
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-import kvpacket_jax as kvp
-from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.train import checkpoint, setup
 from kvpacket_jax.train import log as log_lib
 from kvpacket_jax.train import loop as train_lib
-from tests.support import byte_train
 from tests.support.training import (
     ROOT,
     STEPS,
     adapter,
+    check_equal,
     command,
-    options,
+    config_of,
     run,
     saved_steps,
     start,
     steps_done,
     texts,
+    train,
 )
 
 pytestmark = pytest.mark.usefixtures("programs")
-MACHINE = Machine("it", "cpu", 1, 1, "0", "float32", peak=1e9, bandwidth=1e9)
-
-
-@pytest.fixture(autouse=True)
-def machine(monkeypatch):
-    """A forecast's machine is measured by the runs that are processes of their own."""
-    monkeypatch.setattr(train_lib, "measure_machine", lambda *_: MACHINE)
 
 
 def adapter_bytes(workdir) -> bytes:
     return b"".join(x.tobytes() for x in jax.tree.leaves(adapter(workdir)))
-
-
-def config_of(byte_model, **changes) -> ConfigDict:
-    config = byte_train.get_config(str(texts(byte_model)))
-    config.update(options(byte_model) | changes)
-    return config
-
-
-def train(config, workdir, **arguments):
-    """In this process."""
-    return train_lib.train(config, workdir, log=lambda _: None, **arguments)
-
-
-def check_equal(tree, expected) -> None:
-    jax.tree.map(np.testing.assert_array_equal, tree, expected)
 
 
 def interrupt(byte_model, workdir, more: int, how: signal.Signals) -> int:
@@ -377,33 +353,3 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(byte_mod
     with pytest.raises(train_lib.NotFinite, match=rf"Step 2: loss nan.* on {four}"):
         train(config, tmp_path / "run")
     assert saved_steps(tmp_path / "run") == {0, 1}
-
-
-def test_a_writer_alone_is_trained(byte_model, tmp_path):
-    """Without soft tokens, whose empty arrays may be one buffer."""
-    config = byte_train.get_config(str(texts(byte_model)))
-    config.update(options(byte_model) | {"header": 0, "trailer": 0, "num_steps": 2})
-    trained = train_lib.train(config, tmp_path / "run")
-    assert trained.num_tokens == 0 and set(trained.writer) == {"q", "k", "v", "o"}
-    assert steps_done(tmp_path / "run") == 2
-
-
-def test_a_distiller_is_trained_and_its_packets_answer(byte_model, tmp_path):
-    """The writer stays as it began; the run goes on after a stop as if there had been none."""
-    config = byte_train.get_config(str(texts(byte_model)))
-    parts = {"header": 1, "trailer": 0, "distiller_rank": 2, "keeps": (0.5, 0.25)}
-    config.update(options(byte_model) | parts | {"learn_writer": False, "num_steps": 2})
-    train_lib.train(config, tmp_path / "run")
-    config.num_steps = 4
-    trained = train_lib.train(config, tmp_path / "run")
-    check_equal(trained, train_lib.train(config, tmp_path / "whole"))
-    model = train_lib.models.load(str(byte_model), "float32")
-    began = adapter_lib.rounded(setup.initial_adapter(config, model))
-    check_equal(trained.writer, began.writer)
-    assert not np.array_equal(trained.distiller.out, began.distiller.out)
-
-    folder = tmp_path / "run" / "adapter"
-    given = {"adapter": folder, "template": "completion", "compress": "kv_distill"}
-    store = kvp.Store(tmp_path / "packets", model, keep=0.25, **given)
-    store.add({"a": "The ferry leaves at noon.", "b": "The bus leaves at one."})
-    assert store.ask("When?", ["b", "a"], new_tokens=4).documents == ("b", "a")
