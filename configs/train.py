@@ -245,7 +245,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "b1": 0.9,
             "b2": 0.99,
             "eps": 1e-8,
-            "clip_norm": 0.0,  # 0: no clipping
+            "clip_norm": 0.0,  # of each microbatch's gradient; 0: no bound
         }
     )
     config.mean_decay = 0.97  # of the running mean, which is what is validated and saved

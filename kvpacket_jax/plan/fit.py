@@ -200,7 +200,7 @@ def training(model: LanguageModel, config: ConfigDict, work: Work, chip: Chip) -
     batch = _everywhere(
         mesh, PartitionSpec(sharding.DATA), _microbatch(shape, config.batch_size, model.config.dim)
     )
-    gradients = loop.jit_microbatch(model, config.loss, shape.documents)
+    gradients = loop.jit_microbatch(model, config, shape.documents)
     inputs = (model.params, state.adapter, primer, sums, *batch)
     return _row(
         f"training microbatch, {config.batch_size} x {work.documents} x {work.document:,}",

@@ -99,7 +99,7 @@ class Trainer:
         self._scored = self.step if run.saved and run.saved["measures"] else -1
         learning = {name: entry.learning for name, entry in setup.entries(run.config)}
         programs_by_learning = {
-            n: jit_microbatch(run.model, run.config.loss, n) for n in set(learning.values())
+            n: jit_microbatch(run.model, run.config, n) for n in set(learning.values())
         }
         self._add = {name: programs_by_learning[n] for name, n in learning.items()}
         self._update = jit_update(run.model, run.optimizer, run.config)
@@ -361,11 +361,12 @@ class Trainer:
 # Nothing is donated: an adapter is small, and its empty parts may share one buffer.
 
 
-def jit_microbatch(model: LanguageModel, loss: str, learning: int):
+def jit_microbatch(model: LanguageModel, config: ConfigDict, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
+    settings = (config.loss, learning, config.reduction, config.optimizer.clip_norm)
     if (mesh := model.config.mesh) is None:
-        return _jit_microbatch(model.module, loss, learning)
-    add = functools.partial(step_lib.add_microbatch, model.module, loss, learning)
+        return _jit_microbatch(model.module, *settings)
+    add = _microbatch(model.module, *settings)
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))
     params = sharding.param_shardings(model.config, model.params)
     inputs = (params, whole, None, whole, share, share)
@@ -373,9 +374,13 @@ def jit_microbatch(model: LanguageModel, loss: str, learning: int):
 
 
 @functools.cache  # runs of one process share it
-def _jit_microbatch(module, loss: str, learning: int):
+def _jit_microbatch(module, loss: str, learning: int, reduction: str, clip_norm: float):
+    return jax.jit(_microbatch(module, loss, learning, reduction, clip_norm))
+
+
+def _microbatch(module, loss: str, learning: int, reduction: str, clip_norm: float):
     add = functools.partial(step_lib.add_microbatch, module, loss, learning)
-    return jax.jit(add)
+    return functools.partial(add, reduction=reduction, clip_norm=clip_norm)
 
 
 def jit_update(model: LanguageModel, optimizer, config: ConfigDict):

@@ -217,10 +217,9 @@ def steps_left(config: ConfigDict, step: int, finish_from: int | None) -> float:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam's directions, after optional clipping; the rates are applied in step.update."""
+    """Adam's directions; the rates are applied in step.update."""
     o = config.optimizer
-    adam = optax.scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps)
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adam) if o.clip_norm else adam
+    return optax.scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps)
 
 
 def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:

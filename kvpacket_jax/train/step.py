@@ -65,12 +65,15 @@ def add_microbatch(
     sums: Sums,
     batch: Batch,
     teacher_hidden: jax.Array,
+    reduction: str = "mean_questions",
+    clip_norm: float = 0.0,
 ) -> Sums:
     """Adds the loss, its gradients and the metrics of one microbatch, none divided by anything.
 
     Args:
       adapter: without a primer of token ids (`split_trainable`).
       primer: those ids' cache. None: the adapter's own primer, if any, is learned and read here.
+      reduction, clip_norm: as `bounded` takes them.
     """
 
     def objective(adapter):
@@ -80,7 +83,23 @@ def add_microbatch(
         )
 
     (value, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(adapter)
+    gradients = bounded(gradients, metrics, reduction, clip_norm)
     return jax.tree.map(jnp.add, sums, Sums(gradients, value, metrics))
+
+
+def bounded(
+    gradients: Adapter, metrics: dict[str, jax.Array], reduction: str, clip_norm: float
+) -> Adapter:
+    """A microbatch's gradients, of norm `clip_norm` at most once divided as `reduction` says.
+
+    Without a bound, 0, a step goes where its worst microbatch points: their norms differ tenfold.
+    """
+    if not clip_norm:
+        return gradients
+    most = clip_norm * divisor(reduction, metrics)
+    # A norm that is not finite makes all of them so, and `update` passes over the step.
+    scale = most / jnp.maximum(optax.tree.norm(gradients), most)
+    return jax.tree.map(lambda g: g * scale, gradients)
 
 
 def own_primer(module, params, adapter: Adapter, primer: KVCache | None) -> KVCache | None:
@@ -162,21 +181,14 @@ def update(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from the sums of a step, divided as `reduction` says.
 
-    "sum" divides by nothing (the published code), "mean_tokens" by the answers' tokens,
-    "mean_questions" by the number of questions. A loss or gradient that is not finite leaves the
+    A loss or gradient that is not finite leaves the
     state as it was; the metrics show it.
 
     Args:
       optimizer: gives directions of descent; the rates are applied here.
       mean_decay: of the running mean; it follows closely at first.
     """
-    metrics = sums.metrics
-    count = {
-        "sum": jnp.float32(1),
-        "mean_tokens": metrics["tokens"],
-        "mean_questions": metrics["questions"],
-    }[reduction]
-    count = jnp.maximum(count, 1)  # of a step whose questions all weigh nothing
+    metrics, count = sums.metrics, divisor(reduction, sums.metrics)
     gradients = jax.tree.map(lambda g: g / count, sums.gradients)
     value, norm = sums.loss / count, optax.tree.norm(gradients)
     directions, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
@@ -188,6 +200,20 @@ def update(
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     state = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     return state, {**metrics, "loss": value, "gradient_norm": norm}
+
+
+def divisor(reduction: str, metrics: dict[str, jax.Array]) -> jax.Array:
+    """What sums over questions are divided by, 1 or more.
+
+    "sum": by nothing (the published code); "mean_tokens": the answers' tokens; "mean_questions":
+    the number of questions.
+    """
+    count = {
+        "sum": jnp.float32(1),
+        "mean_tokens": metrics["tokens"],
+        "mean_questions": metrics["questions"],
+    }[reduction]
+    return jnp.maximum(count, 1)  # where all questions weigh nothing
 
 
 def _scaled(directions: Adapter, rates: Rates) -> Adapter:

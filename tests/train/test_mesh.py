@@ -90,7 +90,7 @@ def trained(name: str, mesh: str | None):
     batch, hidden = sharding.put_batch(model.config.mesh, microbatch(model))
     if model.config.mesh:
         state = jax.device_put(state, sharding.replicated(model.config.mesh))
-    add = loop.jit_microbatch(model, config.loss, learning=2)
+    add = loop.jit_microbatch(model, config, learning=2)
     update, losses, first = loop.jit_update(model, optimizer, config), [], None
     for i in range(STEPS):
         sums = step_lib.zero_sums(state.adapter)

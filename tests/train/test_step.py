@@ -1,8 +1,11 @@
 """One update: the running mean, separate rates of soft tokens and writer, steps without a loss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import train as train_config
@@ -50,6 +53,26 @@ def test_soft_tokens_and_writer_have_rates_of_their_own():
     np.testing.assert_allclose(state.adapter.header, 0.9, rtol=1e-5)  # Adam's first step
     for x in state.adapter.writer["q"]:
         np.testing.assert_allclose(x, 0.99, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", loss_lib.REDUCTIONS)
+def test_no_microbatch_weighs_more_than_its_bound(reduction):
+    small, large = sums_of(0.01), sums_of(100.0)
+    bound = functools.partial(step_lib.bounded, reduction=reduction, clip_norm=2.0)
+    jax.tree.map(
+        np.testing.assert_array_equal, bound(small.gradients, small.metrics), small.gradients
+    )
+    gradients = bound(large.gradients, large.metrics)
+    _, metrics = update(
+        step_lib.init_state(adapter(1.0), OPTIMIZER),
+        large._replace(gradients=gradients),
+        rates(0.1, 0.1),
+        reduction=reduction,
+    )
+    np.testing.assert_allclose(metrics["gradient_norm"], 2.0, rtol=1e-6)
+    weightless = {name: jnp.float32(0) for name in step_lib.METRICS}
+    assert np.isfinite(optax.tree.norm(bound(adapter(0.0), weightless)))
+    assert not np.isfinite(optax.tree.norm(bound(adapter(np.inf), large.metrics)))
 
 
 @pytest.mark.parametrize("reduction", loss_lib.REDUCTIONS)
