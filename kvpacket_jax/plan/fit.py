@@ -30,6 +30,7 @@ from kvpacket_jax.packets import prefill as prefill_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets, round_up
 from kvpacket_jax.packets.caches import primer_cache
+from kvpacket_jax.packets.pages import PAGE
 from kvpacket_jax.plan import collectives, topologies
 from kvpacket_jax.plan.topologies import Chip
 from kvpacket_jax.runtime.format import si, table
@@ -41,6 +42,7 @@ from kvpacket_jax.train.shapes import PREAMBLE_MULTIPLE, Fitted, Shape
 from models import LanguageModel, kv_cache, low_rank, sharding, transformer
 from models.config import ModelConfig
 from models.kv_cache import KVCache
+from models.paged import Paged
 
 PRIMER_TOKENS = 600  # of kvpacket_jax/adapters/primer.json, about: a plan has no tokenizer
 
@@ -116,7 +118,7 @@ def plan(
     progress.say(sharding.describe(student.config, student.params))
     with progress.step(f"Compiling the gradients of a microbatch of {config.model}"):
         rows = [training(student, config, work, chip)]
-    with progress.step("Compiling the prefill over composed packets"):
+    with progress.step("Compiling the prefill over packets"):
         model = abstract_model(config.model, serving, dtype)
         rows.append(answering(model, config.header + config.trailer, work, chip))
     return rows
@@ -250,17 +252,18 @@ def _microbatch(shape: Shape, size: int, dim: int) -> tuple[Batch, jax.Array]:
 
 
 def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip) -> Row:
-    """The query's prefill over composed packets: what a request waits for."""
+    """The query's prefill over packets in the pages of a pool: what a request waits for."""
     mesh, buckets = model.config.mesh, Buckets()
-    wrapped = work.document + adapter_tokens
-    last = work.preamble + (work.documents - 1) * wrapped + buckets.packet(wrapped)
-    slots, rows = buckets.context(last), buckets.query(work.query)
-    cache = jax.eval_shape(lambda: kv_cache.init(model.config, 1, slots, model.dtype))
-    cache, whole = _placed_cache(mesh, cache), sharding.replicated(mesh)
-    ids, length, start = (
-        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=whole) for shape in ((1, rows), (1,), ())
+    packet = round_up(work.document + adapter_tokens, PAGE)
+    slots = buckets.context(round_up(work.preamble, PAGE) + work.documents * packet)
+    pages, rows = slots // PAGE, buckets.query(work.query)
+    pool = jax.eval_shape(lambda: kv_cache.init(model.config, pages, PAGE, model.dtype))
+    pool, whole = _placed_cache(mesh, pool), sharding.replicated(mesh)
+    ids, length, start, starts = (
+        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=whole)
+        for shape in ((1, rows), (1,), (), (pages,))
     )
-    inputs = ((cache,), ids, length, start)
+    inputs = ((Paged(pool, None, starts),), ids, length, start)
     program, tail = prefill_lib.prefill_program, buckets.tail(rows, work.answer)
     run = functools.partial(program, model.module, slots=tail)
     return _row(
