@@ -21,7 +21,7 @@ def main(argv):
         raise app.UsageError(f"Give one command, ls, not {' '.join(argv[1:]) or 'none'}.")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.serve import listing, store
+    from kvpacket_jax.storage import listing, store
 
     with errors.in_one_line():
         documents = store.contents(stores.folder(), stores.key())

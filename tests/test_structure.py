@@ -15,7 +15,7 @@ PACKAGES = ("models", "kvpacket_jax", "configs", "launch", "tests")
 HEAVY = ("optax", "grain", "tensorflow_datasets", "scipy", "matplotlib")
 # What packets are made of and how they are read knows nothing of what is done with them.
 ABOVE_PACKETS = (
-    "data methods teacher train evaluate measure serve report plan adapters sweep".split()
+    "data methods teacher train evaluate measure serve storage report plan adapters sweep".split()
 )
 
 
@@ -48,7 +48,7 @@ def module_of(path: pathlib.Path) -> str:
 
 
 def folder_of(module: str) -> str:
-    """kvpacket_jax.serve.store is of kvpacket_jax.serve, as kvpacket_jax.teacher is of itself."""
+    """kvpacket_jax.serve.build is of kvpacket_jax.serve, as kvpacket_jax.teacher is of itself."""
     return ".".join(module.split(".")[:2])
 
 

@@ -1,4 +1,4 @@
-"""Packets on disk, and answers from them: `Store` and `load_model`."""
+"""Packets are built and kept, and answer questions: `Store` and `load_model`."""
 
 from kvpacket_jax.serve.front import Added, Answer, Store, load_model
 

@@ -42,11 +42,12 @@ from kvpacket_jax.packets.packet import (
     read_primer,
 )
 from kvpacket_jax.runtime import names as known_names
-from kvpacket_jax.serve import corpus, packet_file, primers, store
+from kvpacket_jax.serve import corpus, primers
 from kvpacket_jax.serve.corpus import Document
-from kvpacket_jax.serve.packet_file import DamagedFile, Entry, packet_name
 from kvpacket_jax.serve.primers import FromCorpus
-from kvpacket_jax.serve.provenance import Names
+from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage.packet_file import DamagedFile, Entry, packet_name
+from kvpacket_jax.storage.provenance import Names
 from models import LanguageModel
 from models.identity import digest
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import models
 from kvpacket_jax import compress as compressors
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.serve import build, corpus, primers, session, store, store_key
+from kvpacket_jax.serve import build, corpus, primers, session
 from kvpacket_jax.serve.resident import Resident
+from kvpacket_jax.storage import store, store_key
 from models import LanguageModel
 
 
@@ -168,7 +169,7 @@ class Store:
             are) or was made with another model, adapter, template or dtype (naming it), or a
             request that is longer than the model's context.
           FileNotFoundError: no such folder, or a packet that must be read is missing.
-          serve.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
+          storage.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
         """
         session.check_question(question)
         opened = session.open_session(

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import models
 from kvpacket_jax.compress import Compressor
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.serve import primers, store
+from kvpacket_jax.serve import primers
 from kvpacket_jax.serve.primers import FromCorpus
+from kvpacket_jax.storage import store
 from models import LanguageModel, sharding
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import jax
 
 from kvpacket_jax.packets.packet import Packet
-from kvpacket_jax.serve import packet_file
-from kvpacket_jax.serve.packet_file import Wanted
+from kvpacket_jax.storage import packet_file
+from kvpacket_jax.storage.packet_file import Wanted
 from models import LanguageModel
 
 

@@ -22,16 +22,17 @@ from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
-from kvpacket_jax.serve import build, packet_file, store
+from kvpacket_jax.serve import build
 from kvpacket_jax.serve.build import Wording
-from kvpacket_jax.serve.packet_file import (
+from kvpacket_jax.serve.primers import FromCorpus
+from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage.packet_file import (
     Damaged,
     DamagedFile,
     MissingFile,
     Wanted,
     packet_path,
 )
-from kvpacket_jax.serve.primers import FromCorpus
 from models import LanguageModel
 
 READ_PACKETS = ("kv_packet", "no_recompute")

@@ -21,6 +21,6 @@ def folder() -> pathlib.Path:
 def key() -> bytes | None:
     """The store's secret, if it has one; FileNotFoundError, ValueError as `store_key.read`."""
     # Imported here: --help needs no jax.
-    from kvpacket_jax.serve import store_key
+    from kvpacket_jax.storage import store_key
 
     return store_key.read(KEY_FILE.value)

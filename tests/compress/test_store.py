@@ -19,8 +19,8 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.packet import build_packets, provenance_of
-from kvpacket_jax.serve import packet_file, store
-from kvpacket_jax.serve.packet_file import Entry, packet_path
+from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage.packet_file import Entry, packet_path
 from tests.support.byte_model import ids
 from tests.support.corpus import text, write_corpus
 

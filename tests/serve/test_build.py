@@ -18,7 +18,8 @@ import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
-from kvpacket_jax.serve import build, corpus, loading, packet_file, store
+from kvpacket_jax.serve import build, corpus, loading
+from kvpacket_jax.storage import packet_file, store
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -12,9 +12,10 @@ from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import packet as packet_lib
 from kvpacket_jax.packets.packet import build_packets
-from kvpacket_jax.serve import build, corpus, listing, loading, packet_file, primers, session, store
+from kvpacket_jax.serve import build, corpus, loading, primers, session
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.serve.similarity import Index
+from kvpacket_jax.storage import listing, packet_file, store
 from models import kv_cache
 from tests.support.corpus import tree, write_corpus
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import kvpacket_jax as kvp
-from kvpacket_jax.serve import packet_file
 from kvpacket_jax.serve import resident as resident_lib
 from kvpacket_jax.serve.resident import Resident
+from kvpacket_jax.storage import packet_file
 
 DOCUMENTS = {"ferry": "the ferry leaves at seven", "bus": "the bus leaves at noon"}
 MADE_WITH = dict(adapter="none", template="completion")

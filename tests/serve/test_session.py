@@ -20,8 +20,9 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build, corpus, packet_file, session, store
-from kvpacket_jax.serve.packet_file import packet_path
+from kvpacket_jax.serve import build, corpus, session
+from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage.packet_file import packet_path
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]

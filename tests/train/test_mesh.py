@@ -19,7 +19,7 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets, provenance_of
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import packet_file, store
+from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.train import loop, setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints

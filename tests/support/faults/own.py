@@ -22,7 +22,8 @@ from kvpacket_jax.evaluate.rows import RowFile, claim
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.report import results as report
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve import build, corpus, session, store
+from kvpacket_jax.serve import build, corpus, session
+from kvpacket_jax.storage import store
 from kvpacket_jax.train import log, setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints

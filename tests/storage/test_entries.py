@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from kvpacket_jax.packets.packet import build_packets, provenance_of
-from kvpacket_jax.serve import packet_file, store, store_key
-from kvpacket_jax.serve.packet_file import Entry, packet_path
+from kvpacket_jax.storage import packet_file, store, store_key
+from kvpacket_jax.storage.packet_file import Entry, packet_path
 from tests.support.corpus import tree
 
 

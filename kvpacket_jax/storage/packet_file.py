@@ -28,7 +28,7 @@ from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.packet import manifest as packet_manifest
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.runtime.sealed import Damaged
-from kvpacket_jax.serve.provenance import check_fields, differences, to_fields
+from kvpacket_jax.storage.provenance import check_fields, differences, to_fields
 from models import LanguageModel, kv_cache
 from models.identity import digest
 from models.kv_cache import KVCache

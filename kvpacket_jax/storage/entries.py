@@ -6,8 +6,8 @@ import json
 import pathlib
 
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve.packet_file import Damaged, DamagedFile, Entry
-from kvpacket_jax.serve.provenance import check_fields
+from kvpacket_jax.storage.packet_file import Damaged, DamagedFile, Entry
+from kvpacket_jax.storage.provenance import check_fields
 from models.identity import digest
 
 PROVENANCE = "provenance.json"

@@ -6,8 +6,8 @@ import rich.table
 from rich.text import Text
 
 from kvpacket_jax.runtime import format
-from kvpacket_jax.serve.provenance import UNCOMPRESSED
-from kvpacket_jax.serve.store import UNSIGNED, StoredDocument
+from kvpacket_jax.storage.provenance import UNCOMPRESSED
+from kvpacket_jax.storage.store import UNSIGNED, StoredDocument
 
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import models
-from kvpacket_jax.serve import Store, listing
-from kvpacket_jax.serve.provenance import Names
-from kvpacket_jax.serve.store import StoredDocument
+from kvpacket_jax.serve import Store
+from kvpacket_jax.storage import listing
+from kvpacket_jax.storage.provenance import Names
+from kvpacket_jax.storage.store import StoredDocument
 
 ROOT = pathlib.Path(__file__).parents[2]
 

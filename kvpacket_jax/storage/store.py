@@ -20,10 +20,10 @@ from typing import NamedTuple
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve import entries, packet_file
-from kvpacket_jax.serve.entries import PREAMBLE, PROVENANCE
-from kvpacket_jax.serve.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
-from kvpacket_jax.serve.provenance import (
+from kvpacket_jax.storage import entries, packet_file
+from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
+from kvpacket_jax.storage.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
+from kvpacket_jax.storage.provenance import (
     UNCOMPRESSED,
     Names,
     compressor_in,

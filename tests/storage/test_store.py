@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
-from kvpacket_jax.serve import packet_file, store
-from kvpacket_jax.serve.packet_file import Entry, packet_path
-from kvpacket_jax.serve.provenance import Names
+from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage.packet_file import Entry, packet_path
+from kvpacket_jax.storage.provenance import Names
 from models import kv_cache, partial
 from models.rope import Llama3Rope, Rope
 from tests.support.byte_model import ids

@@ -1,0 +1,1 @@
+"""Packets on disk: their files, a store of documents and its entries, signatures."""
