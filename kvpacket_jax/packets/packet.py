@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -84,6 +85,10 @@ class Packet:
 _primer_cache = functools.partial(jax.jit, static_argnames=("module",))(primer_cache)
 
 
+# Of each model that is in use: the primer that was read last, and its cache.
+_last_primer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
 def _padded_primer_cache(module, params, ids, length, slots: int) -> KVCache:
     return kv_cache.resize(primer_cache(module, params, ids, length), slots)
@@ -96,12 +101,18 @@ def read_primer(
 
     Args:
       buckets: pads a primer of token ids, so that primers of many lengths share a few programs.
-        None: the one primer of a build has its own length.
+        None: the one primer of a build has its own length; the model's last one is remembered,
+        for it is longer than most documents.
     """
     if adapter is None or adapter.primer is None:
         return None
     if buckets is None:
-        return _primer_cache(model.module, model.params, adapter.primer)
+        ids = np.asarray(adapter.primer)
+        known = str(ids.dtype), ids.tobytes()
+        if _last_primer.get(model, (None,))[0] != known:
+            cache = _primer_cache(model.module, model.params, adapter.primer)
+            _last_primer[model] = known, cache
+        return _last_primer[model][1]
     rows = buckets.build(adapter.primer_length)
     ids = np.zeros(rows, np.int32)
     ids[: adapter.primer_length] = adapter.primer

@@ -83,6 +83,20 @@ def test_a_learned_primer_begins_as_its_token_ids(tiny):
     assert read_primer(model, None) is read_primer(model, adapter_lib.empty(8)) is None
 
 
+def test_a_primer_is_read_once_by_each_model(tiny):
+    model, other = tiny("tiny_qwen2"), tiny("tiny_qwen3")
+    first, second = (
+        adapter_lib.empty(model.config.dim)._replace(primer=jnp.array(ids, jnp.int32))
+        for ids in (PRIMER, PRIMER[::-1])
+    )
+    cache = read_primer(model, first)
+    assert read_primer(model, first._replace(primer=np.array(PRIMER, np.int32))) is cache
+    assert read_primer(other, first) is not cache and read_primer(model, first) is cache
+    again = jax.tree.map(np.asarray, cache), read_primer(model, second), read_primer(model, first)
+    jax.tree.map(np.testing.assert_array_equal, again[0], again[2])
+    assert not np.array_equal(again[0].k[0], again[1].k[0])
+
+
 def whole_adapter(config) -> Adapter:
     key = jax.random.key(3)
     tokens = jax.random.normal(key, (5, config.dim))
