@@ -32,7 +32,7 @@ class Work:
     least_bytes: int  # between memory and processor, however the programs are written
     peak_bytes: int | None  # of device memory; None if not asked for or not known
     context_slots: int  # that stand before the query's pass, or before the method's own
-    cache_bytes: int  # of what the method stored
+    cache_bytes: int  # of what the method stored; here without padding, as on disk
     cached_tokens: int  # positions of the packets in it
 
 
@@ -62,9 +62,26 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
         least_bytes=least_bytes(model, entry, request),
         peak_bytes=peak_bytes(model, entry, request) if peak else None,
         context_slots=context_slots(model, entry, request),
-        cache_bytes=memory.tree_bytes(entry.stored),
+        cache_bytes=stored_bytes(entry.stored),
         cached_tokens=sum(x.length for x in packets if isinstance(x, (Packet, Laid))),
     )
+
+
+def stored_bytes(stored) -> int:
+    """Bytes of what a method stored; of packets, those of the slots that they fill."""
+    parts = jax.tree.leaves(stored, is_leaf=lambda x: isinstance(x, (Packet, Laid)))
+    return sum(map(_filled_bytes, parts))
+
+
+def _filled_bytes(part: Packet | Laid | jax.Array) -> int:
+    match part:
+        case Packet():
+            cache, slots = part.cache, part.slots
+        case Laid():
+            cache, slots = part.pool, sum(part.slots)
+        case _:
+            return memory.tree_bytes(part)
+    return memory.tree_bytes(cache) * slots // (cache.batch * cache.num_slots)
 
 
 def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:

@@ -3,6 +3,7 @@
 import collections
 import io
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -32,6 +33,16 @@ STYLES = {
     "sink": ("#44AA99", ">", ":"),
     "query alone": ("#777777", "x", "--"),
     "floor": ("#BBBBBB", "", "-"),
+}
+# What a compressor's packets look like: they are all of one method.
+COMPRESSORS = {
+    "knorm": ("#0072B2", "s", "--"),
+    "streaming": ("#009E73", "^", "-."),
+    "snapkv": ("#AA4499", "D", ":"),
+    "zeromerge": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
+    "expected_attention": ("#56B4E9", "p", "--"),
+    "kvzip": ("#332288", "h", "-."),
+    "kv_distill": ("#882255", "<", "-"),
 }
 OTHERS = [(c, m, "-") for c in ("#444444", "#777777") for m in "d8H123"]
 LARGE = {"full_recompute": 11, "kv_packet": 8}  # markers; the rest are smaller
@@ -128,7 +139,7 @@ def _figure(axis: str, note: str, score: str = "F1") -> tuple[Figure, plt.Axes]:
 def _draw(axes: plt.Axes, line: Sequence[Point], variant: int) -> None:
     """One line; `variant` tells those of one method apart."""
     first = line[0]
-    color, marker, dashes = _style(first.method)
+    color, marker, dashes = _style(first.method, first.setting)
     spread = [_errors([(p.x, p.x_low, p.x_high) for p in line])]
     spread += [_errors([(p.f1, p.f1_low, p.f1_high) for p in line])]
     axes.errorbar(
@@ -151,7 +162,10 @@ def _draw(axes: plt.Axes, line: Sequence[Point], variant: int) -> None:
     )
 
 
-def _style(method: str) -> tuple:
+def _style(method: str, setting: str = "") -> tuple:
+    compressor = re.search(r"compress=(\w+)", setting)
+    if compressor and compressor[1] in COMPRESSORS:
+        return COMPRESSORS[compressor[1]]
     return STYLES.get(method) or OTHERS[sum(map(ord, method)) % len(OTHERS)]
 
 

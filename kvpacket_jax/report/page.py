@@ -20,7 +20,9 @@ COSTS = (
     ("flops_overhead", "overhead FLOPs of a request", 1.0),
     ("flops_total", "FLOPs of a request", 1.0),
     ("ttft_s", "time to the first token, ms", 1e-3),
+    ("cache_bytes", "MB of stored caches of a request", 1e6),
 )
+COMPRESSED = "compress="  # in a setting: only then do caches differ in what they keep
 
 READING = (
     "F1 is the mean SQuAD token F1 over questions, with its 95 % bootstrap interval (sets of "
@@ -115,9 +117,10 @@ def _measured(number: int, group: Group) -> Section:
             "interleaved."
         )
     shown = []
+    compressed = any(COMPRESSED in row["setting"] for row in group.rows)
     for key, axis, unit in COSTS:
         points = results.points(group.rows, key)
-        if points:
+        if points and (compressed or key != "cache_bytes"):
             svg = figures.tradeoff(points, axis, f"{group.title}\n{group.conditions}", unit)
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))
