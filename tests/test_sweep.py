@@ -225,7 +225,9 @@ def test_slurm_gets_what_is_not_done(file, tmp_path, monkeypatch):
         sweep.submit(members, tmp_path, "gpu")
 
 
-@pytest.mark.parametrize("name", ["ratios", "ratios.py:niah", "documents", "lengths"])
+@pytest.mark.parametrize(
+    "name", ["ratios", "ratios.py:niah", "documents", "lengths", "compress.py:own_docs"]
+)
 def test_shipped_sweeps_name_what_exists(name, tmp_path):
     file, _, arg = name.partition(":")
     path = f"configs/sweep_{file.removesuffix('.py')}.py" + (f":{arg}" if arg else "")

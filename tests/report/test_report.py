@@ -10,6 +10,7 @@ import types
 import pytest
 import rich.console
 
+from kvpacket_jax import compress
 from kvpacket_jax.evaluate import summary
 from kvpacket_jax.report import figures, page, results, tables
 from kvpacket_jax.report.results import Point
@@ -154,6 +155,17 @@ def test_lines_join_where_one_number_varies():
     ]
     labels = [results.label(line) for line in results.lines(points)]
     assert labels[:2] == ["infoflow", "infoflow ratio=0.3,reorder=true"]
+
+
+def test_bytes_are_shown_where_packets_are_compressed(tmp_path):
+    write(tmp_path / "whole")
+    found = {f"kv_packet:compress=snapkv,keep={k}": FOUND["kv_packet"] for k in (0.5, 0.25)}
+    write(tmp_path / "small", summaries(FOUND | found), {"num_documents": 10})
+    small, whole = page.report(results.read([tmp_path])[0])[:2]
+    assert not [s.name for s in whole.shown if "cache_bytes" in s.name]
+    (shown,) = [s for s in small.shown if "cache_bytes" in s.name]
+    assert "kv_packet compress=snapkv" in shown.svg and "MB of stored caches" in shown.svg
+    assert figures.COMPRESSORS.keys() == compress.COMPRESSORS.keys()
 
 
 def test_pareto_front_is_what_nothing_beats():

@@ -55,7 +55,16 @@ def test_programs_find_the_projects_configs_from_any_folder(program, flags, mess
 
 @pytest.mark.parametrize(
     "name",
-    ["train", "evaluate", "cost", "card", "sweep_lengths", "sweep_documents", "sweep_distractors"],
+    [
+        "train",
+        "evaluate",
+        "cost",
+        "card",
+        "sweep_lengths",
+        "sweep_documents",
+        "sweep_distractors",
+        "sweep_compress",
+    ],
 )
 def test_every_config_refuses_a_name_it_does_not_know(name):
     done = subprocess.run(
