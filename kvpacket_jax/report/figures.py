@@ -34,15 +34,15 @@ STYLES = {
     "query alone": ("#777777", "x", "--"),
     "floor": ("#BBBBBB", "", "-"),
 }
-# What a compressor's packets look like: they are all of one method.
+# Compressed packets are all kv_packet's: they borrow the looks of methods seldom shown beside them.
 COMPRESSORS = {
-    "knorm": ("#0072B2", "s", "--"),
-    "streaming": ("#009E73", "^", "-."),
-    "snapkv": ("#AA4499", "D", ":"),
-    "zeromerge": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
-    "expected_attention": ("#56B4E9", "p", "--"),
-    "kvzip": ("#332288", "h", "-."),
-    "kv_distill": ("#882255", "<", "-"),
+    "knorm": STYLES["cache_blend"],
+    "streaming": STYLES["epic"],
+    "snapkv": STYLES["a3"],
+    "zeromerge": STYLES["rand_recompute"],
+    "expected_attention": STYLES["sam_kv"],
+    "kvzip": STYLES["infoflow"],
+    "kv_distill": STYLES["single_cache"],
 }
 OTHERS = [(c, m, "-") for c in ("#444444", "#777777") for m in "d8H123"]
 LARGE = {"full_recompute": 11, "kv_packet": 8}  # markers; the rest are smaller
