@@ -81,32 +81,35 @@ PARAGRAPHS = dict(
     documents=5, tokens=112, questions=8, row=38, new_tokens=20, answers=128, learning=5
 )
 CHAPTERS = dict(PARAGRAPHS, documents=3, tokens=248, learning=3)
+LEAFLETS = dict(PARAGRAPHS, documents=4, tokens=384, learning=2)
 SHORT = dict(documents=10, tokens=34, questions=8, row=30, new_tokens=12, answers=64, learning=10)
 
 
 def _texts_mixture(corpus) -> dict[str, ConfigDict]:
+    """Documents of a request are similar, so those of a set are: `related`."""
     many = dict(num_train=8000, num_questions=30)
-    docs = many | dict(path=corpus)
+    docs = many | dict(path=corpus, related=True)
     life = dict(num_questions=30, document_words=(50, 80))
     namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=(560, 600), num_chunks=5, num_needles=18, num_questions=18)
     lines = dict(num_documents=10, num_questions=16)
     sheets = dict(num_train=8000, num_questions=20)
+
+    def prose(weight, sizes, name, documents, words, options):
+        return _entry(name, weight, sizes, num_documents=documents, document_words=words, **options)
+
     return {
-        "lives_5": _entry("biography", 0.12, LIFE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.1, LIVES_10, num_documents=(9, 10), **life, **namesakes),
-        "facts": _entry("biography", 0.05, SHORT, one_fact=True, document_words=(12, 24), **lines),
+        "lives_5": _entry("biography", 0.11, LIFE, num_documents=5, **life),
+        "lives_10": _entry("biography", 0.09, LIVES_10, num_documents=(9, 10), **life, **namesakes),
+        "facts": _entry("biography", 0.04, SHORT, one_fact=True, document_words=(12, 24), **lines),
         "lines": _entry("corpus", 0.07, SHORT, notes=True, document_words=(8, 22), **docs | lines),
-        "needles": _entry("niah", 0.08, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
+        "needles": _entry("niah", 0.07, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
         "sheets": _entry("sheets", 0.1, PARAGRAPHS, document_words=(38, 56), **sheets),
-        "notes": _entry("wikipedia", 0.15, PARAGRAPHS, document_words=(60, 90), **many),
-        "docs": _entry("corpus", 0.15, PARAGRAPHS, document_words=(55, 85), **docs),
-        "chapters": _entry(
-            "wikipedia", 0.1, CHAPTERS, num_documents=3, document_words=(130, 200), **many
-        ),
-        "manuals": _entry(
-            "corpus", 0.08, CHAPTERS, num_documents=3, document_words=(125, 180), **docs
-        ),
+        "notes": prose(0.15, PARAGRAPHS, "wikipedia", 5, (40, 105), many | dict(related=True)),
+        "docs": prose(0.13, PARAGRAPHS, "corpus", 5, (45, 95), docs),
+        "chapters": prose(0.08, CHAPTERS, "wikipedia", 3, (130, 200), many),
+        "letters": prose(0.11, LEAFLETS, "corpus", 4, (140, 260), docs),
+        "pages": prose(0.05, LEAFLETS, "wikipedia", 4, (170, 260), many),
     }
 
 

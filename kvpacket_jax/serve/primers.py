@@ -20,7 +20,7 @@ from typing import NamedTuple
 from kvpacket_jax import adapters
 from kvpacket_jax.packets.adapter import Adapter, describe
 from kvpacket_jax.serve import corpus
-from kvpacket_jax.serve.similarity import Index
+from kvpacket_jax.similarity import Index
 from models import LanguageModel
 
 # Tokens that are read of a document of the corpus that primes others: similar:K reads K of them

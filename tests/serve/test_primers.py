@@ -14,7 +14,7 @@ from kvpacket_jax.packets import packet as packet_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.serve import build, corpus, loading, primers, session
 from kvpacket_jax.serve.primers import FromCorpus
-from kvpacket_jax.serve.similarity import Index
+from kvpacket_jax.similarity import Index
 from kvpacket_jax.storage import listing, packet_file, store
 from models import kv_cache
 from tests.support.corpus import tree, write_corpus

@@ -13,21 +13,28 @@ import os
 import pathlib
 import random
 
+from kvpacket_jax import similarity
 from kvpacket_jax.data import generated, json_lines, passages
 from kvpacket_jax.data.examples import Example, Question
+from kvpacket_jax.similarity import Index
 
 VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
 DRAWS = 100  # of sets of documents, until one can be asked about
+CLOSEST = 2  # of so many times a set's documents those are drawn that stand beside the first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusConfig(generated.GeneratorConfig):
-    """Ranges are a number or (least, most); documents of other lengths are left out."""
+    """Ranges are a number or (least, most); documents of other lengths are left out.
+
+    related: the documents of a set are similar to one of them, as those of a request are.
+    """
 
     path: str  # .jsonl or .jsonl.gz
     num_documents: int | tuple[int, int] = 5
     document_words: tuple[int, int] = (20, 400)
     notes: bool = False  # of each document a sentence alone, that has an answer
+    related: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,6 +84,25 @@ def pool(split: str, config: CorpusConfig) -> tuple[dict, ...]:
     return _pool(split, config.path, config.document_words, config.notes)
 
 
+def _draw(rng: random.Random, split: str, config: CorpusConfig) -> list[dict]:
+    """The documents of one set, in any order."""
+    fitting, number = pool(split, config), rng.randint(*config.num_documents)
+    if not config.related:
+        return rng.sample(fitting, number)
+    first = rng.randrange(len(fitting))
+    index = _index(split, config.path, config.document_words, config.notes)
+    near = index.closest(first, min(CLOSEST * number, len(fitting) - 1))
+    drawn = [first, *rng.sample(near, number - 1)]
+    rng.shuffle(drawn)
+    return [fitting[i] for i in drawn]
+
+
+@functools.lru_cache(maxsize=16)
+def _index(split: str, path: str, document_words: tuple[int, int], notes: bool) -> Index:
+    fitting = _pool(split, path, document_words, notes)
+    return similarity.of_texts([record["text"] for record in fitting])
+
+
 @functools.lru_cache(maxsize=16)
 def _pool(split: str, path: str, document_words: tuple[int, int], notes: bool) -> tuple[dict, ...]:
     by_id = {record["id"]: record for record in records(path)}
@@ -112,7 +138,7 @@ def generate(split: str, index: int, config: CorpusConfig) -> Example:
     drawn = dataclasses.replace(config, path="")
     rng = generated.example_rng("corpus", VERSION, drawn, split, index)
     for _ in range(DRAWS):
-        chosen = rng.sample(pool(split, config), rng.randint(*config.num_documents))
+        chosen = _draw(rng, split, config)
         if questions := _questions(rng, chosen, config.num_questions):
             documents = tuple(record["text"] for record in chosen)
             return Example(f"corpus-{split}-{index}", documents, questions, config.preamble)

@@ -25,10 +25,15 @@ TRIED = 40  # records that an example may take questions from
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WikipediaConfig(generated.GeneratorConfig):
-    """Ranges are a number or (least, most); paragraphs of other lengths are left out."""
+    """Ranges are a number or (least, most); paragraphs of other lengths are left out.
+
+    related: beside the gold paragraphs of a question stand those that were found for it, as in a
+      request; otherwise paragraphs of anything.
+    """
 
     num_documents: int | tuple[int, int] = 5
     document_words: tuple[int, int] = (50, 90)
+    related: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,6 +60,9 @@ def generate(split: str, index: int, config: WikipediaConfig) -> Example:
         if record["questions"] and len(chosen) + len(gold) <= number and _all_fit(gold, config):
             chosen += gold
             questions += map(_asked, record["questions"])
+            if config.related:
+                found = [p for p in record["paragraphs"] if not p["gold"] and _fits(p, config)]
+                chosen += [p for p in found if p not in chosen][: number - len(chosen)]
     while len(chosen) < number:
         paragraph = rng.choice(rng.choice(records(split))["paragraphs"])
         if _fits(paragraph, config) and paragraph not in chosen:

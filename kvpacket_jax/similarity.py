@@ -1,5 +1,6 @@
-"""Which documents of a corpus are most similar to one of them: BM25 over token ids."""
+"""Which documents of a corpus are most similar to one of them: BM25 over token ids, or words."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,13 @@ K1, B = 1.2, 0.75  # how fast a repeated token stops counting, and how much leng
 # ones tell little and cost most.
 HOLDERS = 50_000
 SCALE = 1024  # weights are whole numbers: their sums do not depend on any order
+
+
+def of_texts(texts: Sequence[str]) -> "Index":
+    """An index of texts by their words, whatever the tokenizer."""
+    numbers: dict[str, int] = {}
+    words = ([*re.findall(r"\w+", text.lower())] for text in texts)
+    return Index([[numbers.setdefault(w, len(numbers)) for w in found] for found in words])
 
 
 class Index:
