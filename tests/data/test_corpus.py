@@ -53,6 +53,21 @@ def test_sets_have_the_number_of_documents_and_questions_about_them(path):
                 assert f"{question.text} {question.answers[0]}" in example.documents[at]
 
 
+def test_related_documents_are_of_one_kind(tmp_path):
+    """Boats and bridges in one file: a set is of either, and without the option of both."""
+    text = json.dumps([record(i) for i in range(100, 160)])
+    bridges = json.loads(text.replace("Boat", "Bridge").replace("pier", "bank"))
+    both = write(tmp_path / "both.jsonl", RECORDS + bridges)
+
+    def kinds(**options):
+        source = data.load("corpus", "train", path=both, num_documents=4, **options)
+        return [len({d.split()[0] for d in source[i].documents}) for i in range(20)]
+
+    assert kinds(related=True) == [1] * 20 and max(kinds()) == 2
+    source = data.load("corpus", "train", path=both, num_documents=4, related=True)
+    assert len({d for i in range(20) for d in source[i].documents}) > 25  # not always the same
+
+
 def test_notes_are_single_sentences_with_what_they_answer(path):
     options = dict(notes=True, document_words=(10, 20), num_questions=2, num_documents=2)
     example = data.load("corpus", "train", path=path, **options)[0]

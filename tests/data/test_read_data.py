@@ -1,5 +1,6 @@
 """Data sets of text that others wrote: Wikipedia's paragraphs, a user's own file."""
 
+import collections
 import json
 
 import pytest
@@ -28,6 +29,24 @@ def test_wikipedia_has_the_number_and_length_of_documents_asked_for():
     assert example == wikipedia.generate("train", 39, CONFIG)
     other = wikipedia.WikipediaConfig(seed=1)
     assert example != wikipedia.generate("train", 39, other)
+
+
+def test_related_paragraphs_were_found_for_the_same_question():
+    home = {
+        f"{p['title']}\n{p['text']}": record["id"]
+        for record in wikipedia.records("train")
+        for p in record["paragraphs"]
+    }
+
+    def largest(related: bool) -> float:
+        """How many documents of a set are of one record, at most; the mean of thirty sets."""
+        config = wikipedia.WikipediaConfig(document_words=(35, 110), related=related)
+        sets = [wikipedia.generate("train", i, config).documents for i in range(30)]
+        assert all(len(set(documents)) == 5 for documents in sets)
+        counts = [collections.Counter(map(home.get, d)).most_common(1)[0][1] for d in sets]
+        return sum(counts) / len(counts)
+
+    assert largest(related=True) > 4 > 2.5 > largest(related=False)
 
 
 def test_what_completes_a_cut_sentence_stands_in_its_document():
