@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kvpacket_jax import data
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -21,9 +20,9 @@ from kvpacket_jax.packets.adapter import Adapter, split_trainable
 from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.packets.packet import read_primer
 from kvpacket_jax.runtime import programs
-from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
-from kvpacket_jax.train.batches import Teaching, token_lists
+from kvpacket_jax.train import validation
+from kvpacket_jax.train.batches import token_lists
 from kvpacket_jax.train.validation import Validation
 from models import LanguageModel, sharding
 from models.kv_cache import KVCache
@@ -66,26 +65,18 @@ def measure(
     Raises ValueError where logits, with the adapter or without, are not finite, and for a template
     that reasons where a kind has no room for it.
     """
-    template = data.TEMPLATES[config.template]
-    sources, kinds = setup.validation_sources(config), setup.kinds(config)
-    setup.check_budget(config.template, kinds)
-    preamble = setup.preamble_length(model, template, *sources.values())
-    shapes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
-    teaching = Teaching(
-        model, template, sources, shapes, config.batch_size, adapter.num_tokens, 1.0, 0
-    )
-    sets = {name: entry.sets for name, entry in kinds}
-    validation, ways = Validation(teaching, sets), variants(model, adapter)
+    validate = validation.of_config(model, config, adapter.num_tokens)
+    ways, shapes = variants(model, adapter), validate.teaching.shapes
     programs.side_by_side(
-        functools.partial(_compare, validation, kind, 0, ways)
+        functools.partial(_compare, validate, kind, 0, ways)
         for kind in {shape: kind for kind, shape in shapes.items()}.values()
     )
     rows = []
-    for kind, number in sets.items():
+    for kind, number in validate.sets.items():
         say(f"{kind}: {number} sets of documents")
         questions: list[_Asked] = []
         for first in range(0, number, config.batch_size):
-            for asked in _compare(validation, kind, first, ways)[: number - first]:
+            for asked in _compare(validate, kind, first, ways)[: number - first]:
                 questions += asked
         rows.append(_row(kind, questions))
     return rows
@@ -104,10 +95,10 @@ class _Asked(NamedTuple):
 
 
 def _compare(
-    validation: Validation, kind: str, first: int, ways: dict[str, Variant]
+    validate: Validation, kind: str, first: int, ways: dict[str, Variant]
 ) -> list[list[_Asked]]:
     """The questions of each example of one microbatch."""
-    teaching, microbatch = validation.teaching, validation.teach(kind, first)
+    teaching, microbatch = validate.teaching, validate.teach(kind, first)
     scores, said = {}, {}
     for name, (adapter, primer) in ways.items():
         if name == PRIMER and ways[PRIMER] is ways[ADAPTER]:

@@ -52,11 +52,15 @@ def forecast(run, steps: int, machine: Machine) -> str:
 
 def scores_line(step: int, scores: Scores) -> str:
     """The scores of a validation, as a line."""
-    kinds = "; ".join(
+    return f"step {step}: {kinds_line(scores)}"
+
+
+def kinds_line(scores: Scores) -> str:
+    """The scores of all kinds."""
+    return "; ".join(
         f"{kind} KL {s['kl']:.2f} same {s['same']:.2f} ({s['same_right']:.2f} where right)"
         for kind, s in scores.items()
     )
-    return f"step {step}: {kinds}"
 
 
 def measures_line(step: int, measures: dict) -> str:

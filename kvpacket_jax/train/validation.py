@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from kvpacket_jax import data
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import hosts
+from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.batches import Microbatch, Teaching
-from models import sharding
+from models import LanguageModel, sharding
 from models.kv_cache import KVCache
 
 Scores = dict[str, dict[str, float]]  # kind -> {"kl", "same", "same_right", "right", "questions"}
@@ -78,6 +81,23 @@ class Validation:
         if (kind, first) not in self._microbatches:
             self._microbatches[kind, first] = self.teaching.teach(kind, first)
         return self._microbatches[kind, first]
+
+
+def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Validation:
+    """A validation on the kinds of `config`, in microbatches of its size.
+
+    Raises ValueError for a kind without room for what the template says before its answers.
+    """
+    template, kinds = data.TEMPLATES[config.template], setup.kinds(config)
+    setup.check_budget(config.template, kinds)
+    sources = setup.validation_sources(config)
+    preamble = setup.preamble_length(model, template, *sources.values())
+    shapes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
+    keeps = tuple(config.get("keeps", (1.0,)))
+    teaching = Teaching(
+        model, template, sources, shapes, config.batch_size, soft_tokens, 1.0, 0, keeps
+    )
+    return Validation(teaching, {name: entry.sets for name, entry in kinds})
 
 
 _score = functools.partial(jax.jit, static_argnames=("module",))(step_lib.score_microbatch)

@@ -1,0 +1,86 @@
+"""Adapters side by side, on the kinds of documents that a config of training validates on."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import rich.table
+from ml_collections import ConfigDict
+
+from kvpacket_jax import adapters
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter, split_trainable
+from kvpacket_jax.packets.packet import read_primer
+from kvpacket_jax.runtime.format import table as empty_table
+from kvpacket_jax.train import progress, run, validation
+from kvpacket_jax.train.validation import Scores
+from models import LanguageModel
+
+SCALE = "@"  # NAME@0.6: with its writer's change 0.6 times as large
+
+
+def compare(
+    config: ConfigDict,
+    names: Sequence[str],
+    cache_dir=None,
+    mesh: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Scores]:
+    """The scores of each adapter, by its name as given.
+
+    Args:
+      config: configs/train.py's; its model, template and validation count.
+      names: what `adapters.choose` takes, with "@0.6" after it for a smaller change of the writer.
+      say: tells the scores of each as they come.
+
+    Raises:
+      FileNotFoundError, ValueError: no such adapter, or one of another model.
+    """
+    model = run.load_model(config, cache_dir, mesh)
+    chosen = {name: _choose(model, name, config.template) for name in names}
+    chosen = dict(zip(chosen, _alike(list(chosen.values())), strict=True))
+    soft_tokens = max(adapter.num_tokens for adapter in chosen.values())
+    validate = validation.of_config(model, config, soft_tokens)
+    scores = {}
+    for name, adapter in chosen.items():
+        trainable, ids = split_trainable(adapter)
+        primer = read_primer(model, adapter_lib.empty(model.config.dim)._replace(primer=ids))
+        scores[name] = validate(trainable, primer)
+        say(f"{name}: {progress.kinds_line(scores[name])}")
+    return scores
+
+
+def _choose(model: LanguageModel, name: str, template: str) -> Adapter:
+    source, at, scale = name.partition(SCALE)
+    adapter = adapters.choose(model, source, template) or adapter_lib.empty(model.config.dim)
+    if not at:
+        return adapter
+    try:
+        share = float(scale)
+    except ValueError:
+        raise ValueError(f"{name}: a number stands after {SCALE}, as in {source}@0.6.") from None
+    if adapter.writer is None:
+        raise ValueError(f"{name}: {source} has no writer whose change could be scaled.")
+    return adapter_lib.rounded(adapter_lib.scaled(adapter, share))
+
+
+def _alike(chosen: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters with a writer each, if any has one: they share programs then.
+
+    A writer of zeros changes nothing.
+    """
+    writers = [adapter.writer for adapter in chosen if adapter.writer is not None]
+    if not writers:
+        return list(chosen)
+    zeros = jax.tree.map(jnp.zeros_like, writers[0])
+    return [a._replace(writer=zeros if a.writer is None else a.writer) for a in chosen]
+
+
+def table(scores: dict[str, Scores]) -> rich.table.Table:
+    """A line an adapter: KL of an answer, and the same answer where the full context is right."""
+    first = next(iter(scores.values()))
+    kinds = (f"{kind} ({by['questions']})" for kind, by in first.items())
+    shown = empty_table(("adapter",), *kinds)
+    for name, by_kind in scores.items():
+        shown.add_row(name, *(f"{s['kl']:.2f}, {s['same_right']:.2f}" for s in by_kind.values()))
+    return shown
