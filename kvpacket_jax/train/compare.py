@@ -51,7 +51,9 @@ def compare(
 
 
 def _choose(model: LanguageModel, name: str, template: str) -> Adapter:
-    source, at, scale = name.partition(SCALE)
+    source, at, scale = name.rpartition(SCALE)
+    if not at or adapters.folder(name).exists():
+        source, at = name, ""
     adapter = adapters.choose(model, source, template) or adapter_lib.empty(model.config.dim)
     if not at:
         return adapter
