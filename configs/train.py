@@ -272,7 +272,8 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
     if arg == "texts":
         config.mixture = ConfigDict(_texts_mixture(corpus))
         config.validation = ConfigDict(_texts_validation(corpus))
-        config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2
+        config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 3
+        config.optimizer.clip_norm = 4.0  # norms of sets go from 2 to 25
     elif arg == "jsonl":
         config.path = ""  # the documents; launch.train makes them the corpus
         config.mixture = ConfigDict(_own_mixture(corpus))
