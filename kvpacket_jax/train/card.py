@@ -16,45 +16,32 @@ from ml_collections import ConfigDict
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.packets.adapter import Adapter, split_trainable
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import check_finite, stop_array
-from kvpacket_jax.packets.packet import read_primer
 from kvpacket_jax.runtime import programs
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train import validation
 from kvpacket_jax.train.batches import token_lists
-from kvpacket_jax.train.validation import Validation
+from kvpacket_jax.train.validation import Validation, Variant, variants
 from models import LanguageModel, sharding
-from models.kv_cache import KVCache
 
 
-class Variant(NamedTuple):
-    """A way to build packets, as the programs of training take it."""
-
-    trainable: Adapter
-    primer: KVCache | None
-
-
-def variants(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
+def ways_of(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
     """The adapter, its primer alone, and bare packets; none is compressed.
 
-    All share one program where the adapter is a writer over a primer: a writer of zeros changes
-    nothing, and of a primer without a valid slot nothing is seen.
+    All share one program where the adapter is a writer over a primer: of a primer without a valid
+    slot nothing is seen.
     """
     adapter = adapter._replace(distiller=None)  # which whole packets are built without
-    trainable, ids = split_trainable(adapter)
-    primer = read_primer(model, adapter_lib.empty(model.config.dim)._replace(primer=ids))
-    zeros = None if adapter.writer is None else jax.tree.map(jnp.zeros_like, adapter.writer)
-    bare, unseen = adapter_lib.empty(model.config.dim)._replace(writer=zeros), None
-    if primer is not None:
+    bare = adapter_lib.empty(model.config.dim)
+    parts = {ADAPTER: adapter, PRIMER: bare._replace(primer=adapter.primer), BARE: bare}
+    ways = dict(zip(parts, variants(model, list(parts.values())), strict=True))
+    if (primer := ways[ADAPTER].primer) is not None:
         unseen = primer._replace(valid=jnp.zeros_like(primer.valid))
-    whole, alone = (
-        Variant(trainable, primer),
-        Variant(bare._replace(primer=trainable.primer), primer),
-    )
+        ways[BARE] = ways[BARE]._replace(primer=unseen)
     if adapter.writer is None and not adapter.num_tokens:
-        alone = whole  # answered once
-    return {ADAPTER: whole, PRIMER: alone, BARE: Variant(bare, unseen)}
+        ways[PRIMER] = ways[ADAPTER]  # answered once
+    return ways
 
 
 def measure(
@@ -66,7 +53,7 @@ def measure(
     that reasons where a kind has no room for it.
     """
     validate = validation.of_config(model, config, adapter.num_tokens)
-    ways, shapes = variants(model, adapter), validate.teaching.shapes
+    ways, shapes = ways_of(model, adapter), validate.teaching.shapes
     programs.side_by_side(
         functools.partial(_compare, validate, kind, 0, ways)
         for kind in {shape: kind for kind, shape in shapes.items()}.values()

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 import rich.table
 from ml_collections import ConfigDict
 
 from kvpacket_jax import adapters
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.packets.adapter import Adapter, split_trainable
-from kvpacket_jax.packets.packet import read_primer
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime.format import table as empty_table
 from kvpacket_jax.train import progress, run, validation
-from kvpacket_jax.train.validation import Scores
+from kvpacket_jax.train.validation import Scores, variants
 from models import LanguageModel
 
 SCALE = "@"  # NAME@0.6: with its writer's change 0.6 times as large
@@ -38,14 +35,11 @@ def compare(
     """
     model = run.load_model(config, cache_dir, mesh)
     chosen = {name: _choose(model, name, config.template) for name in names}
-    chosen = dict(zip(chosen, _alike(list(chosen.values())), strict=True))
     soft_tokens = max(adapter.num_tokens for adapter in chosen.values())
     validate = validation.of_config(model, config, soft_tokens)
     scores = {}
-    for name, adapter in chosen.items():
-        trainable, ids = split_trainable(adapter)
-        primer = read_primer(model, adapter_lib.empty(model.config.dim)._replace(primer=ids))
-        scores[name] = validate(trainable, primer)
+    for name, variant in zip(chosen, variants(model, list(chosen.values())), strict=True):
+        scores[name] = validate(*variant)
         say(f"{name}: {progress.kinds_line(scores[name])}")
     return scores
 
@@ -64,18 +58,6 @@ def _choose(model: LanguageModel, name: str, template: str) -> Adapter:
     if adapter.writer is None:
         raise ValueError(f"{name}: {source} has no writer whose change could be scaled.")
     return adapter_lib.rounded(adapter_lib.scaled(adapter, share))
-
-
-def _alike(chosen: Sequence[Adapter]) -> list[Adapter]:
-    """The adapters with a writer each, if any has one: they share programs then.
-
-    A writer of zeros changes nothing.
-    """
-    writers = [adapter.writer for adapter in chosen if adapter.writer is not None]
-    if not writers:
-        return list(chosen)
-    zeros = jax.tree.map(jnp.zeros_like, writers[0])
-    return [a._replace(writer=zeros if a.writer is None else a.writer) for a in chosen]
 
 
 def table(scores: dict[str, Scores]) -> rich.table.Table:

@@ -2,14 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from kvpacket_jax import data
-from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter, split_trainable
+from kvpacket_jax.packets.packet import read_primer
 from kvpacket_jax.runtime import hosts
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
@@ -81,6 +85,26 @@ class Validation:
         if (kind, first) not in self._microbatches:
             self._microbatches[kind, first] = self.teaching.teach(kind, first)
         return self._microbatches[kind, first]
+
+
+class Variant(NamedTuple):
+    """A way to build packets, as the programs of training take it."""
+
+    trainable: Adapter
+    primer: KVCache | None
+
+
+def variants(model: LanguageModel, chosen: Sequence[Adapter]) -> list[Variant]:
+    """Adapters that are compared, so given that those of the same sizes share one program.
+
+    Beside a writer the others have one of zeros, which changes nothing.
+    """
+    zeros = next((jax.tree.map(jnp.zeros_like, a.writer) for a in chosen if a.writer), None)
+    made, bare = [], adapter_lib.empty(model.config.dim)
+    for adapter in chosen:
+        trainable, ids = split_trainable(adapter._replace(writer=adapter.writer or zeros))
+        made.append(Variant(trainable, read_primer(model, bare._replace(primer=ids))))
+    return made
 
 
 def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Validation:
