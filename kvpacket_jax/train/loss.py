@@ -220,16 +220,14 @@ def loss_and_metrics(
 
     def one(example, hidden):
         student = student_hidden(module, params, adapter, primer, example, learning)
-        reverse = "reverse_kl" in LOSSES[loss]
-        return _token_scores(module, params, student, example, hidden, reverse)
+        return _token_scores(module, params, student, example, hidden, loss)
 
     score = sharding.over_examples(module.config, one)
     scores = score(batch, jax.lax.stop_gradient(teacher_hidden))
     real = (batch.weights > 0).astype(jnp.float32)
     sums = {name: jnp.sum(scores[name] * real) for name in ("kl", "cross_entropy", "agree")}
     sums |= {"tokens": real.sum(), "questions": batch.questions.sum()}
-    value = sum(weight * scores[name] for name, weight in LOSSES[loss].items())
-    return jnp.sum(value * batch.weights), sums
+    return jnp.sum(scores["loss"] * batch.weights), sums
 
 
 def question_scores(
@@ -255,14 +253,13 @@ def question_scores(
 
 
 def _token_scores(
-    module,
-    params,
-    student: jax.Array,
-    example: Batch,
-    teacher_hidden: jax.Array,
-    reverse: bool = False,
+    module, params, student: jax.Array, example: Batch, teacher_hidden: jax.Array, loss: str = "kl"
 ) -> dict[str, jax.Array]:
-    """What `_compare` says of each answer token of an example, float32 `[A]`."""
+    """What `_compare` says of each answer token of an example, float32 `[A]`.
+
+    And "loss", the only one with a gradient: that of each row is computed beside its value, while
+    its logits are at hand. A backward pass of its own would keep or project all of them again.
+    """
     teacher = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[example.targets]
     A = len(example.tokens)
     padding = -A % VOCAB_ROWS
@@ -270,20 +267,27 @@ def _token_scores(
         lambda x: jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1)).reshape(
             -1, VOCAB_ROWS, *x.shape[1:]
         ),
-        (student, teacher, example.tokens),
+        jax.lax.stop_gradient((student, teacher, example.tokens)),
     )
-    rows = functools.partial(_compare, module, params, reverse)
-    # Checkpointed: the backward pass projects a block again instead of keeping its logits.
-    scores = jax.lax.map(jax.checkpoint(lambda block: rows(*block)), blocks)
-    return jax.tree.map(lambda x: x.reshape(-1)[:A], scores)
+    slopes_and_scores = jax.grad(functools.partial(_compare, module, params, loss), has_aux=True)
+    made = jax.lax.map(lambda block: slopes_and_scores(*block), blocks)
+    slopes, scores = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:A], made)
+    # Of value 0: it only has the gradient.
+    change = jnp.sum((student - jax.lax.stop_gradient(student)) * slopes, axis=-1)
+    return scores | {"loss": scores["loss"] + change}
 
 
-def _compare(module, params, reverse: bool, student, teacher, tokens):
+def _compare(module, params, loss: str, student, teacher, tokens):
+    """The summed loss of some rows, and each row's scores."""
     log_q = log_probabilities(module, params, student)
-    log_p = jax.lax.stop_gradient(log_probabilities(module, params, teacher))
-    backwards = {"reverse_kl": kl_divergence(log_q, log_p)} if reverse else {}
-    return backwards | {
+    log_p = log_probabilities(module, params, teacher)
+    said = jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0]
+    scores = {
         "kl": kl_divergence(log_p, log_q),
-        "cross_entropy": -jnp.take_along_axis(log_q, tokens[:, None], axis=-1)[:, 0],
-        "agree": (log_q.argmax(-1) == log_p.argmax(-1)).astype(jnp.float32),
+        "cross_entropy": -said,
+        "agree": (said >= log_q.max(axis=-1)).astype(jnp.float32),
     }
+    if "reverse_kl" in LOSSES[loss]:
+        scores["reverse_kl"] = kl_divergence(log_q, log_p)
+    scores["loss"] = sum(weight * scores[name] for name, weight in LOSSES[loss].items())
+    return scores["loss"].sum(), scores
