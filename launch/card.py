@@ -4,7 +4,7 @@ python -m launch.card --adapter=runs/mine/adapter --config=configs/card.py:cpu
 python -m launch.card --adapter=runs/mine/adapter --config.batch_size=8  # on a GPU
 
 The card is written beside the adapter. It has the adapter, its primer alone and bare packets, on
-test questions.
+test questions. Stopped, the same command goes on with the kinds that are left.
 """
 
 from absl import app, flags
@@ -31,19 +31,16 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax import adapters
-    from kvpacket_jax.adapters import card
     from kvpacket_jax.report import cards
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.train import card as measuring
-    from kvpacket_jax.train import run
+    from kvpacket_jax.train import card, run
 
     config, cache_dir = CONFIG.value, caches.use()
     with errors.in_one_line():
         model = run.load_model(config, cache_dir, devices.MESH.value)
         adapter = adapters.choose(model, ADAPTER.value, config.template)
         path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
-        rows = measuring.measure(model, adapter, config, progress.SHOWN.say)
-        card.write(path, model, adapter, rows)
+        rows = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
     progress.console.print(cards.table(rows))
     progress.paragraph(f"Written to {path}")
 

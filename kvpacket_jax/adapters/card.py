@@ -4,11 +4,11 @@ launch.card measures one (train/card.py); launch.answer reads it.
 """
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from etils import epath
 
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -46,9 +46,12 @@ class Card(NamedTuple):
 
     model: str  # its name
     rows: list[Row]
+    config: str  # a digest of what it was measured by
 
 
-def write(path: pathlib.Path, model: LanguageModel, adapter: Adapter, rows: Sequence[Row]) -> None:
+def write(
+    path: epath.PathLike, model: LanguageModel, adapter: Adapter, rows: Sequence[Row], config: str
+) -> None:
     """Writes a card; it names the adapter and the model that it is of."""
     described = [
         row._asdict() | {"scores": {name: s._asdict() for name, s in row.scores.items()}}
@@ -58,19 +61,20 @@ def write(path: pathlib.Path, model: LanguageModel, adapter: Adapter, rows: Sequ
         "model": model.name,
         "adapter": adapter_lib.fingerprint(adapter),
         "dtype": str(jnp.dtype(model.dtype)),
+        "config": config,
         "rows": described,
     }
-    write_whole(path, json.dumps(sealed.stamped(card), indent=1) + "\n")
+    write_whole(epath.Path(path), json.dumps(sealed.stamped(card), indent=1) + "\n")
 
 
-def read(path: pathlib.Path, adapter: Adapter) -> Card | None:
+def read(path: epath.PathLike, adapter: Adapter) -> Card | None:
     """An adapter's card; None where there is none, or it is another adapter's.
 
     Raises sealed.Damaged, a ValueError, which names the file.
     """
+    path, remedy = epath.Path(path), "Remove it; launch.card measures it again."
     if not path.exists():
         return None
-    remedy = "Remove it; launch.card measures it again."
     card = sealed.read_json(path, remedy)
     try:
         if card["adapter"] != adapter_lib.fingerprint(adapter):
@@ -79,7 +83,7 @@ def read(path: pathlib.Path, adapter: Adapter) -> Card | None:
             Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
             for row in card["rows"]
         ]
-        return Card(card["model"], rows)
+        return Card(card["model"], rows, card["config"])
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
 

@@ -5,14 +5,16 @@ questions take seconds.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
+from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -23,7 +25,7 @@ from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train import validation
 from kvpacket_jax.train.batches import token_lists
 from kvpacket_jax.train.validation import Validation, Variant, variants
-from models import LanguageModel, sharding
+from models import LanguageModel, identity, sharding
 
 
 def ways_of(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
@@ -44,29 +46,65 @@ def ways_of(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
     return ways
 
 
-def measure(
-    model: LanguageModel, adapter: Adapter, config: ConfigDict, say: Callable[[str], None]
+def write_measured(
+    path: epath.PathLike,
+    model: LanguageModel,
+    adapter: Adapter,
+    config: ConfigDict,
+    say: Callable[[str], None],
 ) -> list[Row]:
-    """The rows of a card; `config` is as configs/card.py has it. `say` tells of each kind.
+    """Measures an adapter's card and writes it to `path`.
+
+    What is measured so far lies in a file beside it: stopped, the same call goes on from there.
+
+    Args:
+      config: as configs/card.py has it.
+      say: is told of each kind.
+
+    Raises:
+      ValueError: as `measure` does; or that file is damaged.
+    """
+    path = epath.Path(path)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    measured_by = identity.digest({"config": config.to_dict(), "dtype": str(model.dtype)})
+    before, rows = card.read(unfinished, adapter), []
+    if before and (before.model, before.config) == (model.name, measured_by):
+        rows = before.rows
+        say(f"Measured before: {', '.join(row.kind for row in rows)}")
+    for row in measure(model, adapter, config, say, {row.kind for row in rows}):
+        rows.append(row)
+        card.write(unfinished, model, adapter, rows, measured_by)
+    card.write(path, model, adapter, rows, measured_by)
+    unfinished.unlink(missing_ok=True)
+    return rows
+
+
+def measure(
+    model: LanguageModel,
+    adapter: Adapter,
+    config: ConfigDict,
+    say: Callable[[str], None],
+    known: Collection[str] = (),
+) -> Iterator[Row]:
+    """The rows of a card, one after the other, but for the `known` kinds'.
 
     Raises ValueError where logits, with the adapter or without, are not finite, and for a template
     that reasons where a kind has no room for it.
     """
     validate = validation.of_config(model, config, adapter.num_tokens)
-    ways, shapes = ways_of(model, adapter), validate.teaching.shapes
+    ways = ways_of(model, adapter)
+    sets = {kind: number for kind, number in validate.sets.items() if kind not in known}
     programs.side_by_side(
         functools.partial(_compare, validate, kind, 0, ways)
-        for kind in {shape: kind for kind, shape in shapes.items()}.values()
+        for kind in {validate.teaching.shapes[kind]: kind for kind in sets}.values()
     )
-    rows = []
-    for kind, number in validate.sets.items():
+    for kind, number in sets.items():
         say(f"{kind}: {number} sets of documents")
         questions: list[_Asked] = []
         for first in range(0, number, config.batch_size):
             for asked in _compare(validate, kind, first, ways)[: number - first]:
                 questions += asked
-        rows.append(_row(kind, questions))
-    return rows
+        yield _row(kind, questions)
 
 
 class _Asked(NamedTuple):

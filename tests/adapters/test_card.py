@@ -13,7 +13,9 @@ def row(kind: str, documents: int, tokens: int, same_right: float) -> Row:
     return Row(kind, documents, tokens, 100, 0.5, {card.ADAPTER: score, card.BARE: NEVER})
 
 
-CARD = Card("m", [row("lives", 5, 100, 0.95), row("prose", 5, 300, 0.8), row("many", 20, 100, 0.6)])
+CARD = Card(
+    "m", [row("lives", 5, 100, 0.95), row("prose", 5, 300, 0.8), row("many", 20, 100, 0.6)], ""
+)
 
 
 @pytest.mark.parametrize(

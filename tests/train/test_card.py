@@ -19,7 +19,7 @@ from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.teacher import teach
-from kvpacket_jax.train.card import measure
+from kvpacket_jax.train.card import measure, write_measured
 from models import low_rank
 from tests.support import byte_train
 from tests.support.training import texts
@@ -112,23 +112,47 @@ def test_a_card_is_of_whole_packets_whatever_a_distiller_would_keep(model, adapt
     made = distiller.init(model.config, jax.random.key(0), 2)
     kept = jax.tree.map(lambda x: x + 0.3, made.kept)
     with_one = adapter._replace(distiller=made._replace(kept=kept))
-    assert measure(model, with_one, config, lambda _: None) == measure(
-        model, adapter, config, lambda _: None
+    assert list(measure(model, with_one, config, lambda _: None)) == list(
+        measure(model, adapter, config, lambda _: None)
     )
 
 
 def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):
-    rows = measure(model, adapter, config, lambda _: None)
-    card.write(tmp_path / card.FILE, model, adapter, rows)
-    assert card.read(tmp_path / card.FILE, adapter) == card.Card(model.name, rows)
+    rows = write_measured(tmp_path / card.FILE, model, adapter, config, lambda _: None)
+    read = card.read(tmp_path / card.FILE, adapter)
+    assert (read.model, read.rows) == (model.name, rows)
     assert card.read(tmp_path / card.FILE, adapter._replace(writer=None)) is None
     assert card.read(tmp_path / "none.json", adapter) is None
+
+
+def test_what_was_measured_is_not_measured_again(model, adapter, config, tmp_path, monkeypatch):
+    kinds = config.validation.to_dict()
+    two = ConfigDict(config.to_dict() | {"validation": kinds | {"that": kinds["it"]}})
+    path, whole, said = tmp_path / card.FILE, list(measure(model, adapter, two, print)), []
+
+    def stop(text):
+        if text.startswith("that"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_measured(path, model, adapter, two, stop)
+    assert not path.exists()
+    assert write_measured(path, model, adapter, two, said.append) == whole
+    assert said == ["Measured before: it", f"that: {SETS} sets of documents"]
+    assert [x.name for x in tmp_path.iterdir()] == [card.FILE]
+
+    with pytest.raises(KeyboardInterrupt):
+        write_measured(path, model, adapter, two, stop)
+    said.clear()
+    other = ConfigDict(two.to_dict() | {"batch_size": 1})
+    write_measured(path, model, adapter, other, said.append)
+    assert said[0].startswith("it"), "what another config measured does not count"
 
 
 def test_an_adapter_whose_logits_are_not_finite_has_no_card(model, adapter, config):
     broken = adapter._replace(writer=jax.tree.map(lambda x: x * np.nan, adapter.writer))
     with pytest.raises(ValueError, match="logits of .* are not finite"):
-        measure(model, broken, config, lambda _: None)
+        list(measure(model, broken, config, lambda _: None))
 
 
 def test_full_context_f1_is_the_teachers(model, adapter, config):
