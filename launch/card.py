@@ -8,7 +8,6 @@ test questions. Stopped, the same command goes on with the kinds that are left.
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from launch.common import caches, configs, devices, errors
 
@@ -16,12 +15,9 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-with configs.in_one_line():
-    CONFIG = config_flags.DEFINE_config_file(
-        "config",
-        configs.find("configs/card.py"),
-        "Which kinds of documents; any field as --config.field=value.",
-    )
+CONFIG = configs.define(
+    "configs/card.py", "Which kinds of documents; any field as --config.field=value."
+)
 ADAPTER = flags.DEFINE_string("adapter", None, "A trained adapter's folder, or a shipped name.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the card goes; default: beside the adapter.")
 

@@ -9,7 +9,6 @@ all are in the file.
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from launch.common import caches, configs, devices, errors
 
@@ -17,12 +16,7 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-with configs.in_one_line():
-    CONFIG = config_flags.DEFINE_config_file(
-        "config",
-        configs.find("configs/cost.py"),
-        "What to measure; any field as --config.field=value.",
-    )
+CONFIG = configs.define("configs/cost.py", "What to measure; any field as --config.field=value.")
 JSON = flags.DEFINE_string("json", None, "Also writes the rows to this file, every run in them.")
 FIGURE = flags.DEFINE_string(
     "figure",

@@ -14,7 +14,6 @@ in the file.
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from launch.common import caches, configs, devices, errors
 
@@ -22,12 +21,9 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-with configs.in_one_line():
-    CONFIG = config_flags.DEFINE_config_file(
-        "config",
-        configs.find("configs/evaluate.py"),
-        "What to evaluate; any field as --config.field=value.",
-    )
+CONFIG = configs.define(
+    "configs/evaluate.py", "What to evaluate; any field as --config.field=value."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Answers, times and results.json go here.")
 
 

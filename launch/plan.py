@@ -8,19 +8,15 @@ Needs libtpu for --topology: `make plan` installs it in an environment of its ow
 import os
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from launch.common import configs, devices, errors
 
 flags.adopt_module_key_flags(devices)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
 
-with configs.in_one_line():
-    CONFIG = config_flags.DEFINE_config_file(
-        "config",
-        configs.find("configs/train.py"),
-        "Training; --config.model is random:NAME or a model's folder.",
-    )
+CONFIG = configs.define(
+    "configs/train.py", "Training; --config.model is random:NAME or a model's folder."
+)
 TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:2x4, …; default: the devices at hand.")
 DOCUMENTS = flags.DEFINE_string("documents", "8x1024", "Number x tokens.")
 PREAMBLE = flags.DEFINE_integer("preamble", 16, "Tokens before the documents.", lower_bound=0)

@@ -9,7 +9,6 @@ launch.card says.
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from launch.common import caches, configs, devices, errors
 
@@ -17,12 +16,9 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(errors)
 
-with configs.in_one_line():
-    CONFIG = config_flags.DEFINE_config_file(
-        "config",
-        configs.find("configs/train.py"),
-        "Its model, template and validation; any field as --config.field=value.",
-    )
+CONFIG = configs.define(
+    "configs/train.py", "Its model, template and validation; any field as --config.field=value."
+)
 ADAPTERS = flags.DEFINE_list("adapters", None, "Folders, shipped names, primer or none.")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+flags.disclaim_key_flags()  # a flag is the program's that calls `define`
+
 PROJECT = pathlib.Path(__file__).parents[2]  # where the project's configs/ lies
 
 
@@ -23,8 +25,14 @@ def find(config: str) -> str:
     return config if given or not own.exists() else f"{own}{colon}{name}"
 
 
+def define(default: str, help: str) -> flags.FlagHolder:
+    """A program's `--config`, the project's file `default` where none is given."""
+    with _in_one_line():
+        return config_flags.DEFINE_config_file("config", find(default), help)
+
+
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
+def _in_one_line() -> Iterator[None]:
     """Ends the program where a config has no such field: around its definition and its parsing."""
     try:
         yield
@@ -47,7 +55,7 @@ def _parse(argv):
     start = "--config="
     argv = [start + find(a.removeprefix(start)) if a.startswith(start) else a for a in argv]
     try:
-        with in_one_line():
+        with _in_one_line():
             rest = flags.FLAGS(argv)
     except flags.Error as error:
         *trace, last = str(error).strip().splitlines()
