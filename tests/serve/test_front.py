@@ -43,6 +43,27 @@ def test_documents_are_added_listed_and_asked_about(model, tmp_path):
     assert full.text
 
 
+def test_many_questions_are_answered_as_each_alone(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "ROWS", 2)
+    store = kvp.Store(tmp_path, model, **MADE_WITH)
+    store.add(DOCUMENTS)
+    questions = ["When does the ferry leave?", "Is it?", "And the bus, when does it leave, say?"]
+    for method in ("kv_packet", "full_recompute"):
+        given = ["bus", "ferry"], 6, method
+        assert store.ask_all(questions, *given) == [store.ask(q, *given) for q in questions]
+    answered = []
+    monkeypatch.setattr(session, "prefill", lambda *_: answered.append(1))
+    for wrong, message in (
+        ([*questions, " "], "The question is empty"),
+        ([*questions, "x" * 5000], "The request spans"),
+        ("When?", "Questions are a list of texts, one or more; found 'When"),
+        ([], "Questions are a list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store.ask_all(wrong, ["bus"])
+    assert not answered
+
+
 def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
     soft = adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
     wrapped = kvp.Store(tmp_path, model, soft, **MADE_WITH)
