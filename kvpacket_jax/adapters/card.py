@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from etils import epath
 
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import sealed
 from models import LanguageModel
-from models.files import write_whole
+from models.files import AnyPath, write_whole
 
 FILE = "card.json"
 ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with
@@ -50,7 +49,7 @@ class Card(NamedTuple):
 
 
 def write(
-    path: epath.PathLike, model: LanguageModel, adapter: Adapter, rows: Sequence[Row], config: str
+    path: AnyPath, model: LanguageModel, adapter: Adapter, rows: Sequence[Row], config: str
 ) -> None:
     """Writes a card; it names the adapter and the model that it is of."""
     described = [
@@ -64,15 +63,15 @@ def write(
         "config": config,
         "rows": described,
     }
-    write_whole(epath.Path(path), json.dumps(sealed.stamped(card), indent=1) + "\n")
+    write_whole(path, json.dumps(sealed.stamped(card), indent=1) + "\n")
 
 
-def read(path: epath.PathLike, adapter: Adapter) -> Card | None:
+def read(path: AnyPath, adapter: Adapter) -> Card | None:
     """An adapter's card; None where there is none, or it is another adapter's.
 
     Raises sealed.Damaged, a ValueError, which names the file.
     """
-    path, remedy = epath.Path(path), "Remove it; launch.card measures it again."
+    remedy = "Remove it; launch.card measures it again."
     if not path.exists():
         return None
     card = sealed.read_json(path, remedy)

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvpacket_jax.answer_text import whole
 from kvpacket_jax.data import Question, Template
 from kvpacket_jax.evaluate.selection import Picked, picked
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import Request
-from kvpacket_jax.packets.generate import stream
-from kvpacket_jax.packets.prefill import Context, Prefilled, prefill
+from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.teacher import Targets, compare_tokens, hidden_states
 from models import LanguageModel
 
@@ -85,7 +85,7 @@ def answer(
             again, buckets = [queries[n] for n in differing], entry.method.buckets
             ready = ready or prefill(model, context, again, start, new_tokens, buckets)
             their_questions = [questions[group[n]] for n in differing]
-            decoded = _decode(model, context, ready, their_questions, template, new_tokens)
+            decoded = whole(model, context, ready, their_questions, template, new_tokens)
             for n, text in zip(differing, decoded, strict=True):
                 texts[n] = text
         for i, text, divergence in zip(group, texts, kl, strict=True):
@@ -98,24 +98,3 @@ def answer(
 def _alone(model, entry: Entry, request: Request, targets: Targets, i: int, new_tokens: int):
     request = request._replace(query=targets.example.questions[i])
     return range(i, i + 1), entry.method.prepare(model, entry.stored, request, new_tokens)
-
-
-def _decode(
-    model: LanguageModel,
-    context: Context,
-    ready: Prefilled,
-    questions: Sequence[Question],
-    template: Template,
-    new_tokens: int,
-) -> list[str]:
-    ids: list[list[int]] = [[] for _ in questions]
-    texts: list[str] = []
-    for fresh in stream(model, context, ready, new_tokens):
-        ids = [old + new for old, new in zip(ids, fresh, strict=True)]
-        texts = [model.tokenizer.decode(i) for i in ids]
-        if all(
-            i[-1] in model.tokenizer.stop_ids or template.has_ended(q, text)
-            for q, i, text in zip(questions, ids, texts, strict=True)
-        ):
-            break
-    return [template.answer(q, text) for q, text in zip(questions, texts, strict=True)]

@@ -2,15 +2,15 @@
 
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from kvpacket_jax import adapters
+from kvpacket_jax import adapters, answer_text
 from kvpacket_jax.adapters import card
 from kvpacket_jax.compress import Compressor
-from kvpacket_jax.data import Question, Template
+from kvpacket_jax.data import Question
 from kvpacket_jax.measure import cost, timing
 from kvpacket_jax.measure.cost import Cost
 from kvpacket_jax.measure.machine import measure_machine
@@ -210,23 +210,24 @@ def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     documents.
     """
     check_question(text)
-    model, question = session.model, Question(text, ())
-    new_tokens = session.wording.template.budget(new_tokens)
+    model, question, template = session.model, Question(text, ()), session.wording.template
+    new_tokens = template.budget(new_tokens)
     ids = build.encode(model, session.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
     blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
-    yield from pieces(blocks, model.tokenizer.decode, session.wording.template, question)
+    yield from answer_text.pieces(blocks, model.tokenizer.decode, template, question)
 
 
 def answer_all(session: Session, texts: Sequence[str], new_tokens: int = 32) -> list[str]:
     """The answers to questions, ROWS of them at once: rows over the one context.
 
-    A token of eight rows takes hardly longer than one of one row, for the weights are read once.
+    For each token the weights are read once, whatever the number of rows.
 
-    Raises ValueError as `answer` does, before any question is answered.
+    Args:
+      texts: that `check_question` lets pass.
+
+    Raises ValueError for a question that does not fit after the documents, before any is answered.
     """
-    for text in texts:
-        check_question(text)
     model, template = session.model, session.wording.template
     new_tokens = template.budget(new_tokens)
     questions = [Question(text, ()) for text in texts]
@@ -237,52 +238,10 @@ def answer_all(session: Session, texts: Sequence[str], new_tokens: int = 32) -> 
     for first in range(0, len(texts), ROWS):
         rows = slice(first, first + ROWS)
         ready = prefill(model, session.context, encoded[rows], session.start, new_tokens)
-        blocks = stream(model, session.context, ready, new_tokens)
-        said += _whole(blocks, model.tokenizer.decode, template, questions[rows])
+        said += answer_text.whole(
+            model, session.context, ready, questions[rows], template, new_tokens
+        )
     return said
-
-
-def _whole(
-    blocks: Iterable[list[list[int]]],
-    decode: Callable[[list[int]], str],
-    template: Template,
-    questions: Sequence[Question],
-) -> list[str]:
-    """As `pieces`, of several questions, and without the pieces."""
-    tokens: list[list[int]] = [[] for _ in questions]
-    for fresh in blocks:
-        for row, new in zip(tokens, fresh, strict=True):
-            row += new
-        texts = list(map(decode, tokens))
-        if all(map(template.has_ended, questions, texts)):
-            break
-    return list(map(template.answer, questions, texts))
-
-
-def pieces(
-    blocks: Iterable[list[int]],
-    decode: Callable[[list[int]], str],
-    template: Template,
-    question: Question,
-) -> Iterator[str]:
-    """New token ids, block by block, as pieces of text that join to the template's answer.
-
-    Blocks beyond the first stop are not computed.
-    """
-    tokens: list[int] = []
-    text = shown = ""
-    for fresh in blocks:
-        tokens += fresh
-        text = decode(tokens)
-        # An incomplete character is decoded as U+FFFD until the rest of it comes.
-        so_far = template.answer(question, text).rstrip("\ufffd").rstrip()
-        if template.streams and len(so_far) > len(shown):
-            yield so_far[len(shown) :]
-            shown = so_far
-        if template.has_ended(question, text):
-            break
-    if rest := template.answer(question, text)[len(shown) :]:
-        yield rest
 
 
 def questions() -> Iterator[str]:

@@ -20,7 +20,7 @@ from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import check_finite, stop_array
-from kvpacket_jax.runtime import programs
+from kvpacket_jax.runtime import hosts, programs
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train import validation
 from kvpacket_jax.train.batches import token_lists
@@ -64,7 +64,7 @@ def write_measured(
     Raises:
       ValueError: as `measure` does; or that file is damaged.
     """
-    path = epath.Path(path)
+    path = hosts.absolute(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
     measured_by = identity.digest({"config": config.to_dict(), "dtype": str(model.dtype)})
     before, rows = card.read(unfinished, adapter), []

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 import models
+from kvpacket_jax import answer_text
 from kvpacket_jax.data import TEMPLATES, Question
 from kvpacket_jax.measure.cost import FULL
 from kvpacket_jax.measure.request import Entry
@@ -127,7 +128,7 @@ def test_pieces_are_whole_characters_and_end_at_a_stop(blocks, pieces):
         return b"".join(LETTERS[i] for i in ids).decode(errors="replace")
 
     left = iter(blocks)
-    found = list(session.pieces(left, decode, WORDING.template, Question("?", ())))
+    found = list(answer_text.pieces(left, decode, WORDING.template, Question("?", ())))
     assert found == pieces
     asked = next((n for n, block in enumerate(blocks, 1) if 3 in block[1:]), len(blocks))
     assert len(list(left)) == len(blocks) - asked  # what is not shown is not computed
@@ -138,7 +139,7 @@ def test_an_answer_after_reasoning_is_shown_when_it_is_whole():
     decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
     blocks = [list(map(ord, text)) for text in ("It is. Answer: a.", " Answer: b", "\n", "more")]
     left = iter(blocks)
-    assert list(session.pieces(left, decode, template, asked)) == ["b"]
+    assert list(answer_text.pieces(left, decode, template, asked)) == ["b"]
     assert list(left) == blocks[3:]
 
 
