@@ -4,6 +4,8 @@ python -m launch.cost
 python -m launch.cost --config=configs/cost.py:8b --config.methods="('kv_packet','a3:ratio=0.3')"
 python -m launch.cost --config=configs/cost.py:gpu --json=cost.json --figure=cost.svg
 
+Where torch is installed (.venv/bin/pip install torch), the same model in transformers is timed
+beside it, on the CPU.
 Fields one would change: --config.model, .methods, .documents=8x1024, .query, .tier=host, .runs;
 all are in the file.
 """
@@ -49,6 +51,8 @@ def main(argv):
             progress.console.print(*costs.tables(one.rows))
             progress.paragraph(costs.request_line(one.rows, one.request, one.model))
             progress.paragraph(costs.decoding_line(one.rows, one.decoding))
+            if one.beside:
+                progress.console.print(costs.beside_table(one.beside))
             if JSON.value:  # as they come: a later point may not fit
                 tables.write_json(JSON.value, cost_points.records(measured), one.machine)
             if FIGURE.value:

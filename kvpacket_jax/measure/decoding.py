@@ -1,12 +1,12 @@
 """How long a token takes after the first: decoding runs in chunks, and a chunk is what is timed."""
 
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple
 
-from kvpacket_jax.measure import memory
+from kvpacket_jax.measure import memory, timing
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.measure.request import Entry, query_pass
-from kvpacket_jax.measure.timing import call_seconds
 from kvpacket_jax.methods import Request
 from kvpacket_jax.packets.buckets import CHUNK
 from kvpacket_jax.packets.generate import stream
@@ -21,26 +21,44 @@ class Decoding(NamedTuple):
     runs_s: tuple[float, ...]
 
 
-def measure(
-    model: LanguageModel, entry: Entry, request: Request, machine: Machine, runs: int = 5
-) -> Decoding:
-    """Times the first chunk of a greedy answer, compiled and warmed first; nothing ends it early.
+class Chunk(NamedTuple):
+    """The first CHUNK tokens of an answer after the first one, as what is timed."""
+
+    before: Callable  # runs the query anew, which a chunk consumes; not timed
+    call: Callable
+
+
+def first_chunk(model: LanguageModel, entry: Entry, request: Request) -> Chunk:
+    """A greedy answer's first chunk over the context that a method left; nothing ends it early.
 
     Raises ValueError for an entry whose method runs the query itself.
     """
     prepared = entry.method.prepare(model, entry.stored, request)
     if prepared.prefilled is not None:
         raise ValueError("Decoding is measured after a method that leaves the query to prefill.")
+    chunks = iter(())
 
-    def seconds() -> float:
-        # Anew for each run, which consumes it.
+    def before():
+        nonlocal chunks
         prefilled = query_pass(model, entry.method, prepared, request)
         chunks = stream(model, prepared.context, prefilled, 1 + CHUNK, stop_ids=[])
         next(chunks)  # the first token, of the prefill
-        return call_seconds(lambda: next(chunks)) / CHUNK
 
-    times = [seconds() for _ in range(1 + runs)][1:]
-    read = memory.tree_bytes((model.params, prepared.context))
+    return Chunk(before, lambda: next(chunks))
+
+
+def measure(
+    model: LanguageModel, entry: Entry, request: Request, machine: Machine, runs: int = 5
+) -> Decoding:
+    """Times the first chunk, compiled and warmed first.
+
+    Raises ValueError for an entry whose method runs the query itself.
+    """
+    chunk = first_chunk(model, entry, request)
+    seconds = timing.interleaved({"": chunk.call}, runs, before={"": chunk.before})[""]
+    times = [s / CHUNK for s in seconds]
+    context = entry.method.prepare(model, entry.stored, request).context
+    read = memory.tree_bytes((model.params, context))
     if not model.config.tie_embeddings:  # of which a token needs one row
         read -= memory.tree_bytes(model.params["embedding"])
     return Decoding(statistics.median(times), read / machine.bandwidth, tuple(times))

@@ -10,7 +10,7 @@ import numpy as np
 
 import models
 from kvpacket_jax import adapters
-from kvpacket_jax.measure import cost, decoding
+from kvpacket_jax.measure import beside_torch, cost, decoding
 from kvpacket_jax.measure.cost import ALONE, Cost
 from kvpacket_jax.measure.machine import Machine, measure_machine
 from kvpacket_jax.measure.request import Entry, check_in_memory, on_tier, query_alone
@@ -23,6 +23,13 @@ from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
 
 
+class Beside(NamedTuple):
+    """The same work in PyTorch's transformers."""
+
+    peer: str  # its name and versions
+    pairs: list[beside_torch.Pair]
+
+
 class PointCosts(NamedTuple):
     """The rows of one point, and what they were measured with."""
 
@@ -31,6 +38,7 @@ class PointCosts(NamedTuple):
     model: LanguageModel
     machine: Machine
     decoding: decoding.Decoding  # after the query alone
+    beside: Beside | None  # transformers', where it can be had
 
 
 def run(
@@ -70,9 +78,19 @@ def run(
         model.check_length(_positions(request, soft_tokens))
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
+    with progress.step("Looking for torch, to measure transformers beside it"):
+        peer = beside_torch.load(model, point["model"], cache_dir, machine)
     for request in requests:
         yield measure_methods(
-            model, methods, request, machine, point["runs"], point["tier"], profile_dir, progress
+            model,
+            methods,
+            request,
+            machine,
+            point["runs"],
+            point["tier"],
+            profile_dir,
+            progress,
+            peer,
         )
 
 
@@ -131,6 +149,7 @@ def measure_methods(
     tier: str = "device",
     profile_dir: str | None = None,
     progress: Progress = SILENT,
+    peer: beside_torch.Peer | None = None,
 ) -> PointCosts:
     """Costs of one request: of the query alone over a ready cache, then of each method.
 
@@ -140,6 +159,7 @@ def measure_methods(
       runs: timed rounds.
       tier: where what a method stored lies: "device" or "host".
       profile_dir: where a trace of one more round is written (for TensorBoard or Perfetto).
+      peer: the same model in transformers, to be timed beside it.
     """
     packets = next((name for name, m in methods.items() if m.reads_packets), None)
     sources = methods if packets is not None else {None: KVPacket()} | methods
@@ -156,4 +176,9 @@ def measure_methods(
             cost.trace(model, entries, request, profile_dir)
     with progress.step("Timing the tokens after the first"):
         decoded = decoding.measure(model, alone, request, machine, runs)
-    return PointCosts(rows, request, model, machine, decoded)
+    beside = None
+    if peer is not None:
+        with progress.step(f"Timing {peer.name} beside it"):
+            pairs = beside_torch.compare(model, peer, entries, request, runs)
+        beside = Beside(peer.name, pairs)
+    return PointCosts(rows, request, model, machine, decoded, beside)

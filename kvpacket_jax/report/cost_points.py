@@ -18,6 +18,9 @@ def records(points: Sequence[PointCosts]) -> list[dict]:
     for point in points:
         dicts = [{"documents": lengths(point), **dataclasses.asdict(row)} for row in point.rows]
         dicts[0]["decoding"] = point.decoding._asdict()
+        if point.beside:
+            pairs = [pair._asdict() for pair in point.beside.pairs]
+            dicts[0]["beside"] = {"peer": point.beside.peer, "pairs": pairs}
         rows += dicts
     return rows
 

@@ -1,6 +1,7 @@
 """How costs are shown: every figure's heading, its form and what it is, the same everywhere."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import rich.table
 from kvpacket_jax.measure.cost import ALONE, FULL, Cost
 from kvpacket_jax.measure.decoding import Decoding
 from kvpacket_jax.measure.machine import Machine
+from kvpacket_jax.measure.point import Beside
 from kvpacket_jax.methods import Request
 from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.runtime.format import table as empty_table
@@ -146,6 +148,15 @@ def decoding_line(rows: Sequence[Cost], decoding: Decoding) -> str:
         f"{rows[0].method}, median of {len(decoding.runs_s)} runs; reading parameters and cache at "
         f"this machine's bandwidth takes {1e3 * decoding.floor_s:.2f} ms."
     )
+
+
+def beside_table(beside: Beside) -> rich.table.Table:
+    """Here and in PyTorch's transformers, a line for each work."""
+    table = empty_table((f"beside {beside.peer}",), "here ms", "there ms", "here ÷ there")
+    for pair in beside.pairs:
+        times = (statistics.median(runs) for runs in (pair.ours_s, pair.theirs_s))
+        table.add_row(pair.work, *map(milliseconds, times), f"{pair.ratio:.2f}")
+    return table
 
 
 def machine_line(machine: Machine) -> str:
