@@ -10,6 +10,8 @@ from kvpacket_jax.evaluate.answers import Answer
 from kvpacket_jax.runtime import resume, sealed
 from models.files import append_line, write_whole
 
+PATHS = ("folder", "path")  # options of data sets that say where their files lie
+
 
 def spec_of(row: Mapping) -> str:
     """A row's method with its setting, as a config's `methods` spell it."""
@@ -122,6 +124,7 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
       ValueError: naming what differs, or a run.json that is damaged.
     """
     path = workdir / "run.json"
+    identity = _wherever(identity)
     stored = identity
     if path.exists():
         stored = sealed.read_json(
@@ -130,6 +133,7 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
             "command, remove the file; else, or if an earlier version wrote it, choose another "
             "--workdir.",
         )
+        stored = _wherever(stored)
     for part in ("adapter", "primer"):
         known = {stored.get(part, "none"), identity.get(part, "none")} - {"none"}
         if len(known) < 2:
@@ -137,3 +141,14 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
             stored, identity = stored | {part: used}, identity | {part: used}
     resume.check(stored, identity, f"{workdir} holds answers of another run")
     write_whole(path, json.dumps(sealed.stamped(identity), indent=1) + "\n")
+
+
+def _wherever(identity: Mapping) -> Mapping:
+    """The identity with the last part alone of the paths to a data set's files.
+
+    They may lie elsewhere when the run goes on: the digest of the examples says what they hold.
+    """
+    dataset = identity.get("dataset", {})
+    options = dataset.get("options", {})
+    names = {k: pathlib.PurePath(options[k]).name for k in PATHS if k in options}
+    return {**identity, "dataset": {**dataset, "options": options | names}} if names else identity

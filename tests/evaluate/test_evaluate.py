@@ -319,6 +319,22 @@ def test_answers_of_an_earlier_version_are_refused_and_kept(config, finished, tm
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_goes_on_where_its_questions_lie_elsewhere(tmp_path):
+    def identity(options):
+        return {"dataset": {"name": "jsonl", "options": options}, "examples": "ab" * 32}
+
+    claimed = [identity({"path": f"{d}/mine.jsonl", "seed": 1}) for d in ("/here", "there")]
+    for one in claimed:
+        rows.claim(tmp_path, one)
+        stored = json.loads((tmp_path / "run.json").read_text())
+        assert stored["dataset"]["options"] == {"path": "mine.jsonl", "seed": 1}
+    # As earlier versions wrote it.
+    (tmp_path / "run.json").write_text(json.dumps(sealed.stamped(claimed[0])))
+    rows.claim(tmp_path, claimed[1])
+    with pytest.raises(ValueError, match=r"dataset.options.path mine.jsonl, not yours.jsonl"):
+        rows.claim(tmp_path, identity({"path": "/here/yours.jsonl", "seed": 1}))
+
+
 def test_other_questions_under_the_same_settings_are_another_run(config, tmp_path):
     path = tmp_path / "mine.jsonl"
     other = config.copy_and_resolve_references()
