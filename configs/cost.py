@@ -53,6 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # slashes.
     config.documents = "4x256"
     config.query = 24
+    config.batch = "1"  # requests at once over the same packets; "1/4/16": each at every point
     config.adapter = ""  # a folder or a shipped name; empty: random soft tokens, so many of them
     config.primer = 256  # random tokens that packets are built after where a method is primed
     config.header = 8

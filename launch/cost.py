@@ -49,7 +49,7 @@ def main(argv):
         ):
             measured.append(one)
             progress.console.print(*costs.tables(one.rows))
-            progress.paragraph(costs.request_line(one.rows, one.request, one.model))
+            progress.paragraph(costs.request_line(one.rows, one.request, one.model, one.batch))
             progress.paragraph(costs.decoding_line(one.rows, one.decoding))
             if one.beside:
                 progress.console.print(costs.beside_table(one.beside))

@@ -153,7 +153,7 @@ def _parts(model: LanguageModel, entry: Entry, request: Request) -> dict:
     ready = entry.method.prepare(model, loaded.stored, request)
 
     def run_query():
-        return np.asarray(query_pass(model, entry.method, ready, request).logits)
+        return np.asarray(query_pass(model, entry, ready, request).logits)
 
     return parts | {"compose": compose, "prefill": run_query}
 

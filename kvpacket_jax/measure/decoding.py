@@ -14,7 +14,10 @@ from models import LanguageModel
 
 
 class Decoding(NamedTuple):
-    """Of one answer after the context that a method left; a token's share of a whole chunk."""
+    """Of one answer, or a batch's, after the context that a method left.
+
+    A token is one of each answer; its time is its share of a whole chunk's.
+    """
 
     token_s: float  # seconds, median
     floor_s: float  # the least for reading parameters and context at the machine's bandwidth
@@ -40,7 +43,7 @@ def first_chunk(model: LanguageModel, entry: Entry, request: Request) -> Chunk:
 
     def before():
         nonlocal chunks
-        prefilled = query_pass(model, entry.method, prepared, request)
+        prefilled = query_pass(model, entry, prepared, request)
         chunks = stream(model, prepared.context, prefilled, 1 + CHUNK, stop_ids=[])
         next(chunks)  # the first token, of the prefill
 

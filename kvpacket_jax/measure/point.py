@@ -14,6 +14,7 @@ from kvpacket_jax.measure import beside_torch, cost, decoding
 from kvpacket_jax.measure.cost import ALONE, Cost
 from kvpacket_jax.measure.machine import Machine, measure_machine
 from kvpacket_jax.measure.request import Entry, check_in_memory, on_tier, query_alone
+from kvpacket_jax.measure.work import is_one_pass
 from kvpacket_jax.methods import Method, Request, settings
 from kvpacket_jax.methods.kv_packet import KVPacket
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -35,6 +36,7 @@ class PointCosts(NamedTuple):
 
     rows: list[Cost]  # the first is the query alone
     request: Request
+    batch: int  # requests at once
     model: LanguageModel
     machine: Machine
     decoding: decoding.Decoding  # after the query alone
@@ -56,6 +58,7 @@ def run(
     """
     specs = settings.listed(point["methods"])
     points = [document_lengths(text) for text in point["documents"].split("/")]
+    batches = _batches(str(point["batch"]))
     check_in_memory(point["tier"])
     for spec in specs:  # before the model is loaded
         settings.make(spec)
@@ -80,18 +83,10 @@ def run(
         machine = measure_machine(model.dtype, model.num_devices)
     with progress.step("Looking for torch, to measure transformers beside it"):
         peer = beside_torch.load(model, point["model"], cache_dir, machine)
+    given = machine, point["runs"], point["tier"], profile_dir, progress
     for request in requests:
-        yield measure_methods(
-            model,
-            methods,
-            request,
-            machine,
-            point["runs"],
-            point["tier"],
-            profile_dir,
-            progress,
-            peer,
-        )
+        for batch in batches:
+            yield measure_methods(model, methods, request, *given, peer, batch)
 
 
 def _positions(request: Request, soft_tokens: int) -> int:
@@ -113,6 +108,17 @@ def document_lengths(text: str) -> list[int]:
             )
         lengths += [length] * count
     return lengths
+
+
+def _batches(text: str) -> list[int]:
+    """Sizes from "1" or "1/4/16"; ValueError for anything else."""
+    parts = text.split("/")
+    if not all(re.fullmatch("[1-9][0-9]{0,3}", part) for part in parts):
+        raise ValueError(
+            f"batch is {text!r}; it is how many requests run at once, or several such numbers, "
+            "as 1/4/16."
+        )
+    return list(map(int, parts))
 
 
 def random_request(
@@ -150,8 +156,11 @@ def measure_methods(
     profile_dir: str | None = None,
     progress: Progress = SILENT,
     peer: beside_torch.Peer | None = None,
+    batch: int = 1,
 ) -> PointCosts:
     """Costs of one request: of the query alone over a ready cache, then of each method.
+
+    Of a batch, the cost is that of all its requests together.
 
     Args:
       methods: by the labels of their rows. The cache that the query alone reads is the context of
@@ -159,7 +168,11 @@ def measure_methods(
       runs: timed rounds.
       tier: where what a method stored lies: "device" or "host".
       profile_dir: where a trace of one more round is written (for TensorBoard or Perfetto).
-      peer: the same model in transformers, to be timed beside it.
+      peer: the same model in transformers, to be timed beside single requests.
+      batch: so many requests of the same query at once, over one context.
+
+    Raises:
+      ValueError: a method that cannot run a batch, for its own pass runs the query.
     """
     packets = next((name for name, m in methods.items() if m.reads_packets), None)
     sources = methods if packets is not None else {None: KVPacket()} | methods
@@ -167,7 +180,12 @@ def measure_methods(
     for name, method in sources.items():
         with progress.step(f"{name or 'kv_packet'}: caching {len(request.documents)} documents"):
             caches = method.store(model, request.preamble, request.documents)
-            stored[name] = Entry(method, jax.block_until_ready(caches))
+            stored[name] = Entry(method, jax.block_until_ready(caches), batch=batch)
+        if batch > 1 and is_one_pass(model, stored[name], request):
+            raise ValueError(
+                f"{name} runs the query in its own pass, one request at a time: leave it out of "
+                "--config.methods, or set --config.batch=1."
+            )
     alone = query_alone(model, stored[packets], request)
     entries = {ALONE: alone} | {name: on_tier(stored[name], tier) for name in methods}
     rows = cost.measure(model, entries, request, runs, machine, peak=True, progress=progress)
@@ -177,8 +195,8 @@ def measure_methods(
     with progress.step("Timing the tokens after the first"):
         decoded = decoding.measure(model, alone, request, machine, runs)
     beside = None
-    if peer is not None:
+    if peer is not None and batch == 1:
         with progress.step(f"Timing {peer.name} beside it"):
             pairs = beside_torch.compare(model, peer, entries, request, runs)
         beside = Beside(peer.name, pairs)
-    return PointCosts(rows, request, model, machine, decoded, beside)
+    return PointCosts(rows, request, batch, model, machine, decoded, beside)

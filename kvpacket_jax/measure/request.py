@@ -24,10 +24,13 @@ class Entry(NamedTuple):
     tier: str = "device"  # or "host", "disk"
     load: Callable[[], Any] | None = None  # what is stored, brought from the tier; None: on device
     forget: Callable[[], None] | None = None  # called before each load, outside the clock
+    batch: int = 1  # requests at once, of the same query over one context
 
     def loaded(self) -> "Entry":
         """The entry as it is when a load has brought what is stored."""
-        return self if self.load is None else Entry(self.method, self.load())
+        if self.load is None:
+            return self
+        return Entry(self.method, self.load(), batch=self.batch)
 
 
 def first_token(model: LanguageModel, entry: Entry, request: Request) -> Prefilled:
@@ -37,15 +40,19 @@ def first_token(model: LanguageModel, entry: Entry, request: Request) -> Prefill
     if prepared.prefilled is not None:  # the method's own pass ran the query
         return prepared.prefilled
     with jax.profiler.TraceAnnotation("prefill"):
-        return query_pass(model, entry.method, prepared, request)
+        return query_pass(model, entry, prepared, request)
 
 
 def query_pass(
-    model: LanguageModel, method: Method, prepared: Prepared, request: Request
+    model: LanguageModel, entry: Entry, prepared: Prepared, request: Request
 ) -> Prefilled:
-    """The query's own pass over the context that a method left, in the method's buckets."""
-    start, buckets = prepared.query_start, method.buckets
-    return prefill(model, prepared.context, [request.query], start, buckets=buckets)
+    """The query's own pass over the context that a method left, in the method's buckets.
+
+    A batch is as many rows over the one context.
+    """
+    start, buckets = prepared.query_start, entry.method.buckets
+    queries = [request.query] * entry.batch
+    return prefill(model, prepared.context, queries, start, buckets=buckets)
 
 
 def check_in_memory(tier: str) -> None:
@@ -65,7 +72,7 @@ def on_tier(entry: Entry, tier: str) -> Entry:
     """
     check_in_memory(tier)
     if tier == "device":
-        return Entry(entry.method, entry.stored)
+        return Entry(entry.method, entry.stored, batch=entry.batch)
     leaves, tree = jax.tree.flatten(entry.stored)
     places = [getattr(leaf, "sharding", None) for leaf in leaves]
     host = jax.device_get(leaves)
@@ -73,7 +80,7 @@ def on_tier(entry: Entry, tier: str) -> Entry:
     def load():
         return tree.unflatten(map(jax.device_put, host, places))
 
-    return Entry(entry.method, entry.stored, tier, load)
+    return Entry(entry.method, entry.stored, tier, load, batch=entry.batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,4 +101,4 @@ def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
     prepared = entry.method.prepare(model, entry.stored, request)
     ready = Ready(prepared.query_start, buckets=entry.method.buckets)
     caches = tuple(paged.ready(model.config, c) for c in prepared.context)
-    return Entry(ready, jax.block_until_ready(caches))
+    return Entry(ready, jax.block_until_ready(caches), batch=entry.batch)

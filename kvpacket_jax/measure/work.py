@@ -12,7 +12,8 @@ import jax
 
 from kvpacket_jax.measure import flops, memory
 from kvpacket_jax.measure.request import Entry, first_token, query_pass
-from kvpacket_jax.methods import Method, Prepared, Request
+from kvpacket_jax.methods import Prepared, Request
+from kvpacket_jax.packets.buckets import power_of_two
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.pages import Laid
 from kvpacket_jax.packets.prefill import Context, Prefilled
@@ -44,12 +45,12 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
     """
     entry = entry._replace(method=entry.method.resolved(model, entry.stored, request))
     arrays = _abstract((model.params, entry.stored))
-    total = flops.count_flops(_chain(model, entry.method, request), *arrays)
+    total = flops.count_flops(_chain(model, entry, request), *arrays)
     context, _ = _outline(model, entry, request)
 
     def run_alone(params, context):
         ready = Prepared(context, 0)
-        return _outputs(query_pass(_with(model, params), entry.method, ready, request))
+        return _outputs(query_pass(_with(model, params), entry, ready, request))
 
     alone = flops.count_flops(run_alone, arrays[0], _plain(model, context))
     plain, *plain_arrays = _unrolled(model, *arrays)
@@ -58,7 +59,7 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
         flops_total=total.total,
         flops_overhead=total.total - alone.total,
         flops_matmul=total.matmul,
-        xla_flops=flops.xla_flops(_chain(plain, entry.method, request), *plain_arrays),
+        xla_flops=flops.xla_flops(_chain(plain, entry, request), *plain_arrays),
         least_bytes=least_bytes(model, entry, request),
         peak_bytes=peak_bytes(model, entry, request) if peak else None,
         context_slots=context_slots(model, entry, request),
@@ -93,14 +94,16 @@ def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
     where they are, and those of the rows that run. Activations and logits could stay inside.
     """
     arrays = _abstract((model.params, entry.stored))
-    reads, stored_reads = memory.reads(_chain(model, entry.method, request), *arrays)
+    reads, stored_reads = memory.reads(_chain(model, entry, request), *arrays)
     if not model.config.tie_embeddings:
         reads = reads | {"embedding": 0}
     params, stored = (jax.tree.map(memory.tree_bytes, tree) for tree in arrays)
     needed = jax.tree.map(lambda n, times: n * min(times, 1), stored, stored_reads)
     total = sum(jax.tree.leaves((jax.tree.map(operator.mul, params, reads), needed)))
 
-    rows = _outline(model, entry, request)[1] or entry.method.buckets.query(len(request.query))
+    query_rows = entry.method.buckets.query(len(request.query))
+    query_rows *= power_of_two(entry.batch, 1)
+    rows = _outline(model, entry, request)[1] or query_rows
     row = memory.tree_bytes(jax.eval_shape(lambda: kv_cache.init(model.config, 1, 1, model.dtype)))
     new_context = memory.made_bytes(_context(model, entry, request), *arrays)
     return total + 2 * (new_context + rows * row)
@@ -122,7 +125,7 @@ def peak_bytes(model: LanguageModel, entry: Entry, request: Request) -> int | No
     if model.config.mesh:
         return None
     arrays = _abstract((model.params, entry.stored))
-    return memory.peak_bytes(_chain(model, entry.method, request), *arrays)
+    return memory.peak_bytes(_chain(model, entry, request), *arrays)
 
 
 def is_one_pass(model: LanguageModel, entry: Entry, request: Request) -> bool:
@@ -130,9 +133,10 @@ def is_one_pass(model: LanguageModel, entry: Entry, request: Request) -> bool:
     return _outline(model, entry, request)[1] > 0
 
 
-def _chain(model: LanguageModel, method: Method, request: Request) -> Callable:
+def _chain(model: LanguageModel, entry: Entry, request: Request) -> Callable:
     def chain(params, stored):
-        return _outputs(first_token(_with(model, params), Entry(method, stored), request))
+        given = entry._replace(stored=stored)
+        return _outputs(first_token(_with(model, params), given, request))
 
     return chain
 

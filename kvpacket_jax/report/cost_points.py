@@ -16,7 +16,8 @@ def records(points: Sequence[PointCosts]) -> list[dict]:
     """JSON-able rows of all points, each with its documents; the first of each with decoding."""
     rows = []
     for point in points:
-        dicts = [{"documents": lengths(point), **dataclasses.asdict(row)} for row in point.rows]
+        about = {"documents": lengths(point), "batch": point.batch}
+        dicts = [about | dataclasses.asdict(row) for row in point.rows]
         dicts[0]["decoding"] = point.decoding._asdict()
         if point.beside:
             pairs = [pair._asdict() for pair in point.beside.pairs]
@@ -34,12 +35,13 @@ def table(points: Sequence[PointCosts]) -> rich.table.Table:
     """TTFT of every method at every point, a line a point; then a later token's time."""
     methods = [row.method for row in points[0].rows]
     headings = (f"{name}, ms" if name == ALONE else f"{name} (÷ alone)" for name in methods)
-    shown = empty_table(("packets",), "tokens", *headings, "next token, ms (÷ floor)")
+    shown = empty_table(("packets",), "tokens", "at once", *headings, "next token, ms (÷ floor)")
     for point in points:
         later = point.decoding
         shown.add_row(
             str(len(point.request.documents)),
             f"{sum(lengths(point)):,}",
+            str(point.batch),
             *(
                 milliseconds(row.ttft_s)
                 + ("" if row.to_alone in (None, 1) else f" ({row.to_alone:.2f})")
@@ -50,16 +52,21 @@ def table(points: Sequence[PointCosts]) -> rich.table.Table:
     return shown
 
 
+def _size(point: PointCosts) -> tuple[int, int]:
+    return point.batch, len(lengths(point))
+
+
 def figure(points: Sequence[PointCosts]) -> str:
     """TTFT by cached tokens, a line a method and one for the least the machine takes: SVG.
 
-    Of points with as many tokens the one with the fewest documents is drawn.
+    Of points with as many tokens the one with the fewest documents is drawn, of batches the
+    smallest.
     """
     by_tokens: dict[int, PointCosts] = {}
     for point in points:
         tokens = sum(lengths(point))
         known = by_tokens.get(tokens)
-        if known is None or len(lengths(point)) < len(lengths(known)):
+        if known is None or _size(point) < _size(known):
             by_tokens[tokens] = point
     series: dict[str, list[tuple[float, float]]] = {}
     for tokens, point in sorted(by_tokens.items()):

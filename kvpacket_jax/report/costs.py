@@ -130,12 +130,15 @@ def legend(rows: Sequence[Cost]) -> str:
     return meanings(present(list(map(dataclasses.asdict, rows)), TIMES + WORK))
 
 
-def request_line(rows: Sequence[Cost], request: Request, model: LanguageModel) -> str:
+def request_line(
+    rows: Sequence[Cost], request: Request, model: LanguageModel, batch: int = 1
+) -> str:
     """What was run, the first row being the query alone's."""
     documents, alone = sum(map(len, request.documents)), rows[0]
+    at_once = f", {batch} such requests at once" if batch > 1 else ""
     return (
         f"{model.name}: {len(request.preamble)} tokens of preamble, {len(request.documents)} "
-        f"documents of {documents:,} tokens in all, a query of {len(request.query)}; "
+        f"documents of {documents:,} tokens in all, a query of {len(request.query)}{at_once}; "
         f"{len(alone.runs_s)} runs, caches in memory of the {rows[-1].tier}. {ALONE} is its own "
         f"pass over a ready cache of {alone.context_slots:,} slots."
     )

@@ -104,13 +104,18 @@ def test_a_host_copy_keeps_what_is_no_array_of_the_device(model):
     assert loaded["a"].tolist() == [1, 1, 1] and loaded["b"].tolist() == [0, 1]
 
 
-def test_points_are_measured_in_turn_and_shown_together(byte_model, tmp_path, monkeypatch):
+@pytest.fixture
+def small_config(byte_model, monkeypatch):
     monkeypatch.setattr(point, "measure_machine", lambda *a: MACHINE)
     config = configs_cost.get_config()
-    config.update(
-        {"model": str(byte_model), "documents": "2x20/4x10/2x80", "methods": ("no_cache",)}
-    )
-    config.update({"runs": 1, "primer": 4, "preamble": 3, "query": 5})
+    config.update({"model": str(byte_model), "methods": ("no_cache",), "runs": 1})
+    config.update({"primer": 4, "preamble": 3, "query": 5})
+    return config
+
+
+def test_points_are_measured_in_turn_and_shown_together(small_config):
+    config = small_config
+    config.documents = "2x20/4x10/2x80"
     points = list(point.run(config))
     records = cost_points.records(points)
     assert [r["documents"] for r in records[::2]] == [[20, 20], [10] * 4, [80, 80]]
@@ -122,6 +127,26 @@ def test_points_are_measured_in_turn_and_shown_together(byte_model, tmp_path, mo
 
     config.documents = "1x20/9x999"
     with pytest.raises(ValueError, match="The request spans"):  # before the first is measured
+        next(point.run(config))
+
+
+def test_a_batch_reads_weights_and_context_once(small_config):
+    config = small_config
+    config.documents, config.batch = "2x20", "1/3"
+    one, three = point.run(config)
+    assert (one.batch, three.batch) == (1, 3)
+    for alone, row in zip(one.rows, three.rows, strict=True):
+        # Three queries are four rows, over weights and a context that are read once.
+        assert row.flops_matmul == 4 * alone.flops_matmul and row.flops_overhead == 0
+        assert alone.least_bytes < row.least_bytes < 2 * alone.least_bytes
+    assert "3 such requests at once" in costs.request_line(
+        three.rows, three.request, three.model, 3
+    )
+    config.methods = ("no_cache", FULL)
+    with pytest.raises(ValueError, match="full_recompute runs the query in its own pass"):
+        list(point.run(config))
+    config.batch = "1/0"
+    with pytest.raises(ValueError, match="batch is '1/0'; it is how many requests run at once"):
         next(point.run(config))
 
 
