@@ -44,6 +44,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model = "smollm2-135m"
     config.dtype = "float32"
     config.shared_layers = ""  # "19:23": these take layer 18's attention weights, cache no keys
+    # On a TPU packets are attended to by a Pallas kernel (models/paged_kernel.py), which no TPU has
+    # run yet; elsewhere it is interpreted, and slow.
+    config.paged_kernel = False
     config.methods = ("full_recompute", *evaluate.METHODS)  # "name" or "name:field=value,…"
     config.seed = 0  # of the ids and of random soft tokens
 

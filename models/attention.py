@@ -1,6 +1,8 @@
 """attend(): the only attention. One softmax over any number of separate caches."""
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,8 +27,22 @@ class Segment(NamedTuple):
     turns: tuple[jax.Array, jax.Array] | None = None
 
 
+class Attended(NamedTuple):
+    """What rows took from one part of their context; `attend` merges it with the others."""
+
+    out: jax.Array  # float32 [K, X, H]: by key/value head, X = B * G * T
+    log_sum: jax.Array  # float32 [K, X]: log of the sum of exponentiated scores
+
+
+class Kernel(NamedTuple):
+    """A part of the context, shared by all rows, that a kernel of its own attends to."""
+
+    # Queries [K, X, H], scaled, and their positions int32 [X] to Attended.
+    attended: Callable[[jax.Array, jax.Array], Attended]
+
+
 def attend(
-    q_BxTxNxH: jax.Array, positions_BxT: jax.Array, segments: list[Segment], block: int
+    q_BxTxNxH: jax.Array, positions_BxT: jax.Array, segments: list[Segment | Kernel], block: int
 ) -> jax.Array:
     """Attention of rows over all segments, as over their concatenation but without the copy.
 
@@ -60,10 +76,12 @@ def weights(q_BxTxNxH: jax.Array, positions_BxT: jax.Array, segments: list[Segme
 def _heads_first(q_BxTxNxH, segments):
     # Key/value heads first: XLA for CPUs takes such products as they are and copies others.
     B, T, N, H = q_BxTxNxH.shape
-    K = segments[0].k.shape[2]
+    K = next(s for s in segments if isinstance(s, Segment)).k.shape[2]
     q_KxBxGxTxH = jnp.transpose(q_BxTxNxH.reshape(B, T, K, N // K, H), (2, 0, 3, 1, 4)) * H**-0.5
     return q_KxBxGxTxH, [
         s._replace(k=jnp.transpose(s.k, (2, 0, 1, 3)), v=jnp.transpose(s.v, (2, 0, 1, 3)))
+        if isinstance(s, Segment)
+        else s
         for s in segments
     ]
 
@@ -92,12 +110,25 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
 
 
 def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
-    scores = [_scores(q_KxBxGxTxH, positions_BxT, s) for s in segments]
-    tops = [s.max(axis=-1, keepdims=True) for s in scores]
+    plain = [s for s in segments if isinstance(s, Segment)]
+    parts = [_in_kernel(q_KxBxGxTxH, positions_BxT, s) for s in segments if isinstance(s, Kernel)]
+    scores = [_scores(q_KxBxGxTxH, positions_BxT, s) for s in plain]
+    tops = [s.max(axis=-1, keepdims=True) for s in scores] + [p.log_sum for p in parts]
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
     weights = [jnp.exp(s - top) for s in scores]
-    total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
-    return sum(_mix(w, s.v) for w, s in zip(weights, segments, strict=True)) / total
+    shares = [jnp.exp(p.log_sum - top) for p in parts]
+    total = sum(itertools.chain((w.sum(axis=-1, keepdims=True) for w in weights), shares))
+    mixed = (_mix(w, s.v) for w, s in zip(weights, plain, strict=True))
+    shared = (w * p.out for w, p in zip(shares, parts, strict=True))
+    return sum(itertools.chain(mixed, shared)) / total
+
+
+def _in_kernel(q_KxBxGxTxH, positions_BxT, kernel: Kernel) -> Attended:
+    """The kernel's part, in the rows' axes: `[K, B, G, T, H]` and `[K, B, G, T, 1]`."""
+    K, B, G, T, H = shape = q_KxBxGxTxH.shape
+    positions = jnp.broadcast_to(positions_BxT[:, None], (B, G, T)).reshape(-1)
+    part = kernel.attended(q_KxBxGxTxH.reshape(K, -1, H), positions)
+    return Attended(part.out.reshape(shape), part.log_sum.reshape(*shape[:-1], 1))
 
 
 def _scores(q_KxBxGxTxH, positions_BxT, segment: Segment):

@@ -33,6 +33,7 @@ class ModelConfig:
     remat: bool = False  # recompute a layer's activations in the backward pass
     query_block: int = 128  # rows of attention computed at once; bounds its memory
     mesh: jax.sharding.Mesh | None = None  # its devices (sharding.py); None: one
+    paged_kernel: bool = False  # attention over pages by paged_kernel.py; off a TPU interpreted
     # Layers that take the attention weights of the layer before them and cache no keys. Another
     # model than its weights': part of the fingerprint (identity.py).
     shared_layers: range | None = None
@@ -57,6 +58,11 @@ class ModelConfig:
         if self.scan_layers:
             raise ValueError(
                 "shared_layers need scan_layers=False: what shared layers cache has another shape."
+            )
+        if self.paged_kernel:
+            raise ValueError(
+                "shared_layers need paged_kernel=False: the kernel keeps no attention weights to "
+                "share."
             )
 
     @property

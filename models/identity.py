@@ -10,9 +10,11 @@ import json
 
 from models.config import ModelConfig
 
-# Of ModelConfig; no part of the model, but for shared layers, which `constants` adds where there
-# are some: models without them keep their fingerprints.
-RUN_CHOICES = ("scan_layers", "remat", "query_block", "mesh", "shared_layers")
+# What has a default in ModelConfig is no part of the model, but for shared layers, which
+# `constants` adds where there are some: models without them keep their fingerprints.
+RUN_CHOICES = {
+    f.name for f in dataclasses.fields(ModelConfig) if f.default is not dataclasses.MISSING
+}
 
 
 def digest(value) -> str:

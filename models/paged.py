@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models import rope
-from models.attention import Segment
+from models import paged_kernel, rope
+from models.attention import Kernel, Segment
 from models.kv_cache import SLOTS, KVCache
 
 
@@ -53,6 +53,19 @@ def copied(config, context: Paged) -> KVCache:
         return KVCache(k, v, parts[0].positions, parts[0].valid, bias)
     part = jax.vmap(layer)(pool.k, pool.v, pool.bias)
     return KVCache(part.k, part.v, part.positions[0], part.valid[0], part.bias)
+
+
+def part(config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int) -> Segment | Kernel:
+    """`segment`, or where `config.paged_kernel` asks for it and can, the kernel in its place."""
+    if not config.paged_kernel or context.table is not None or bias is not None:
+        return segment(config, context, k, v, bias, rows)
+    pool = context.pool
+
+    def attended(q_KxXxH, positions_X):
+        given = k, v, context.starts, pool.positions, pool.valid
+        return paged_kernel.attend_pages(config, q_KxXxH, positions_X, *given)
+
+    return Kernel(attended)
 
 
 def segment(config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int) -> Segment:

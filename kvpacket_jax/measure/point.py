@@ -65,7 +65,8 @@ def run(
     seed = point["seed"]
     with progress.step(f"Loading {point['model']}"):
         source, dtype, shared = point["model"], point["dtype"], point["shared_layers"]
-        model = models.load(source, dtype, cache_dir, mesh, shared)
+        kernel = {"paged_kernel": point["paged_kernel"]}
+        model = models.load(source, dtype, cache_dir, mesh, shared, **kernel)
         sharding.log_layout(model.config, model.params)
         adapter = make_adapter(model, point["adapter"], point["header"], point["trailer"], seed)
     primer = _random_primer(model, point["primer"], seed)

@@ -118,9 +118,12 @@ def plan(
     progress.say(sharding.describe(student.config, student.params))
     with progress.step(f"Compiling the gradients of a microbatch of {config.model}"):
         rows = [training(student, config, work, chip)]
-    with progress.step("Compiling the prefill over packets"):
-        model = abstract_model(config.model, serving, dtype)
-        rows.append(answering(model, config.header + config.trailer, work, chip))
+    has_kernel = chips[0].platform == "tpu" and not serving.shared_layers
+    for kernel in (False, True) if has_kernel else (False,):
+        with progress.step(f"Compiling the prefill over packets{', in a kernel' * kernel}"):
+            choice = dataclasses.replace(serving, paged_kernel=kernel)
+            model = abstract_model(config.model, choice, dtype)
+            rows.append(answering(model, config.header + config.trailer, work, chip))
     return rows
 
 
@@ -264,10 +267,11 @@ def answering(model: LanguageModel, adapter_tokens: int, work: Work, chip: Chip)
         for shape in ((1, rows), (1,), (), (pages,))
     )
     inputs = ((Paged(pool, None, starts),), ids, length, start)
+    in_kernel = ", in a kernel" if model.config.paged_kernel else ""
     program, tail = prefill_lib.prefill_program, buckets.tail(rows, work.answer)
     run = functools.partial(program, model.module, slots=tail)
     return _row(
-        f"prefill of {work.query} over {slots:,} slots",
+        f"prefill of {work.query} over {slots:,} slots{in_kernel}",
         lambda: program.lower(model.module, model.params, *inputs, slots=tail),
         count_flops(run, model.params, *inputs).total,
         (model, (), inputs),

@@ -1,5 +1,6 @@
 """Loading weights: every parameter is its tensor, and what does not fit is refused by name."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 import models
+from models import identity
 from models.sources import hub
 from tests.support.golden import FAMILIES, GOLDEN
 
@@ -74,6 +76,18 @@ def test_a_fingerprint_is_of_the_model_alone(folder, tiny):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     assert len({base, weights, models.load(str(folder), "float32").fingerprint}) == 3
+
+
+def test_how_a_model_runs_is_no_part_of_it(tiny):
+    config = tiny("tiny_qwen3").config
+    choices = {"scan_layers": True, "remat": True, "query_block": 1, "paged_kernel": True}
+    found = identity.constants(config)
+    assert found == identity.constants(dataclasses.replace(config, **choices))
+    # Packets and adapters are bound to these: with one more or less, all of them would be refused.
+    assert set(found) == set(
+        "family vocab_size dim num_layers num_heads num_kv_heads head_dim mlp_dim norm_eps "
+        "max_positions tie_embeddings qkv_bias qk_norm rope rope_type".split()
+    )
 
 
 def test_what_follows_from_the_config_may_stand_in_the_file(folder, tiny):

@@ -1,0 +1,155 @@
+"""Attention over pages as a Pallas kernel for TPUs: keys and values are read once, where they lie.
+
+What paged.segment and attend do together, for the pages alone: each page's keys are turned to the
+context's positions as they arrive, and scores live in fast memory only. `attend` merges what comes
+out with the other segments by its log-sum-exp.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
+
+from models import rope, sharding
+from models.attention import MASKED, Attended
+
+# Of a block: so much of keys or values, and of queries, all heads together. Each is there twice,
+# the next arriving while one is in use, and all must fit into the 16 MB that a program has.
+BYTES = 2**20
+SLOTS, ROWS = 512, 256  # and no more than these
+LANES = 128  # statistics of a row fill as many, which is how TPUs hold a column
+SUBLANES = 8
+NOWHERE = jnp.iinfo(jnp.int32).max  # the position of a slot that is not valid
+
+
+def attend_pages(config, q_KxXxH, positions_X, k, v, starts, positions, valid) -> Attended:
+    """Attention of X rows over a pool's pages, all in their order.
+
+    Split by heads over `config.mesh`. Off a TPU the kernel is interpreted, slowly, as plain jax.
+
+    Args:
+      q_KxXxH: queries by key/value head, already scaled.
+      positions_X: int32, of each row.
+      k, v: the pool's of one layer, `[n, S, K, H]`.
+      starts: int32 `[n]`, what is added to the positions of each page.
+      positions, valid: int32 and bool `[n, S]`, the pool's.
+
+    Returns:
+      `[K, X, H]` and `[K, X]`. A row that sees no slot has finite values without meaning, and a
+      log-sum-exp near MASKED.
+    """
+    seen_from = jnp.where(valid, positions + starts[:, None], NOWHERE)
+    cos, sin = rope.cos_sin(config.rope, config.head_dim, starts, config.max_positions)
+    turns = jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+    mesh = config.mesh
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    run = functools.partial(_attend, interpret=platform != "tpu")
+    if mesh:
+        of_heads, of_pool, whole = P(sharding.KV), P(None, None, sharding.KV), P()
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(of_heads, whole, of_pool, of_pool, whole, whole, whole),
+            out_specs=(of_heads, of_heads),
+            check_vma=False,  # of what a kernel puts out jax cannot tell
+        )
+    return Attended(*run(q_KxXxH, positions_X, k, v, *turns, seen_from))
+
+
+def _attend(q, positions, k, v, cos, sin, seen_from, interpret: bool):
+    """Sums of values `[K, X, H]` and the log-sum-exp `[K, X]`, of the heads of one device."""
+    (K, X, H), (n, S) = q.shape, seen_from.shape
+    pages = _pages_at_once(n, max(1, min(SLOTS, BYTES // (K * H * k.dtype.itemsize)) // S))
+    rows = min(ROWS, -(-X // 16) * 16, max(16, BYTES // (K * H * 4) // 16 * 16))
+    # What fills the last block is never seen. Of pages there is seldom any.
+    extra = -n % pages
+    pages_more = lambda x, fill=0: jnp.pad(  # noqa: E731
+        x, ((0, extra), *[(0, 0)] * (x.ndim - 1)), constant_values=fill
+    )
+    k, v, cos, sin = map(pages_more, (k, v, cos, sin)) if extra else (k, v, cos, sin)
+    seen_from = pages_more(seen_from, NOWHERE).reshape(-1, 1, pages * S)
+    q = jnp.pad(q, ((0, 0), (0, -X % rows), (0, 0)))
+    positions = jnp.pad(positions, (0, -X % rows))[:, None]
+
+    def block(*shape, of):
+        """A block of an array: `of` says which of its axes goes with rows and which with pages."""
+        return pl.BlockSpec(shape, lambda x, p: tuple({"x": x, "p": p}.get(c, 0) for c in of))
+
+    done = q.shape[1] * (n + extra) * S * K
+    out, log_sums = pl.pallas_call(
+        functools.partial(_kernel, heads=K),
+        grid=(q.shape[1] // rows, (n + extra) // pages),
+        in_specs=[
+            block(K, rows, H, of="-x-"),
+            block(rows, 1, of="x-"),
+            block(pages, S, K, H, of="p---"),
+            block(pages, S, K, H, of="p---"),
+            block(pages, H, of="p-"),
+            block(pages, H, of="p-"),
+            block(1, 1, pages * S, of="p--"),
+        ],
+        out_specs=[block(K, rows, H, of="-x-"), block(K, rows, LANES, of="-x-")],
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, jnp.float32),
+            jax.ShapeDtypeStruct((*q.shape[:2], LANES), jnp.float32),
+        ],
+        scratch_shapes=[pltpu.VMEM((K, rows, LANES), jnp.float32)] * 2,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * done * H, transcendentals=done, bytes_accessed=k.nbytes + v.nbytes
+        ),
+        interpret=interpret,
+        name="attend_pages",
+    )(q, positions, k, v, cos, sin, seen_from)
+    return out[:, :X], log_sums[:, :X, 0]
+
+
+def _pages_at_once(n: int, most: int) -> int:
+    """Pages of a block: a divisor of n where there is one that TPUs take, so that none is added."""
+    if n <= most:
+        return n
+    sizes = range(most // SUBLANES * SUBLANES, 0, -SUBLANES)
+    return next((size for size in sizes if n % size == 0), max(SUBLANES, sizes.start))
+
+
+def _kernel(q, row_positions, k, v, cos, sin, seen_from, out, log_sums, top, total, *, heads: int):
+    """One block of rows over one block of pages; `out` holds sums of values until the last."""
+    page = pl.program_id(1)
+
+    @pl.when(page == 0)
+    def _():
+        top[...] = jnp.full_like(top, MASKED)
+        total[...] = jnp.zeros_like(total)
+        out[...] = jnp.zeros_like(out)
+
+    pages, S, _, H = k.shape
+    visible = seen_from[0] <= row_positions[...]
+    turn_cos, turn_sin = cos[...][:, None], sin[...][:, None]
+    low = k.dtype
+    exact = jax.lax.Precision.HIGHEST if low == jnp.float32 else None
+    dot = functools.partial(
+        jax.lax.dot_general, precision=exact, preferred_element_type=jnp.float32
+    )
+    for h in range(heads):
+        keys = k[:, :, h, :].astype(jnp.float32)
+        swapped = jnp.concatenate([keys[..., H // 2 :], keys[..., : H // 2]], axis=-1)
+        keys = (keys * turn_cos + swapped * turn_sin).astype(low).reshape(pages * S, H)
+        scores = dot(q[h].astype(low), keys, (((1,), (1,)), ((), ())))
+        scores = jnp.where(visible, scores, MASKED)
+        old_top = top[h]
+        new_top = jnp.maximum(old_top, scores.max(axis=-1, keepdims=True))
+        weights = jnp.exp(scores - new_top[:, :1])
+        kept = jnp.exp(old_top - new_top)
+        top[h] = new_top
+        total[h] = total[h] * kept + weights.sum(axis=-1, keepdims=True)
+        values = v[:, :, h, :].reshape(pages * S, H)
+        new = dot(weights.astype(low), values, (((1,), (0,)), ((), ())))
+        out[h] = out[h] * kept[:, :1] + new
+
+    @pl.when(page == pl.num_programs(1) - 1)
+    def _():
+        out[...] = out[...] / total[:, :, :1]
+        log_sums[...] = top[...] + jnp.log(total[...])
