@@ -61,10 +61,11 @@ def _choose(model: LanguageModel, name: str, template: str) -> Adapter:
 
 
 def table(scores: dict[str, Scores]) -> rich.table.Table:
-    """A line an adapter: KL of an answer, and the same answer where the full context is right."""
-    first = next(iter(scores.values()))
-    kinds = (f"{kind} ({by['questions']})" for kind, by in first.items())
-    shown = empty_table(("adapter",), *kinds)
-    for name, by_kind in scores.items():
-        shown.add_row(name, *(f"{s['kl']:.2f}, {s['same_right']:.2f}" for s in by_kind.values()))
+    """A line a kind: KL of an answer, and the same answer where the full context is right."""
+    # All columns fold: names of adapters are paths, and a terminal has room for few of them.
+    shown = empty_table(("documents (questions)", *scores))
+    for kind, first in next(iter(scores.values())).items():
+        of_kind = (by_kind[kind] for by_kind in scores.values())
+        cells = (f"{s['kl']:.2f}, {s['same_right']:.2f}" for s in of_kind)
+        shown.add_row(f"{kind} ({first['questions']})", *cells)
     return shown

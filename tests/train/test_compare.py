@@ -1,10 +1,13 @@
 """Adapters side by side: each is scored as it would be alone, whatever stands beside it."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from rich.console import Console
 
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -49,7 +52,12 @@ def test_each_is_scored_as_it_would_be_alone(model, config, folder, monkeypatch)
     np.testing.assert_allclose(scores["none"]["it"]["kl"], bare["it"]["kl"], rtol=1e-5)
     kl = [scores[name]["it"]["kl"] for name in names]
     assert len(set(kl)) == len(names) and abs(kl[2] - kl[3]) < abs(kl[0] - kl[3])
-    assert compare.table(scores).row_count == len(names)
+    table = compare.table(scores)
+    assert table.row_count == 1 and [c.header for c in table.columns[1:]] == names
+    shown = Console(width=80, file=io.StringIO())
+    shown.print(table)
+    cells = (f"{s['it']['kl']:.2f}, {s['it']['same_right']:.2f}" for s in scores.values())
+    assert all(cell in shown.file.getvalue() for cell in cells)
 
 
 @pytest.mark.parametrize(
