@@ -49,6 +49,7 @@ class Peer:
 
         self._torch, self._transformers = torch, transformers
         torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype)
         ).eval()
