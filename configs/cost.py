@@ -44,8 +44,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model = "smollm2-135m"
     config.dtype = "float32"
     config.shared_layers = ""  # "19:23": these take layer 18's attention weights, cache no keys
-    # On a TPU packets are attended to by a Pallas kernel (models/paged_kernel.py), which no TPU has
-    # run yet; elsewhere it is interpreted, and slow.
+    # True: a Pallas kernel attends to packets (models/paged_kernel.py). No TPU has run it yet;
+    # elsewhere it is interpreted, and slow. The query alone, over a plain cache, goes without it.
     config.paged_kernel = False
     config.methods = ("full_recompute", *evaluate.METHODS)  # "name" or "name:field=value,…"
     config.seed = 0  # of the ids and of random soft tokens
@@ -56,7 +56,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # slashes.
     config.documents = "4x256"
     config.query = 24
-    config.batch = "1"  # requests at once over the same packets; "1/4/16": each at every point
+    # Requests at once over the same packets; "1/4/16": each at every point. Above 1 without the
+    # methods whose own pass runs the query.
+    config.batch = "1"
+    config.beside_torch = True  # times transformers too, on a CPU, where torch is installed
     config.adapter = ""  # a folder or a shipped name; empty: random soft tokens, so many of them
     config.primer = 256  # random tokens that packets are built after where a method is primed
     config.header = 8

@@ -100,7 +100,8 @@ def load(
       shared_layers: "23:27", the layers from 23 to 26 take the attention weights of layer 22 and
         cache no keys (Shared Attention, arXiv 2407.12866); "" for none. The weights were not
         trained so: it is another model, with a name and a fingerprint of its own.
-      **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block).
+      **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block,
+        paged_kernel).
 
     Raises:
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.

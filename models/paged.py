@@ -55,9 +55,12 @@ def copied(config, context: Paged) -> KVCache:
     return KVCache(part.k, part.v, part.positions[0], part.valid[0], part.bias)
 
 
-def part(config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int) -> Segment | Kernel:
+def segment_or_kernel(
+    config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int
+) -> Segment | Kernel:
     """`segment`, or where `config.paged_kernel` asks for it and can, the kernel in its place."""
-    if not config.paged_kernel or context.table is not None or bias is not None:
+    readable = context.table is None and bias is None and paged_kernel.fits(config, k)
+    if not (config.paged_kernel and readable):
         return segment(config, context, k, v, bias, rows)
     pool = context.pool
 

@@ -1,8 +1,8 @@
-"""Attention over pages as a Pallas kernel for TPUs: keys and values are read once, where they lie.
+"""Attention over pages as a Pallas kernel for TPUs: keys and values are read where they lie.
 
 What paged.segment and attend do together, for the pages alone: each page's keys are turned to the
-context's positions as they arrive, and scores live in fast memory only. `attend` merges what comes
-out with the other segments by its log-sum-exp.
+context's positions as they arrive, once for each block of ROWS rows, and scores live in fast memory
+only. `attend` merges what comes out with the other segments by its log-sum-exp.
 """
 
 import functools
@@ -62,7 +62,7 @@ def attend_pages(config, q_KxXxH, positions_X, k, v, starts, positions, valid) -
 def _attend(q, positions, k, v, cos, sin, seen_from, interpret: bool):
     """Sums of values `[K, X, H]` and the log-sum-exp `[K, X]`, of the heads of one device."""
     (K, X, H), (n, S) = q.shape, seen_from.shape
-    pages = _pages_at_once(n, max(1, min(SLOTS, BYTES // (K * H * k.dtype.itemsize)) // S))
+    pages = _pages_at_once(n, max(1, min(SLOTS, BYTES // _slot_bytes(k)) // S))
     rows = min(ROWS, -(-X // 16) * 16, max(16, BYTES // (K * H * 4) // 16 * 16))
     # What fills the last block is never seen. Of pages there is seldom any.
     extra = -n % pages
@@ -78,10 +78,11 @@ def _attend(q, positions, k, v, cos, sin, seen_from, interpret: bool):
         """A block of an array: `of` says which of its axes goes with rows and which with pages."""
         return pl.BlockSpec(shape, lambda x, p: tuple({"x": x, "p": p}.get(c, 0) for c in of))
 
-    done = q.shape[1] * (n + extra) * S * K
+    blocks, slots = q.shape[1] // rows, (n + extra) * S
+    done = q.shape[1] * slots * K
     out, log_sums = pl.pallas_call(
         functools.partial(_kernel, heads=K),
-        grid=(q.shape[1] // rows, (n + extra) // pages),
+        grid=(blocks, (n + extra) // pages),
         in_specs=[
             block(K, rows, H, of="-x-"),
             block(rows, 1, of="x-"),
@@ -99,12 +100,26 @@ def _attend(q, positions, k, v, cos, sin, seen_from, interpret: bool):
         scratch_shapes=[pltpu.VMEM((K, rows, LANES), jnp.float32)] * 2,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         cost_estimate=pl.CostEstimate(
-            flops=4 * done * H, transcendentals=done, bytes_accessed=k.nbytes + v.nbytes
+            # A score: two products, mask, maximum, difference and sum; a key's turn: three for each
+            # number.
+            flops=(4 * H + 4) * done + 3 * H * K * slots * blocks,
+            transcendentals=done,
+            bytes_accessed=(k.nbytes + v.nbytes) * blocks + 2 * q.nbytes,
         ),
         interpret=interpret,
         name="attend_pages",
     )(q, positions, k, v, cos, sin, seen_from)
     return out[:, :X], log_sums[:, :X, 0]
+
+
+def fits(config, k: jax.Array) -> bool:
+    """Whether the fewest pages of a pool `[n, S, K, H]` that TPUs take leave room for the rest."""
+    devices = config.mesh.shape[sharding.KV] if config.mesh else 1
+    return SUBLANES * k.shape[-3] * _slot_bytes(k) <= BYTES * devices
+
+
+def _slot_bytes(k: jax.Array) -> int:
+    return k.shape[-2] * k.shape[-1] * k.dtype.itemsize
 
 
 def _pages_at_once(n: int, most: int) -> int:

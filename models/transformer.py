@@ -192,7 +192,7 @@ class Transformer(nn.Module):
             weights, (tail_k, tail_v), contexts = layer
             rows = x_BxTxD.shape[0] * x_BxTxD.shape[1] * c.num_heads
             segments = [
-                paged.part(c, cache, k, v, bias, rows)
+                paged.segment_or_kernel(c, cache, k, v, bias, rows)
                 if isinstance(cache, Paged)
                 else Segment(k, v, cache.positions, cache.valid, bias)
                 for cache, (k, v, bias) in zip(context, contexts, strict=True)

@@ -124,7 +124,6 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
       ValueError: naming what differs, or a run.json that is damaged.
     """
     path = workdir / "run.json"
-    identity = _wherever(identity)
     stored = identity
     if path.exists():
         stored = sealed.read_json(
@@ -133,22 +132,20 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
             "command, remove the file; else, or if an earlier version wrote it, choose another "
             "--workdir.",
         )
-        stored = _wherever(stored)
     for part in ("adapter", "primer"):
         known = {stored.get(part, "none"), identity.get(part, "none")} - {"none"}
         if len(known) < 2:
             used = next(iter(known), "none")
             stored, identity = stored | {part: used}, identity | {part: used}
-    resume.check(stored, identity, f"{workdir} holds answers of another run")
+    resume.check(_wherever(stored), _wherever(identity), f"{workdir} holds answers of another run")
     write_whole(path, json.dumps(sealed.stamped(identity), indent=1) + "\n")
 
 
 def _wherever(identity: Mapping) -> Mapping:
-    """The identity with the last part alone of the paths to a data set's files.
+    """The identity without the paths to a data set's files, which may lie elsewhere by now.
 
-    They may lie elsewhere when the run goes on: the digest of the examples says what they hold.
+    The digest of the examples says what they hold.
     """
     dataset = identity.get("dataset", {})
-    options = dataset.get("options", {})
-    names = {k: pathlib.PurePath(options[k]).name for k in PATHS if k in options}
-    return {**identity, "dataset": {**dataset, "options": options | names}} if names else identity
+    options = {k: v for k, v in dataset.get("options", {}).items() if k not in PATHS}
+    return {**identity, "dataset": {**dataset, "options": options}}

@@ -1,7 +1,9 @@
 """The same request in PyTorch's transformers, where torch is installed; it is no requirement.
 
 A model's own files are read once more by transformers, and run on the same cores with the same
-numbers of tokens. `Pair` holds both sides' times, interleaved.
+numbers of tokens; `Pair` holds both sides' times, interleaved. Not the same to the last operation:
+of a document read alone we keep the cache, so that XLA leaves out the last layer's attention and
+MLP, a few percent, and transformers' cache is its default one, which grows by a copy.
 """
 
 import importlib.util
@@ -10,18 +12,19 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 import models
 from kvpacket_jax.measure import timing
 from kvpacket_jax.measure.cost import ALONE, FULL
 from kvpacket_jax.measure.decoding import first_chunk
-from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import Request
 from kvpacket_jax.packets.buckets import CHUNK
 from kvpacket_jax.packets.packet import build_packets
 from models import LanguageModel
+from models.sources import random_models
 
 DOCUMENT = "a document, read alone"
 TOKEN = "a token after the first"
@@ -41,17 +44,26 @@ class Pair(NamedTuple):
 
 
 class Peer:
-    """A model in transformers, as fast as it comes: its own attention, its last row's logits."""
+    """A model in transformers as it comes: its own attention and cache, the last row's logits."""
 
-    def __init__(self, folder: pathlib.Path, dtype: str, threads: int):
+    def __init__(
+        self,
+        model: LanguageModel,
+        source: str,
+        cache_dir: str | os.PathLike | None,
+        threads: int,
+    ):
+        """Reads the files of `source`, which `model` came from, once more."""
         import torch
         import transformers
 
+        cache_dir = pathlib.Path(cache_dir) if cache_dir else models.default_cache_dir()
+        dtype = str(model.dtype)
         self._torch, self._transformers = torch, transformers
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype)
+            models.find(source, dtype, cache_dir), dtype=getattr(torch, dtype)
         ).eval()
         self.name = f"transformers {transformers.__version__} with torch {torch.__version__}"
 
@@ -85,6 +97,15 @@ class Peer:
             )
             return out.logits[0, -1].float().numpy()
 
+    def build(self, ids: Sequence[int]):
+        """A document's cache, without any logits."""
+        cache = self.cache(0)
+        with self._torch.inference_mode():
+            self._model.model(
+                input_ids=self._torch.tensor([list(ids)]), past_key_values=cache, use_cache=True
+            )
+        return cache
+
     def decode(self, logits, cache, count: int) -> list[int]:
         """So many greedy tokens, of which the first is already known by its logits."""
         tokens = []
@@ -95,18 +116,12 @@ class Peer:
         return tokens
 
 
-def load(
-    model: LanguageModel, source: str, cache_dir: str | os.PathLike | None, machine: Machine
-) -> Peer | None:
-    """The model in transformers; None without torch, off the CPU, or where it has no files."""
-    config = model.config
-    if importlib.util.find_spec("torch") is None or machine.platform != "cpu":
-        return None
-    if source.startswith("random:") or config.mesh is not None or config.shared_layers:
-        return None
-    cache_dir = pathlib.Path(cache_dir) if cache_dir else models.default_cache_dir()
-    dtype = str(model.dtype)
-    return Peer(models.find(source, dtype, cache_dir), dtype, machine.threads)
+def available(model: LanguageModel, source: str) -> bool:
+    """Whether there are torch and files of the model, which runs whole on one CPU."""
+    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
+        return False
+    has_files = not random_models.is_random(source)
+    return has_files and model.config.mesh is None and not model.config.shared_layers
 
 
 class _Work(NamedTuple):
@@ -157,7 +172,7 @@ def _works(
     works = {
         DOCUMENT: _Work(
             lambda: build_packets(model, None, [document]),
-            lambda: peer.read(document, peer.cache(0)),
+            lambda: peer.build(document),
         ),
         ALONE: _Work(
             lambda: np.asarray(first_token(model, alone, request).logits),

@@ -82,8 +82,10 @@ def run(
         model.check_length(_positions(request, soft_tokens))
     with progress.step("Measuring this machine"):
         machine = measure_machine(model.dtype, model.num_devices)
-    with progress.step("Looking for torch, to measure transformers beside it"):
-        peer = beside_torch.load(model, point["model"], cache_dir, machine)
+    peer = None
+    if point["beside_torch"] and 1 in batches and beside_torch.available(model, point["model"]):
+        with progress.step("Loading it in transformers, for torch is installed"):
+            peer = beside_torch.Peer(model, point["model"], cache_dir, machine.threads)
     given = machine, point["runs"], point["tier"], profile_dir, progress
     for request in requests:
         for batch in batches:
@@ -170,10 +172,8 @@ def measure_methods(
       tier: where what a method stored lies: "device" or "host".
       profile_dir: where a trace of one more round is written (for TensorBoard or Perfetto).
       peer: the same model in transformers, to be timed beside single requests.
-      batch: so many requests of the same query at once, over one context.
-
-    Raises:
-      ValueError: a method that cannot run a batch, for its own pass runs the query.
+      batch: so many requests of the same query at once, over one context. Above 1 methods whose
+        own pass runs the query are left out.
     """
     packets = next((name for name, m in methods.items() if m.reads_packets), None)
     sources = methods if packets is not None else {None: KVPacket()} | methods
@@ -182,12 +182,12 @@ def measure_methods(
         with progress.step(f"{name or 'kv_packet'}: caching {len(request.documents)} documents"):
             caches = method.store(model, request.preamble, request.documents)
             stored[name] = Entry(method, jax.block_until_ready(caches), batch=batch)
-        if batch > 1 and is_one_pass(model, stored[name], request):
-            raise ValueError(
-                f"{name} runs the query in its own pass, one request at a time: leave it out of "
-                "--config.methods, or set --config.batch=1."
-            )
     alone = query_alone(model, stored[packets], request)
+    if batch > 1:
+        together = [n for n in methods if not is_one_pass(model, stored[n], request)]
+        if left_out := ", ".join(n for n in methods if n not in together):
+            progress.say(f"Left out, for they run the query in a pass of their own: {left_out}")
+        methods = {name: methods[name] for name in together}
     entries = {ALONE: alone} | {name: on_tier(stored[name], tier) for name in methods}
     rows = cost.measure(model, entries, request, runs, machine, peak=True, progress=progress)
     if profile_dir:

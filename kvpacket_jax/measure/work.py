@@ -13,10 +13,9 @@ import jax
 from kvpacket_jax.measure import flops, memory
 from kvpacket_jax.measure.request import Entry, first_token, query_pass
 from kvpacket_jax.methods import Prepared, Request
-from kvpacket_jax.packets.buckets import power_of_two
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.pages import Laid
-from kvpacket_jax.packets.prefill import Context, Prefilled
+from kvpacket_jax.packets.prefill import Context, Prefilled, rows_of
 from models import LanguageModel, kv_cache, paged
 from models.kv_cache import KVCache
 from models.transformer import Transformer, init_params
@@ -40,10 +39,15 @@ class Work:
 def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool = False) -> Work:
     """Counts what `first_token` runs. Only shapes are looked at: nothing runs.
 
+    Attention in a kernel counts as the plain one that it stands for.
+
     Args:
       peak: counts the peak memory too, for which the chain's programs are compiled.
     """
     entry = entry._replace(method=entry.method.resolved(model, entry.stored, request))
+    peak_memory = peak_bytes(model, entry, request) if peak else None
+    config = dataclasses.replace(model.config, paged_kernel=False)
+    model = dataclasses.replace(model, config=config, module=Transformer(config))
     arrays = _abstract((model.params, entry.stored))
     total = flops.count_flops(_chain(model, entry, request), *arrays)
     context, _ = _outline(model, entry, request)
@@ -61,7 +65,7 @@ def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool 
         flops_matmul=total.matmul,
         xla_flops=flops.xla_flops(_chain(plain, entry, request), *plain_arrays),
         least_bytes=least_bytes(model, entry, request),
-        peak_bytes=peak_bytes(model, entry, request) if peak else None,
+        peak_bytes=peak_memory,
         context_slots=context_slots(model, entry, request),
         cache_bytes=stored_bytes(entry.stored),
         cached_tokens=sum(x.length for x in packets if isinstance(x, (Packet, Laid))),
@@ -102,7 +106,7 @@ def least_bytes(model: LanguageModel, entry: Entry, request: Request) -> int:
     total = sum(jax.tree.leaves((jax.tree.map(operator.mul, params, reads), needed)))
 
     query_rows = entry.method.buckets.query(len(request.query))
-    query_rows *= power_of_two(entry.batch, 1)
+    query_rows *= rows_of(entry.batch)
     rows = _outline(model, entry, request)[1] or query_rows
     row = memory.tree_bytes(jax.eval_shape(lambda: kv_cache.init(model.config, 1, 1, model.dtype)))
     new_context = memory.made_bytes(_context(model, entry, request), *arrays)

@@ -104,10 +104,14 @@ def prefill(
     return Prefilled(len(queries), logits, tail, rows, start + lengths)
 
 
+def rows_of(queries: int) -> int:
+    """Rows that so many queries are padded to."""
+    return power_of_two(queries, 1) if queries <= 4 else round_up(queries, 4)
+
+
 def pad_rows(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 ids `[Q', width]` and lengths `[Q']`, Q' as in `prefill`; added rows have length 1."""
-    count = len(sequences)
-    count = power_of_two(count, 1) if count <= 4 else round_up(count, 4)
+    count = rows_of(len(sequences))
     ids, lengths = np.zeros((count, width), np.int32), np.ones(count, np.int32)
     for i, sequence in enumerate(sequences):
         lengths[i] = len(sequence)

@@ -16,7 +16,11 @@ def records(points: Sequence[PointCosts]) -> list[dict]:
     """JSON-able rows of all points, each with its documents; the first of each with decoding."""
     rows = []
     for point in points:
-        about = {"documents": lengths(point), "batch": point.batch}
+        about = {
+            "documents": lengths(point),
+            "batch": point.batch,
+            "paged_kernel": point.model.config.paged_kernel,
+        }
         dicts = [about | dataclasses.asdict(row) for row in point.rows]
         dicts[0]["decoding"] = point.decoding._asdict()
         if point.beside:

@@ -136,9 +136,11 @@ def request_line(
     """What was run, the first row being the query alone's."""
     documents, alone = sum(map(len, request.documents)), rows[0]
     at_once = f", {batch} such requests at once" if batch > 1 else ""
+    in_kernel = ", packets attended to in a kernel" if model.config.paged_kernel else ""
     return (
         f"{model.name}: {len(request.preamble)} tokens of preamble, {len(request.documents)} "
-        f"documents of {documents:,} tokens in all, a query of {len(request.query)}{at_once}; "
+        f"documents of {documents:,} tokens in all, a query of "
+        f"{len(request.query)}{at_once}{in_kernel}; "
         f"{len(alone.runs_s)} runs, caches in memory of the {rows[-1].tier}. {ALONE} is its own "
         f"pass over a ready cache of {alone.context_slots:,} slots."
     )

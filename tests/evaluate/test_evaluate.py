@@ -320,19 +320,20 @@ def test_answers_of_an_earlier_version_are_refused_and_kept(config, finished, tm
 
 
 def test_a_run_goes_on_where_its_questions_lie_elsewhere(tmp_path):
-    def identity(options):
-        return {"dataset": {"name": "jsonl", "options": options}, "examples": "ab" * 32}
+    def identity(path, **others):
+        options = {"path": path, "num_documents": 5}
+        return {"dataset": {"name": "corpus", "options": options}, "examples": "ab" * 32} | others
 
-    claimed = [identity({"path": f"{d}/mine.jsonl", "seed": 1}) for d in ("/here", "there")]
-    for one in claimed:
-        rows.claim(tmp_path, one)
+    for path in ("/here/mine.jsonl", "there/yours.jsonl", "."):
+        rows.claim(tmp_path, identity(path))
         stored = json.loads((tmp_path / "run.json").read_text())
-        assert stored["dataset"]["options"] == {"path": "mine.jsonl", "seed": 1}
-    # As earlier versions wrote it.
-    (tmp_path / "run.json").write_text(json.dumps(sealed.stamped(claimed[0])))
-    rows.claim(tmp_path, claimed[1])
-    with pytest.raises(ValueError, match=r"dataset.options.path mine.jsonl, not yours.jsonl"):
-        rows.claim(tmp_path, identity({"path": "/here/yours.jsonl", "seed": 1}))
+        assert stored["dataset"]["options"]["path"] == path
+    with pytest.raises(ValueError, match="different examples"):
+        rows.claim(tmp_path, identity("/here/mine.jsonl", examples="cd" * 32))
+    fewer = identity("/here/mine.jsonl")
+    fewer["dataset"]["options"]["num_documents"] = 2
+    with pytest.raises(ValueError, match=r"dataset.options.num_documents 5, not 2"):
+        rows.claim(tmp_path, fewer)
 
 
 def test_other_questions_under_the_same_settings_are_another_run(config, tmp_path):

@@ -2,19 +2,17 @@
 
 import importlib.util
 
+import jax
 import numpy as np
 import pytest
 
 from kvpacket_jax.measure import beside_torch, point
 from kvpacket_jax.measure.cost import ALONE, FULL
-from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.measure.request import Entry, query_alone
 from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets.buckets import CHUNK
 from kvpacket_jax.report import costs
 from tests.support.golden import FAMILIES, GOLDEN
-
-MACHINE = Machine("it", "cpu", 1, 1, "0", "float32", peak=1e9, bandwidth=1e9)
 
 
 class Counting:
@@ -31,6 +29,9 @@ class Counting:
 
     def cache(self, slots):
         return self.Cache(slots)
+
+    def build(self, ids):
+        self.read(ids, self.cache(0))
 
     def rewind(self, cache, slots):
         assert slots <= cache.slots
@@ -74,19 +75,23 @@ def test_a_ratio_is_the_median_of_rounds():
 
 def test_there_is_none_without_torch_off_the_cpu_or_without_files(tiny, monkeypatch):
     model, source = tiny("tiny_qwen2"), str(GOLDEN / "tiny_qwen2")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert beside_torch.load(model, source, None, MACHINE) is None
+    shared = tiny("tiny_qwen2", shared_layers="1:2")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert beside_torch.load(model, "random:qwen2.5-0.5b", None, MACHINE) is None
-    gpu = Machine("it", "gpu", 1, 1, "0", "float32", peak=1e9, bandwidth=1e9)
-    assert beside_torch.load(model, source, None, gpu) is None
+    assert beside_torch.available(model, source)
+    assert not beside_torch.available(shared, source)
+    assert not beside_torch.available(model, "random:qwen2.5-0.5b")
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(jax, "default_backend", lambda: "gpu")
+        assert not beside_torch.available(model, source)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not beside_torch.available(model, source)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_both_sides_compute_the_same(tiny, name):
     pytest.importorskip("torch", reason="torch is no requirement")
     model = tiny(name)
-    peer = beside_torch.load(model, str(GOLDEN / name), None, MACHINE)
+    peer = beside_torch.Peer(model, str(GOLDEN / name), None, 1)
     request = point.random_request(model, 0, [20], 6)
     ids = [*request.documents[0], *request.query]
     method = METHODS[FULL]()

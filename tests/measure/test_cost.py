@@ -142,9 +142,10 @@ def test_a_batch_reads_weights_and_context_once(small_config):
     assert "3 such requests at once" in costs.request_line(
         three.rows, three.request, three.model, 3
     )
-    config.methods = ("no_cache", FULL)
-    with pytest.raises(ValueError, match="full_recompute runs the query in its own pass"):
-        list(point.run(config))
+    config.methods, config.batch = ("no_cache", FULL, "epic:tokens=2"), "9"
+    (nine,) = point.run(config)
+    assert [row.method for row in nine.rows] == [ALONE, "no_cache"]  # the others run it themselves
+    assert nine.rows[0].flops_matmul == 12 * one.rows[0].flops_matmul
     config.batch = "1/0"
     with pytest.raises(ValueError, match="batch is '1/0'; it is how many requests run at once"):
         next(point.run(config))

@@ -44,7 +44,7 @@ def both(config, pages: Paged, batch=1, count=3, at=90_000, block=128):
     q, positions, own = rows(config, batch, count, at)
     layer = pages.pool.k[0], pages.pool.v[0], None, 10**6
     parts = [
-        paged.part(dataclasses.replace(config, paged_kernel=kernel), pages, *layer)
+        paged.segment_or_kernel(dataclasses.replace(config, paged_kernel=kernel), pages, *layer)
         for kernel in (True, False)
     ]
     assert isinstance(parts[0], Kernel) and isinstance(parts[1], Segment)
@@ -130,8 +130,10 @@ def test_what_it_cannot_read_is_read_without_it(tiny):
     layer = pages.pool.k[0], pages.pool.v[0]
     listed = pages._replace(table=jnp.arange(4))
     bias = jnp.zeros((4, K, S))
-    assert isinstance(paged.part(config, listed, *layer, None, 6), Segment)
-    assert isinstance(paged.part(config, pages, *layer, bias, 6), Segment)
+    assert isinstance(paged.segment_or_kernel(config, listed, *layer, None, 6), Segment)
+    assert isinstance(paged.segment_or_kernel(config, pages, *layer, bias, 6), Segment)
+    wide = (jnp.zeros((4, S, 64, 128)),) * 2  # 4 MB at once, of keys alone
+    assert isinstance(paged.segment_or_kernel(config, pages, *wide, None, 6), Segment)
     with pytest.raises(ValueError, match="shared_layers need paged_kernel=False"):
         dataclasses.replace(tiny("tiny_qwen2").config, paged_kernel=True, shared_layers=range(1, 2))
 
