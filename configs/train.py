@@ -99,12 +99,16 @@ def _texts_mixture(corpus) -> dict[str, ConfigDict]:
         return _entry(name, weight, sizes, num_documents=documents, document_words=words, **options)
 
     return {
-        "lives_5": _entry("biography", 0.11, LIFE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.09, LIVES_10, num_documents=(9, 10), **life, **namesakes),
-        "facts": _entry("biography", 0.04, SHORT, one_fact=True, document_words=(12, 24), **lines),
+        "lives_5": _entry("biography", 0.08, LIFE, num_documents=5, **life),
+        "lives_10": _entry("biography", 0.08, LIVES_10, num_documents=(9, 10), **life, **namesakes),
+        "facts": _entry("biography", 0.03, SHORT, one_fact=True, document_words=(12, 24), **lines),
         "lines": _entry("corpus", 0.07, SHORT, notes=True, document_words=(8, 22), **docs | lines),
-        "needles": _entry("niah", 0.07, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
-        "sheets": _entry("sheets", 0.1, PARAGRAPHS, document_words=(38, 56), **sheets),
+        "needles": _entry("niah", 0.04, PARAGRAPHS, kinds=("multi_key", "multi_value"), **needles),
+        "sheets": _entry("sheets", 0.07, PARAGRAPHS, document_words=(38, 56), **sheets),
+        # Long lists, half the time all of one kind: values are taken from the wrong one of them.
+        "long_sheets": _entry(
+            "sheets", 0.11, LEAFLETS, num_documents=4, document_words=(120, 160), **sheets
+        ),
         "notes": prose(0.15, PARAGRAPHS, "wikipedia", 5, (40, 105), many | dict(related=True)),
         "docs": prose(0.13, PARAGRAPHS, "corpus", 5, (45, 95), docs),
         "chapters": prose(0.08, CHAPTERS, "wikipedia", 3, (130, 200), many),
