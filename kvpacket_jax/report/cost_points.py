@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import rich.table
 
-from kvpacket_jax.measure.cost import ALONE
+from kvpacket_jax.measure.cost import ALONE, Cost
 from kvpacket_jax.measure.point import PointCosts
 from kvpacket_jax.report import costs, figures
 from kvpacket_jax.runtime.format import milliseconds
@@ -37,23 +37,24 @@ def lengths(point: PointCosts) -> list[int]:
 
 def table(points: Sequence[PointCosts]) -> rich.table.Table:
     """TTFT of every method at every point, a line a point; then a later token's time."""
-    methods = [row.method for row in points[0].rows]
+    methods = list(dict.fromkeys(row.method for point in points for row in point.rows))
     headings = (f"{name}, ms" if name == ALONE else f"{name} (÷ alone)" for name in methods)
     shown = empty_table(("packets",), "tokens", "at once", *headings, "next token, ms (÷ floor)")
     for point in points:
-        later = point.decoding
+        later, by_method = point.decoding, {row.method: row for row in point.rows}
         shown.add_row(
             str(len(point.request.documents)),
             f"{sum(lengths(point)):,}",
             str(point.batch),
-            *(
-                milliseconds(row.ttft_s)
-                + ("" if row.to_alone in (None, 1) else f" ({row.to_alone:.2f})")
-                for row in point.rows
-            ),
+            *(_ttft(by_method[name]) if name in by_method else "-" for name in methods),
             f"{milliseconds(later.token_s)} ({later.token_s / later.floor_s:.2f})",
         )
     return shown
+
+
+def _ttft(row: Cost) -> str:
+    ratio = "" if row.to_alone in (None, 1) else f" ({row.to_alone:.2f})"
+    return milliseconds(row.ttft_s) + ratio
 
 
 def _size(point: PointCosts) -> tuple[int, int]:

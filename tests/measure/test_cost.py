@@ -146,6 +146,11 @@ def test_a_batch_reads_weights_and_context_once(small_config):
     (nine,) = point.run(config)
     assert [row.method for row in nine.rows] == [ALONE, "no_cache"]  # the others run it themselves
     assert nine.rows[0].flops_matmul == 12 * one.rows[0].flops_matmul
+    config.batch = "1/2"
+    columns = cost_points.table(list(point.run(config))).columns
+    left_out = [c.header for c in columns if list(c.cells)[1] == "-"]
+    assert left_out == [f"{FULL} (÷ alone)", "epic:tokens=2 (÷ alone)"]
+    assert "-" not in [next(iter(c.cells)) for c in columns]
     config.batch = "1/0"
     with pytest.raises(ValueError, match="batch is '1/0'; it is how many requests run at once"):
         next(point.run(config))
