@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models import paged_kernel, rope
+from models import rope
 from models.attention import Kernel, Segment
 from models.kv_cache import SLOTS, KVCache
 
@@ -59,9 +59,13 @@ def segment_or_kernel(
     config, context: Paged, k: jax.Array, v: jax.Array, bias, rows: int
 ) -> Segment | Kernel:
     """`segment`, or where `config.paged_kernel` asks for it and can, the kernel in its place."""
-    readable = context.table is None and bias is None and paged_kernel.fits(config, k)
-    if not (config.paged_kernel and readable):
-        return segment(config, context, k, v, bias, rows)
+    plain = functools.partial(segment, config, context, k, v, bias, rows)
+    if not config.paged_kernel or context.table is not None or bias is not None:
+        return plain()
+    from models import paged_kernel  # Pallas is a tenth of the time that importing models takes
+
+    if not paged_kernel.fits(config, k):
+        return plain()
     pool = context.pool
 
     def attended(q_KxXxH, positions_X):

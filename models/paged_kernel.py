@@ -42,8 +42,7 @@ def attend_pages(config, q_KxXxH, positions_X, k, v, starts, positions, valid) -
       log-sum-exp near MASKED.
     """
     seen_from = jnp.where(valid, positions + starts[:, None], NOWHERE)
-    cos, sin = rope.cos_sin(config.rope, config.head_dim, starts, config.max_positions)
-    turns = jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+    turns = rope.cos_sin(config.rope, config.head_dim, starts, config.max_positions)
     mesh = config.mesh
     platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
     run = functools.partial(_attend, interpret=platform != "tpu")
@@ -88,8 +87,8 @@ def _attend(q, positions, k, v, cos, sin, seen_from, interpret: bool):
             block(rows, 1, of="x-"),
             block(pages, S, K, H, of="p---"),
             block(pages, S, K, H, of="p---"),
-            block(pages, H, of="p-"),
-            block(pages, H, of="p-"),
+            block(pages, H // 2, of="p-"),
+            block(pages, H // 2, of="p-"),
             block(1, 1, pages * S, of="p--"),
         ],
         out_specs=[block(K, rows, H, of="-x-"), block(K, rows, LANES, of="-x-")],
@@ -149,9 +148,7 @@ def _kernel(q, row_positions, k, v, cos, sin, seen_from, out, log_sums, top, tot
         jax.lax.dot_general, precision=exact, preferred_element_type=jnp.float32
     )
     for h in range(heads):
-        keys = k[:, :, h, :].astype(jnp.float32)
-        swapped = jnp.concatenate([keys[..., H // 2 :], keys[..., : H // 2]], axis=-1)
-        keys = (keys * turn_cos + swapped * turn_sin).astype(low).reshape(pages * S, H)
+        keys = rope.rotate(k[:, :, h, :], turn_cos, turn_sin).astype(low).reshape(pages * S, H)
         scores = dot(q[h].astype(low), keys, (((1,), (1,)), ((), ())))
         scores = jnp.where(visible, scores, MASKED)
         old_top = top[h]
