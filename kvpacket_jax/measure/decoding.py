@@ -10,6 +10,7 @@ from kvpacket_jax.measure.request import Entry, query_pass
 from kvpacket_jax.methods import Request
 from kvpacket_jax.packets.buckets import CHUNK
 from kvpacket_jax.packets.generate import stream
+from kvpacket_jax.packets.prefill import Context
 from models import LanguageModel
 
 
@@ -29,6 +30,7 @@ class Chunk(NamedTuple):
 
     before: Callable  # runs the query anew, which a chunk consumes; not timed
     call: Callable
+    context: Context  # what each of its tokens reads
 
 
 def first_chunk(model: LanguageModel, entry: Entry, request: Request) -> Chunk:
@@ -47,7 +49,7 @@ def first_chunk(model: LanguageModel, entry: Entry, request: Request) -> Chunk:
         chunks = stream(model, prepared.context, prefilled, 1 + CHUNK, stop_ids=[])
         next(chunks)  # the first token, of the prefill
 
-    return Chunk(before, lambda: next(chunks))
+    return Chunk(before, lambda: next(chunks), prepared.context)
 
 
 def measure(
@@ -60,8 +62,7 @@ def measure(
     chunk = first_chunk(model, entry, request)
     seconds = timing.interleaved({"": chunk.call}, runs, before={"": chunk.before})[""]
     times = [s / CHUNK for s in seconds]
-    context = entry.method.prepare(model, entry.stored, request).context
-    read = memory.tree_bytes((model.params, context))
+    read = memory.tree_bytes((model.params, chunk.context))
     if not model.config.tie_embeddings:  # of which a token needs one row
         read -= memory.tree_bytes(model.params["embedding"])
     return Decoding(statistics.median(times), read / machine.bandwidth, tuple(times))

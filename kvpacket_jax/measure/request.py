@@ -28,9 +28,7 @@ class Entry(NamedTuple):
 
     def loaded(self) -> "Entry":
         """The entry as it is when a load has brought what is stored."""
-        if self.load is None:
-            return self
-        return Entry(self.method, self.load(), batch=self.batch)
+        return self if self.load is None else _on_device(self)._replace(stored=self.load())
 
 
 def first_token(model: LanguageModel, entry: Entry, request: Request) -> Prefilled:
@@ -72,7 +70,7 @@ def on_tier(entry: Entry, tier: str) -> Entry:
     """
     check_in_memory(tier)
     if tier == "device":
-        return Entry(entry.method, entry.stored, batch=entry.batch)
+        return _on_device(entry)
     leaves, tree = jax.tree.flatten(entry.stored)
     places = [getattr(leaf, "sharding", None) for leaf in leaves]
     host = jax.device_get(leaves)
@@ -80,7 +78,11 @@ def on_tier(entry: Entry, tier: str) -> Entry:
     def load():
         return tree.unflatten(map(jax.device_put, host, places))
 
-    return Entry(entry.method, entry.stored, tier, load, batch=entry.batch)
+    return entry._replace(tier=tier, load=load, forget=None)
+
+
+def _on_device(entry: Entry) -> Entry:
+    return entry._replace(tier="device", load=None, forget=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,4 +103,4 @@ def query_alone(model: LanguageModel, entry: Entry, request: Request) -> Entry:
     prepared = entry.method.prepare(model, entry.stored, request)
     ready = Ready(prepared.query_start, buckets=entry.method.buckets)
     caches = tuple(paged.ready(model.config, c) for c in prepared.context)
-    return Entry(ready, jax.block_until_ready(caches), batch=entry.batch)
+    return _on_device(entry)._replace(method=ready, stored=jax.block_until_ready(caches))
