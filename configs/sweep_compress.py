@@ -1,4 +1,4 @@
-"""F1 against the bytes of packets: every compressor at a half, a quarter and a tenth of the slots.
+"""F1 against the bytes of packets: every compressor at five shares of the slots.
 
     python -m launch.sweep --config=configs/sweep_compress.py --workdir=runs/compress
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import arguments, evaluate
 
 COMPRESSORS = ("streaming", "knorm", "snapkv", "zeromerge", "expected_attention", "kvzip")
-KEEPS = (0.5, 0.25, 0.1)
+KEEPS = (0.9, 0.75, 0.5, 0.25, 0.1)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
