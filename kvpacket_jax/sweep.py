@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 
 from kvpacket_jax.runtime import resume, sealed, shards
 from kvpacket_jax.runtime.progress import SILENT, Progress
-from models.files import write_whole
+from models.disk.files import write_whole
 from models.foreign import digests
 
 

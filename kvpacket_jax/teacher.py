@@ -29,7 +29,7 @@ from kvpacket_jax.packets.generate import NOT_FINITE, generate, likeliest, stop_
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
 from kvpacket_jax.runtime.sealed import Damaged
 from models import LanguageModel, identity, kv_cache, sharding
-from models.files import write_whole
+from models.disk.files import write_whole
 
 COMPARED_ROWS = 16  # rows whose next-token distributions are compared at once
 

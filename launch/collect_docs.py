@@ -43,7 +43,7 @@ def main(argv):
 
     from kvpacket_jax.data.own import installed_docs
     from kvpacket_jax.runtime import progress
-    from models.files import write_whole
+    from models.disk.files import write_whole
 
     output = pathlib.Path(OUTPUT.value).expanduser()
     with errors.in_one_line():

@@ -37,7 +37,7 @@ def main(argv):
     from kvpacket_jax.measure import point
     from kvpacket_jax.report import cost_points, costs, tables
     from kvpacket_jax.runtime import progress
-    from models.files import write_whole
+    from models.disk.files import write_whole
 
     if FIGURE.value and "/" not in CONFIG.value.documents:
         raise app.UsageError("--figure draws several points: --config.documents=4x256/16x256.")

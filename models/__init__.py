@@ -8,7 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models import hf_config, identity, sharding, weights
+from models import identity, sharding
+from models.checkpoint import hf_config, weights
+from models.checkpoint.tokenizer import Tokenizer
+from models.checkpoint.tokenizer import load as load_tokenizer
 from models.config import ModelConfig
 from models.families import CONFIGS
 from models.precision import fastest_dtype
@@ -21,8 +24,6 @@ from models.sources import (
     random_models,
     remove_changed,
 )
-from models.tokenizer import Tokenizer
-from models.tokenizer import load as load_tokenizer
 from models.transformer import Transformer
 
 __all__ = [

@@ -13,7 +13,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import sealed
 from models import LanguageModel
-from models.files import AnyPath, write_whole
+from models.disk.files import AnyPath, write_whole
 
 FILE = "card.json"
 ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with

@@ -13,7 +13,7 @@ from kvpacket_jax.data.examples import INSTRUCTION, Example, Question
 
 
 class Tokenizer(Protocol):
-    """What the templates need of `models.tokenizer.Tokenizer`."""
+    """What the templates need of `models.checkpoint.tokenizer.Tokenizer`."""
 
     has_chat_template: bool
 

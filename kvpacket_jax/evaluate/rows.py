@@ -8,7 +8,7 @@ from kvpacket_jax.data import Example, passages
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import Answer
 from kvpacket_jax.runtime import resume, sealed
-from models.files import append_line, write_whole
+from models.disk.files import append_line, write_whole
 
 PATHS = ("folder", "path")  # options of data sets that say where their files lie
 

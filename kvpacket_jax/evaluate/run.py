@@ -26,7 +26,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import programs, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
-from models.files import write_whole
+from models.disk.files import write_whole
 from models.identity import digest
 
 

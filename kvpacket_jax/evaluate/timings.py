@@ -15,7 +15,7 @@ from kvpacket_jax.methods import Request
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel
-from models.files import write_whole
+from models.disk.files import write_whole
 
 
 def timings(

@@ -16,7 +16,7 @@ from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets.distiller import Distiller
 from kvpacket_jax.runtime import hosts, sealed
 from models import low_rank
-from models.files import is_local
+from models.disk.files import is_local
 from models.low_rank import Factors
 
 CHECKPOINT = sealed.METADATA

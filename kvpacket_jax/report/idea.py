@@ -2,7 +2,7 @@
 
 import pathlib
 
-from models.files import write_whole
+from models.disk.files import write_whole
 
 WIDTH, HEIGHT = 760, 300
 STYLE = 'font-family="Helvetica, Arial, sans-serif" font-size="13"'

@@ -11,7 +11,7 @@ import jinja2
 
 from kvpacket_jax.report import figures, results
 from kvpacket_jax.report.results import Evaluation, Group, Point, Table
-from models.files import write_whole
+from models.disk.files import write_whole
 
 TITLE = "KV Packet: F1 and what it costs"
 

@@ -17,7 +17,7 @@ from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.report.costs import COLUMNS, meanings, present, shown
 from kvpacket_jax.runtime.format import table as empty_table
-from models.files import write_whole
+from models.disk.files import write_whole
 
 DEMO = ("ttft_s", "load_s", "compose_s", "prefill_s", "flops_total", "flops_overhead")
 RUN = (

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from models.files import write_whole
+from models.disk.files import write_whole
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from models.files import is_local, sync, write_whole
+from models.disk.files import is_local, sync, write_whole
 from models.foreign import digests
 from models.identity import digest as json_digest
 

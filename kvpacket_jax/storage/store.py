@@ -31,8 +31,8 @@ from kvpacket_jax.storage.provenance import (
     names_in,
     to_fields,
 )
-from models import partial
-from models.files import make_folder, publish
+from models.disk import partial
+from models.disk.files import make_folder, publish
 from models.identity import digest
 
 LISTED = 2000  # documents of a store that are read to name those like an unknown id

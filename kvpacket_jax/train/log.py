@@ -6,7 +6,7 @@ import time
 from etils import epath
 
 from kvpacket_jax.runtime import hosts, sealed
-from models.files import write_whole
+from models.disk.files import write_whole
 
 
 class Log:

@@ -16,7 +16,7 @@ from kvpacket_jax.runtime.progress import Bar
 from kvpacket_jax.train import setup
 from kvpacket_jax.train.log import read
 from kvpacket_jax.train.validation import Scores
-from models.files import write_whole
+from models.disk.files import write_whole
 
 # Of the matrix peak, over a whole run: steps, validation, compiling. Measured on two CPU cores; a
 # guess elsewhere.

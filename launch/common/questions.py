@@ -10,7 +10,7 @@ import models
 from kvpacket_jax import self_questions
 from kvpacket_jax.runtime import progress
 from kvpacket_jax.serve import corpus
-from models.files import append_line
+from models.disk.files import append_line
 
 
 def write(

@@ -8,7 +8,7 @@ import pathlib
 import threading
 from collections.abc import Iterable
 
-from models.files import AnyPath, is_local
+from models.disk.files import AnyPath, is_local
 from models.foreign import regular
 
 BUFFER_BYTES = 2**18  # stays in the processor's cache between reading and hashing

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from models import files, identity, partial
+from models import identity
+from models.disk import files, partial
 from models.foreign import digests, json_file
 
 NOTE = "source.json"

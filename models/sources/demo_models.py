@@ -15,7 +15,7 @@ from typing import BinaryIO
 import rich.console
 import rich.progress
 
-from models import files, partial
+from models.disk import files, partial
 from models.foreign import digests
 
 

@@ -17,7 +17,8 @@ import rich.console
 import rich.progress
 from safetensors.numpy import save_file
 
-from models import files, partial, tokenizer
+from models.checkpoint import tokenizer
+from models.disk import files, partial
 from models.families import FAMILIES
 from models.foreign import digests, gguf_file, regular
 from models.foreign.gguf_file import File, Tensor

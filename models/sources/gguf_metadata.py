@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from models import hf_config, rope, tokenizer, weights
+from models import rope
+from models.checkpoint import hf_config, tokenizer, weights
 from models.families import FAMILIES, MODEL_TENSORS, Family, llama
 from models.foreign import json_file
 from models.foreign.gguf_file import File

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import models
-from models import hf_config
+from models.checkpoint import hf_config
 from models.transformer import init_params
 from tests.support.configs import HF
 

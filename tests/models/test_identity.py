@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 import models
-from models import partial
+from models.disk import partial
 from models.sources import gguf
 from tests.support.gguf_files import random_tensors, write_gguf
 from tests.support.golden import GOLDEN
@@ -81,14 +81,14 @@ def test_a_tensor_that_two_files_hold_is_refused(folder):
 
 
 def test_files_that_change_while_they_are_read_are_refused(folder, monkeypatch):
-    read_tree = models.weights._read_tree
+    read_tree = models.checkpoint.weights._read_tree
 
     def meanwhile(*args):
         nudge(folder / "model.safetensors")
         os.utime(folder / "model.safetensors", (1, 1))
         return read_tree(*args)
 
-    monkeypatch.setattr(models.weights, "_read_tree", meanwhile)
+    monkeypatch.setattr(models.checkpoint.weights, "_read_tree", meanwhile)
     with pytest.raises(ValueError, match=r"model\.safetensors changed while it was read"):
         fingerprint(folder)
 

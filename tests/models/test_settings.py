@@ -6,7 +6,8 @@ import pytest
 import transformers
 
 import models
-from models import hf_config, rope
+from models import rope
+from models.checkpoint import hf_config
 from tests.support.configs import HF
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}

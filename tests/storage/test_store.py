@@ -19,7 +19,8 @@ from kvpacket_jax.packets.packet import Provenance, build_packets, provenance_of
 from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import Entry, packet_path
 from kvpacket_jax.storage.provenance import Names
-from models import kv_cache, partial
+from models import kv_cache
+from models.disk import partial
 from models.rope import Llama3Rope, Rope
 from tests.support.byte_model import ids
 from tests.support.corpus import tree

@@ -8,7 +8,8 @@ import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
 
-from models import hf_config, transformer, weights
+from models import transformer
+from models.checkpoint import hf_config, weights
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:

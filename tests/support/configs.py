@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from models import hf_config
+from models.checkpoint import hf_config
 from models.config import ModelConfig
 from models.rope import LinearRope, Llama3Rope, Rope, YarnRope
 

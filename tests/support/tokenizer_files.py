@@ -5,7 +5,7 @@ import types
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from models import tokenizer
+from models.checkpoint import tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [

@@ -24,7 +24,8 @@ from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.shapes import Fitted, Shape, draw
-from models import CONFIGS, tokenizer
+from models import CONFIGS
+from models.checkpoint import tokenizer
 from models.transformer import Transformer, init_params
 from tests.support.golden import FAMILIES, GOLDEN
 from tests.support.writers import as_published, published_writer

@@ -115,7 +115,7 @@ def _written(folder: pathlib.Path) -> pathlib.Path:
     source = byte_model.write(folder)
     (source / "generation_config.json").write_text('{"eos_token_id": [1, 2], "do_sample": false}')
     (source / "chat_template.jinja").write_text(tokenizer_files.CHATML)
-    with models.weights.open_file(source / "model.safetensors") as file:
+    with models.checkpoint.weights.open_file(source / "model.safetensors") as file:
         index = {"weight_map": dict.fromkeys(file.keys(), "model.safetensors")}
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     return source

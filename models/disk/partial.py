@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from models.files import make_folder, this_system
+from models.disk.files import make_folder, this_system
 
 SUFFIX = ".partial"
 # A folder that nobody has touched for so long is left over, unless its lock is seen to be held.

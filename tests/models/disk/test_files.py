@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import models
-from models import files
+from models.disk import files
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def test_nothing_is_allocated_for_a_config_that_the_weights_do_not_fit(
         return zeros(shape, *arguments, **named)
 
     zeros = jax.numpy.zeros
-    monkeypatch.setattr(models.weights, "read_tensor", never)
+    monkeypatch.setattr(models.checkpoint.weights, "read_tensor", never)
     monkeypatch.setattr(jax.numpy, "zeros", small)
     with pytest.raises(ValueError, match="mlp.* has shape .* the config asks for"):
         models.load(str(folder), "float32", scan_layers=scan_layers)

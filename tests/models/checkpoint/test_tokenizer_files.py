@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from models import tokenizer
+from models.checkpoint import tokenizer
 from models.foreign import chat_template
 from tests.support.tokenizer_files import CHATML, save_tiny, set_template, write
 

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from models import partial
+from models.disk import partial
 
 LONG_AGO = (1, 1)
 

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 import regex
 
-from models import tokenizer
+from models.checkpoint import tokenizer
 from tests.support.tokenizer_files import (
     CHATML,
     MERGES,
@@ -19,7 +19,7 @@ from tests.support.tokenizer_files import (
     write,
 )
 
-DATA = pathlib.Path(__file__).parents[1] / "resources"
+DATA = pathlib.Path(__file__).parents[2] / "resources"
 AWKWARD = json.loads((DATA / "tokenizer_texts.json").read_text("utf-8"))
 
 # The patterns as the models' authors published them, written out whole.

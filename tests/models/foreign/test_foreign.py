@@ -40,7 +40,7 @@ def folder(tmp_path):
         (path / name).write_text("{}")
     (path / "chat_template.jinja").write_text("{{ messages[0].content }}{{ messages[1].content }}")
     assert config["vocab_size"] >= 300 or not config  # the tokenizer's fit
-    with models.weights.open_file(path / "model.safetensors") as file:
+    with models.checkpoint.weights.open_file(path / "model.safetensors") as file:
         index = {"weight_map": dict.fromkeys(file.keys(), "model.safetensors")}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     return path
