@@ -5,6 +5,7 @@ that remain.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -119,26 +120,25 @@ class Compressor:
         lengths_B: jax.Array,
         slots: int,
     ) -> KVCache:
-        """The compressed caches of packets.
+        """The compressed caches of packets; outside of jit, each layer by one program.
 
         Args:
           cache: of B packets, each at positions that follow one another.
           scores: of each layer.
           ends: numbers of soft tokens.
+          sizes: of each packet, int32 `[B]`.
           lengths_B: slots of each packet.
           slots: R, at least each packet's `sizes.total`.
         """
         soft = soft_slots(cache.num_slots, *self._ends(*ends), lengths_B)
-        sizes = Sizes(*(jnp.asarray(n)[:, None, None] for n in sizes))
         k, v, bias = [], [], []
         for layer, scores_BxKxS in enumerate(scores):
-            ranked = jnp.where(soft[:, None], jnp.inf, scores_BxKxS)
-            place = places(ranked, sizes, lengths_B[:, None, None], slots)
-            means_k, weights = merge(cache.k[layer], place, slots)
-            k.append(means_k)
-            v.append(merge(cache.v[layer], place, slots)[0])
+            whole = cache.k[layer], cache.v[layer]
+            means, weights = _reduce_layer(whole, scores_BxKxS, soft, sizes, lengths_B, slots)
+            k.append(means[0])
+            v.append(means[1])
             bias.append(self.bias(weights))
-        valid = jnp.arange(slots) < sizes.total[:, 0]
+        valid = jnp.arange(slots) < sizes.total[:, None]
         last = jnp.take_along_axis(cache.positions, lengths_B[:, None] - 1, axis=1)
         # Heads keep different tokens: to be seen by what comes after the whole packet.
         positions = jnp.where(valid, last, 0)
@@ -148,6 +148,18 @@ class Compressor:
 
     def _ends(self, header: int, trailer: int) -> tuple[int, int]:
         return (header, trailer) if self.keep_soft_tokens else (0, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("slots",))
+def _reduce_layer(
+    whole: tuple[jax.Array, jax.Array], scores_BxKxS, soft_BxS, sizes: Sizes, lengths_B, slots: int
+) -> tuple[list[jax.Array], jax.Array]:
+    """A layer's keys and values `[B, R, K, H]`, and of how many tokens each is: `[B, K, R]`."""
+    ranked = jnp.where(soft_BxS[:, None], jnp.inf, scores_BxKxS)
+    sizes = Sizes(*(jnp.asarray(n)[:, None, None] for n in sizes))
+    place = places(ranked, sizes, lengths_B[:, None, None], slots)
+    (k, weights), (v, _) = (merge(x, place, slots) for x in whole)
+    return [k, v], weights
 
 
 def soft_slots(slots: int, header: int, trailer: int, lengths_B: jax.Array) -> jax.Array:

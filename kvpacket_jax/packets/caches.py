@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvpacket_jax.compress import Compressor, base
-from kvpacket_jax.compress.base import Layer, Sizes, watched
+from kvpacket_jax.compress.base import Layer, watched
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -105,14 +105,7 @@ def _moved_back(config, cache: KVCache, primer: KVCache | None) -> KVCache:
     return cache if primer is None else kv_cache.move(config, cache, -_end(primer))
 
 
-class Compression(NamedTuple):
-    """How the packets of a batch are compressed."""
-
-    sizes: Sizes  # of each packet
-    prompt: np.ndarray  # token ids `[p]` of the compressor's prompt
-
-
-def compressed_caches(
+def scored_caches(
     module,
     params,
     adapter: Adapter,
@@ -120,12 +113,19 @@ def compressed_caches(
     lengths_B,
     primer: KVCache | None,
     compressor: Compressor,
-    compression: Compression,
-    slots: int,
-) -> KVCache:
-    """`packet_caches`, compressed: a KVCache with batch B and `slots` slots.
+    prompt: np.ndarray,
+    top_B: np.ndarray,
+) -> tuple[KVCache, list[jax.Array]]:
+    """`packet_caches`, and the scores that `compressor.reduce` makes them smaller by.
 
     The model runs once, or twice for a compressor that reads again.
+
+    Args:
+      prompt: token ids `[p]` of the compressor's prompt.
+      top_B: how many slots of each packet the best scores decide on; a distiller is told.
+
+    Returns:
+      A KVCache with batch B and S = h + T + t slots, and L arrays float32 `[B, K, S]`.
     """
     config, wrapped_B = module.config, lengths_B + adapter.num_tokens
     given = module, params, adapter, ids_BxT, lengths_B, primer
@@ -136,24 +136,20 @@ def compressed_caches(
         )
 
     if compressor.learned:
-        distilled = distilled_caches(*given, compression.sizes.top)
-        cache, (B, T) = distilled.cache, distilled.scores.shape
+        distilled = distilled_caches(*given, top_B)
+        B, T = distilled.scores.shape
         each = jnp.broadcast_to(distilled.scores[:, None], (B, config.num_kv_heads, T))
-        scores = [each] * config.num_layers
-    elif compressor.reads_again:
+        return distilled.cache, [each] * config.num_layers
+    if compressor.reads_again:
         cache = packet_caches(*given)
-        prompt = jnp.broadcast_to(compression.prompt, (len(ids_BxT), len(compression.prompt)))
-        ids = jnp.concatenate([prompt, ids_BxT], axis=1)
+        ids = jnp.concatenate([jnp.broadcast_to(prompt, (len(ids_BxT), len(prompt))), ids_BxT], 1)
         reader, after = module.bind({"params": params}), jnp.arange(ids.shape[1])
         positions = wrapped_B[:, None] + after
-        valid = after < (lengths_B + prompt.shape[1])[:, None]
+        valid = after < (lengths_B + len(prompt))[:, None]
         tail = kv_cache.init(config, *ids.shape, cache.dtype)
         rows = reader.embed(ids), positions, valid, (cache,), tail
-        _, scores = watched(reader, *rows, watch(positions, valid, 0))
-    else:
-        writer, rows = _document_rows(*given)
-        scored = 0 if primer is None else 1
-        cache, scores = watched(writer, *rows, watch(rows[1], rows[2], scored))
-        cache = _moved_back(config, cache, primer)
-    sizes, ends = compression.sizes, adapter.ends
-    return compressor.reduce(config, cache, scores, sizes, ends, wrapped_B, slots)
+        return cache, watched(reader, *rows, watch(positions, valid, 0))[1]
+    writer, rows = _document_rows(*given)
+    scored = 0 if primer is None else 1
+    cache, scores = watched(writer, *rows, watch(rows[1], rows[2], scored))
+    return _moved_back(config, cache, primer), scores

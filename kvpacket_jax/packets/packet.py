@@ -15,12 +15,7 @@ from kvpacket_jax.compress.base import Sizes
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets, in_batches
-from kvpacket_jax.packets.caches import (
-    Compression,
-    compressed_caches,
-    packet_caches,
-    primer_cache,
-)
+from kvpacket_jax.packets.caches import packet_caches, primer_cache, scored_caches
 from models import LanguageModel, kv_cache, low_rank
 from models.kv_cache import KVCache
 from models.rope import Rope
@@ -128,14 +123,13 @@ def _build(module, params, adapter, primer, ids_BxT, lengths_B, slots: int) -> l
     return _apart(kv_cache.resize(caches, slots))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "slots", "compressor"))
-def _build_compressed(
-    module, params, adapter, primer, ids_BxT, lengths_B, slots: int, compressor, compression
-) -> list[KVCache]:
+@functools.partial(jax.jit, static_argnames=("module", "compressor"))
+def _scored(module, params, adapter, primer, ids_BxT, lengths_B, compressor, prompt, top_B):
     given = module, params, adapter, ids_BxT, lengths_B, primer
-    return _apart(compressed_caches(*given, compressor, compression, slots))
+    return scored_caches(*given, compressor, prompt, top_B)
 
 
+@jax.jit
 def _apart(caches: KVCache) -> list[KVCache]:
     return [kv_cache.row(caches, i) for i in range(caches.batch)]
 
@@ -222,11 +216,12 @@ def build_batch(
         each = [compressor.sizes(int(n) + extra, *parts.ends) for n in lengths]
         sizes = Sizes(*(np.array(x, np.int32) for x in zip(*each, strict=True)))
         kept = sizes.total.tolist()
-        compression = Compression(sizes, _prompt(model, compressor))
-        slots = buckets.packet(max(kept))
-        # The share that is kept is known by the sizes: one program serves all.
+        # The share that is kept is known by the sizes, and what is kept is taken by programs of one
+        # layer: so the model's own, which take long to compile, serve every share.
         same = dataclasses.replace(compressor, keep=1.0)
-        caches = _build_compressed(*given, slots, same, compression)
+        cache, scores = _scored(*given, same, _prompt(model, compressor), sizes.top)
+        slots, wrapped = buckets.packet(max(kept)), lengths + extra
+        caches = _apart(same.reduce(model.config, cache, scores, sizes, parts.ends, wrapped, slots))
     return [
         Packet(cache, len(document) + extra, manifest(provenance, document), number)
         for document, cache, number in zip(documents, caches, kept, strict=True)
