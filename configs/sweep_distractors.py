@@ -1,7 +1,7 @@
 """F1 and TTFT by the number of paragraphs: the gold ones of MuSiQue among more and more others.
 
 python -m launch.sweep --config=configs/sweep_distractors.py --workdir=runs/distractors \
-    --config.dataset.options.folder=DIR
+    --override=evaluate.dataset.options.folder=DIR
 """
 
 from ml_collections import ConfigDict

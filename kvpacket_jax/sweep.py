@@ -42,7 +42,7 @@ PROGRAMS = {
     "evaluate": Program("launch.evaluate", "results.json"),
 }
 ADAPTER = "adapter"  # in the workdir of a training, from its first validation on
-RECORD = "sweep.json"  # of a finished run: its settings, and the digest of what it wrote last
+RECORD = "sweep.json"  # of a finished run: its config, its adapter, what it wrote last
 
 
 class Run(NamedTuple):
@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it is finished, with these settings, and what it wrote last is still that.
+        """Whether it is finished, with this config and adapter, and its last file is still that.
 
         If not, the program knows what to do. A record of an earlier version does not count.
         """
@@ -77,8 +77,14 @@ class Run(NamedTuple):
         write_whole(self.workdir / RECORD, text + "\n")
 
     def _record(self) -> dict:
-        final = self.workdir / PROGRAMS[self.program].final
-        return {"config": self.config, "final": digests.of_file(final)}
+        # The whole config, not its flags: the file may have changed, and so may a trained adapter.
+        config = parse(self.config).to_dict()
+        record = {
+            "config": config,
+            "final": digests.of_file(self.workdir / PROGRAMS[self.program].final),
+        }
+        seal = pathlib.Path(config.get("adapter") or "none").expanduser() / sealed.FILE
+        return record | ({"adapter": digests.of_file(seal)} if seal.exists() else {})
 
 
 class Member(NamedTuple):

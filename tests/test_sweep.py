@@ -11,7 +11,9 @@ import pytest
 
 from kvpacket_jax import data, sweep
 from kvpacket_jax.methods.settings import make
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.train import setup
+from models.disk.files import write_whole
 
 FILE = """
 from ml_collections import ConfigDict
@@ -100,6 +102,15 @@ def test_done_members_are_skipped_until_their_settings_change(file, tmp_path):
     again = sweep.members(file, tmp_path, ["evaluate.data.n=7"])
     assert "--config.data.n=7" in again[1].runs[0].config
     assert run(again)[0] == ["evaluate evaluate", "one evaluate"]
+    write(
+        tmp_path,
+        FILE.replace('"lr": 0.1', '"lr": 0.1, "seed": 0').replace('"on": F', '"k": 1, "on": F'),
+    )
+    assert run(again)[0] == ["train train", "evaluate evaluate", "one evaluate", "lr train"]
+    seal = tmp_path / "pair/train/adapter" / sealed.FILE
+    for text in ("trained", "trained longer"):  # the adapter that the member's second run is of
+        write_whole(seal, text)
+        assert run(again)[0] == ["evaluate evaluate"]
     (tmp_path / "lr/sweep.json").unlink()  # run by hand, nobody knows with which settings
     assert run(again)[0] == ["lr train"]
 
