@@ -7,6 +7,7 @@ those whose answer is short and stands in the document, word for word.
 
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,6 +51,7 @@ NUMBER = re.compile(
 )
 QUESTION_WORDS, ANSWER_WORDS = (5, 30), (1, 12)
 ANSWER_CHARACTERS = 2  # at least: one digit stands in most texts, whatever was asked
+RECORD = b'{"id": "'  # what a line of `Written.record` begins with
 QUESTION_TOKENS, ANSWER_TOKENS = 20, 14  # that are generated, at most: a batch waits for the last
 
 
@@ -230,23 +232,29 @@ def confirmed(text: str, questions: Sequence[str], answers: Sequence[str]) -> li
     return chosen
 
 
-def finished(path: pathlib.Path) -> set[str]:
-    """The ids of the documents that a file of records has, which stays as it is.
+def finished(path: pathlib.Path) -> dict[str, str]:
+    """The documents that a file of records has: their texts by their ids.
 
-    A last line that was cut off, without its end, is passed over: `append_line` begins a new one.
+    The beginning of a record at its end, where a run was killed, is removed: readers refuse it.
     Makes the folder if there is none. Raises ValueError that names a line that is no record.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        return set()
+        return {}
     fields = ("id", "text", "questions")
-    found = list(json_lines.read(path, fields, lambda _, record: record["id"]))
-    if found and isinstance(found[-1][1], ValueError) and not path.read_bytes().endswith(b"\n"):
+    found = list(json_lines.read(path, fields, lambda _, record: (record["id"], record["text"])))
+    content = path.read_bytes()
+    cut = content[content.rfind(b"\n") + 1 :]
+    if cut and isinstance(found[-1][1], ValueError) and cut.startswith(RECORD[: len(cut)]):
         found.pop()
+    else:
+        cut = b""
     for number, what in found:
         if isinstance(what, ValueError):
             raise ValueError(
                 f"{path}, line {number}: {what}. Remove the line, and its document is asked again; "
                 "or choose another --output."
             ) from what
-    return {name for _, name in found}
+    if cut:  # everything before it is a record: the file is one of ours
+        os.truncate(path, len(content) - len(cut))
+    return dict(what for _, what in found)

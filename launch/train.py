@@ -31,6 +31,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first process.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
 PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
+LEAST = 20  # documents of one's own: those that validate must make a set
 
 
 def main(argv):
@@ -38,7 +39,7 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import hosts, workdir
-    from kvpacket_jax.train import loop
+    from kvpacket_jax.train import loop, setup
 
     cache_dir = caches.use(DISTRIBUTED.value)
     with errors.in_one_line():
@@ -47,6 +48,7 @@ def main(argv):
         config = CONFIG.value
         with workdir.locked(WORKDIR.value, workdir.TRAIN):
             if "path" in config:
+                setup.check(config)  # before questions are written, which takes long
                 config.corpus = _questions(config, cache_dir)
             loop.train(config, WORKDIR.value, cache_dir, devices.MESH.value)
 
@@ -67,7 +69,7 @@ def _questions(config, cache_dir) -> str:
         )
     output = pathlib.Path(WORKDIR.value).expanduser() / "questions.jsonl"
     source = pathlib.Path(config.path).expanduser()
-    questions.write(source, output, config.model, config.dtype, cache_dir)
+    questions.write(source, output, config.model, config.dtype, cache_dir, least=LEAST)
     return str(output)
 
 

@@ -25,6 +25,11 @@ LENGTHS = flags.DEFINE_list(
     ["192", "320", "512"],
     "Tokens that documents are padded to, two programs each; longer ones get no questions.",
 )
+flags.register_validator(
+    LENGTHS,
+    lambda lengths: lengths and all(n.isdecimal() and int(n) > 0 for n in lengths),
+    "lengths are numbers of tokens, with commas: 192,320,512.",
+)
 BATCH = flags.DEFINE_integer("batch", 4, "Documents computed at once.", lower_bound=1)
 
 

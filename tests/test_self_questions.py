@@ -8,7 +8,10 @@ import pytest
 
 import models
 from kvpacket_jax import self_questions, teacher
+from kvpacket_jax.data.own import corpus
 from kvpacket_jax.self_questions import STARTS, Writer, confirmed, sensible
+from launch.common import questions
+from models.disk.files import append_line
 
 FERRY = "The ferry to Aldmoor leaves at 9.15 from pier 4. It carries 12 cars."
 
@@ -168,14 +171,47 @@ def test_answers_are_short_and_stand_in_the_document(question, said, right):
 
 def test_a_run_that_was_stopped_goes_on_after_its_last_whole_line(tmp_path):
     output = tmp_path / "new" / "questions.jsonl"
-    assert self_questions.finished(output) == set()
+    assert self_questions.finished(output) == {}
     lines = [json.dumps({"id": name, "text": "x", "questions": []}) for name in "ab"]
-    # Cut, whole but for its end, and a file given by mistake: each stays as it is.
-    for content, found in (
-        ("\n".join(lines) + '\n{"id": "c", "te', {"a", "b"}),
-        ("\n".join(lines), {"a", "b"}),
-        ("One line of something else", set()),
+    # Cut anywhere, or whole but for its end.
+    record = json.dumps({"id": "c", "text": "x", "questions": []})
+    for cut in (record[:1], record[:12], record[:-1], ""):
+        output.write_text("\n".join(lines) + f"\n{cut}")
+        assert self_questions.finished(output) == {"a": "x", "b": "x"}
+        append_line(output, record)
+        assert self_questions.finished(output) == {"a": "x", "b": "x", "c": "x"}
+        assert len(corpus.records.__wrapped__(str(output))) == 3
+    output.write_text("\n".join(lines))
+    assert self_questions.finished(output) == {"a": "x", "b": "x"}
+    assert output.read_text() == "\n".join(lines)
+
+
+def test_a_file_that_is_none_of_ours_stays_as_it_is(tmp_path):
+    output = tmp_path / "notes.txt"
+    for content in (
+        "One line of something else",
+        "Two\nlines",
+        '{"id": "a", "text": "x"}\n{"id": ',
     ):
         output.write_text(content)
-        assert self_questions.finished(output) == found
+        with pytest.raises(ValueError, match="line 1"):
+            self_questions.finished(output)
         assert output.read_text() == content
+
+
+def test_questions_about_a_text_that_has_changed_are_refused(tmp_path, capsys):
+    source, output = tmp_path / "docs.jsonl", tmp_path / "questions.jsonl"
+    texts = {"a": "One.", "b": "Two."}
+    lines = [json.dumps({"id": k, "text": t}) for k, t in texts.items()]
+    records = [json.dumps({"id": k, "text": t, "questions": []}) for k, t in texts.items()]
+    source.write_text("\n".join(lines))
+    output.write_text("\n".join(records) + "\n")
+    questions.write(source, output, "no such model")  # nothing is left: none is loaded
+    source.write_text(lines[0])
+    questions.write(source, output, "no such model")
+    assert "1 documents that are not in" in capsys.readouterr().out
+    source.write_text(lines[0].replace("One", "Another"))
+    with pytest.raises(ValueError, match="1 documents, 'a' the first"):
+        questions.write(source, output, "no such model")
+    with pytest.raises(ValueError, match="20 or more are needed"):
+        questions.write(source, output, "no such model", least=20)

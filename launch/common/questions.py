@@ -21,16 +21,22 @@ def write(
     cache_dir: str | os.PathLike | None = None,
     size: int = 4,
     lengths: tuple[int, ...] = (192, 320, 512),
+    least: int = 1,
 ) -> None:
     """Writes questions about each document of `source` that `output` does not have yet.
 
     Args:
       size, lengths: as self_questions.Writer takes them.
+      least: how many documents there must be.
 
-    Raises FileNotFoundError, ValueError: bad lines of either file, before a model is loaded.
+    Raises FileNotFoundError, ValueError: bad lines of either file, too few documents, or questions
+      about another text than a document has now; before a model is loaded.
     """
     documents = [(d.id, d.text) for d in corpus.read_file(source, _refuse)]
+    if len(documents) < least:
+        raise ValueError(f"{source} has {len(documents)} documents; {least} or more are needed.")
     done = self_questions.finished(output)
+    _check_texts(source, output, documents, done)
     left = [d for d in documents if d[0] not in done]
     if not left:
         progress.SHOWN.say(f"{output} has the questions about all {len(documents):,} documents.")
@@ -51,6 +57,21 @@ def write(
     progress.SHOWN.say(
         f"{output}: {questions:,} questions about {len(left):,} documents, {share:.0%} of all"
     )
+
+
+def _check_texts(
+    source: pathlib.Path, output: pathlib.Path, documents: list[tuple[str, str]], done: dict
+) -> None:
+    """Refuses questions about texts that have changed; says which documents are not given."""
+    changed = [name for name, text in documents if done.get(name, text) != text]
+    if changed:
+        raise ValueError(
+            f"{output} has questions about {len(changed)} documents, {changed[0]!r} the first, "
+            f"whose text in {source} is another now. Remove their lines there, and they are asked "
+            "again; or begin a new file."
+        )
+    if others := len(done.keys() - dict(documents).keys()):
+        progress.SHOWN.say(f"{output} has {others:,} documents that are not in {source}, too.")
 
 
 def _refuse(message: str) -> None:
