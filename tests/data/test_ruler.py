@@ -42,6 +42,17 @@ def test_several_needles_are_asked_in_the_order_of_the_question():
             assert question.info["documents"] == holding
 
 
+@pytest.mark.parametrize("kind", ruler.KINDS)
+def test_texts_are_as_long_as_asked(kind):
+    for tokens in (2000, 3000, 8000):
+        of_default = ruler.RulerConfig(kinds=(kind,), num_tokens=tokens)
+        for i in range(3):
+            text = " ".join(ruler.generate("test", i, of_default).documents)
+            numbered = kind == "common_words"  # a word with its number has about five tokens
+            estimate = len(text.split()) / 2 * 5 if numbered else len(text.split()) * 1.1
+            assert 0.75 * tokens < estimate < 1.25 * tokens
+
+
 def test_common_words_are_the_most_common_ones():
     for example in examples("common_words"):
         words = re.findall(r"\d+\. (\w+)", " ".join(example.documents))

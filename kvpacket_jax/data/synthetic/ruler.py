@@ -18,7 +18,7 @@ from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import Example, Question
 from kvpacket_jax.data.synthetic import niah, prose
 
-VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
+VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
 KINDS = ("multi_query", "variable_tracking", "common_words")
 LETTERS = 5  # of a variable's name
 
@@ -30,7 +30,8 @@ class RulerConfig(generated.GeneratorConfig):
     Args:
       num_queries: keys that a question of multi_query asks for, of `num_needles` in the text.
       num_chains: chains of variables, each `num_hops` assignments after its value.
-      num_common: words that stand `common` times in the list; all others stand `rare` times.
+      num_common: words that stand `common` times in the list; all others stand `rare` times, or
+        more where the words of a split do not fill `num_tokens`.
     """
 
     num_tokens: int | tuple[int, int] = 2000
@@ -121,8 +122,11 @@ def _common_words(rng, split: str, config: RulerConfig):
     common, others = pool[: config.num_common], pool[config.num_common :]
     # A word of the list with its number takes about five tokens.
     size = max(rng.randint(*config.num_tokens) // 5, config.num_common * config.common)
-    rare = others[: (size - config.num_common * config.common) // config.rare]
-    words = common * config.common + rare * config.rare
+    most = config.num_common * config.common + len(others) * config.rare
+    more = max(1.0, size / most)  # a split has few words: in longer lists each stands more often
+    often, seldom = round(config.common * more), round(config.rare * more)
+    rare = others[: (size - config.num_common * often) // seldom]
+    words = common * often + rare * seldom
     rng.shuffle(words)
     chunks = rng.randint(*config.num_chunks)
     size = -(-len(words) // chunks)
