@@ -78,9 +78,32 @@ def draw(
             return fitted
         reason = reason or f"{example.id}: {fitted}"
     raise ValueError(
-        f"None of {DRAWS} examples in a row fits the mixture's entry. The first, {reason}. Make "
-        "its documents, tokens, questions or row larger."
+        f"None of {DRAWS} examples in a row fits its entry of the config. The first, {reason}. "
+        "Make its documents, tokens, questions or row larger."
     )
+
+
+def fitting(
+    model: LanguageModel,
+    template: Template,
+    source: Sequence[Example],
+    shape: Shape,
+    count: int,
+) -> list[Example]:
+    """The first `count` examples of a source that fit, each once; fewer where there are no more.
+
+    Raises ValueError as `draw` where there is none.
+    """
+    chosen = []
+    for i in range(len(source)):
+        if len(chosen) == count:
+            break
+        example = source[i]
+        if isinstance(fit(model, template, example, shape), Fitted):
+            chosen.append(example)
+    if not chosen:
+        draw(model, template, source, 0, shape)  # says why
+    return chosen
 
 
 def fit(model: LanguageModel, template: Template, example: Example, shape: Shape) -> Fitted | str:

@@ -15,7 +15,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter, split_trainable
 from kvpacket_jax.packets.packet import read_primer
 from kvpacket_jax.runtime import hosts
-from kvpacket_jax.train import setup
+from kvpacket_jax.train import setup, shapes
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.batches import Microbatch, Teaching
 from models import LanguageModel, sharding
@@ -32,13 +32,23 @@ class Validation:
 
     Args:
       teaching: its sources and shapes are the kinds'.
-      sets: of each kind, how many examples.
+      sets: of each kind, how many examples. What does not fit its shape is left out, and none
+        is scored twice: where a source has fewer, there are fewer.
+
+    Raises ValueError for a kind of which no example fits.
     """
 
     teaching: Teaching
     sets: dict[str, int]
 
     def __post_init__(self):
+        t = self.teaching
+        fitting = {
+            kind: shapes.fitting(t.model, t.template, t.sources[kind], t.shapes[kind], sets)
+            for kind, sets in self.sets.items()
+        }
+        self.teaching = dataclasses.replace(t, sources=fitting)
+        self.sets = {kind: len(examples) for kind, examples in fitting.items()}
         self._microbatches: dict[tuple[str, int], Microbatch] = {}
 
     def __call__(
@@ -116,10 +126,10 @@ def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Val
     setup.check_budget(config.template, kinds)
     sources = setup.validation_sources(config)
     preamble = setup.preamble_length(model, template, *sources.values())
-    shapes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
+    sizes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
     keeps = tuple(config.get("keeps", (1.0,)))
     teaching = Teaching(
-        model, template, sources, shapes, config.batch_size, soft_tokens, 1.0, 0, keeps
+        model, template, sources, sizes, config.batch_size, soft_tokens, 1.0, 0, keeps
     )
     return Validation(teaching, {name: entry.sets for name, entry in kinds})
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvpacket_jax.data import TEMPLATES, Example, Question
 from kvpacket_jax.train import shapes
-from kvpacket_jax.train.shapes import Fitted, Shape, draw, fit
+from kvpacket_jax.train.shapes import Fitted, Shape, draw, fit, fitting
 
 TEMPLATE = TEMPLATES["completion"]
 MODEL = types.SimpleNamespace(
@@ -104,6 +104,11 @@ def test_the_next_example_that_fits_is_drawn():
     drawn = [draw(MODEL, TEMPLATE, source, i, SHAPE).id for i in range(4)]
     assert drawn == ["a", "d", "d", "d"]
     assert draw(MODEL, TEMPLATE, source[:3], 1, SHAPE).id == "a"  # from the first on
+    # Where they are scored, each counts once.
+    for count, ids in ((1, ["a"]), (2, ["a", "d"]), (9, ["a", "d"])):
+        assert [e.id for e in fitting(MODEL, TEMPLATE, source, SHAPE, count)] == ids
+    with pytest.raises(ValueError, match="None of 50"):
+        fitting(MODEL, TEMPLATE, source[1:3], SHAPE, 2)
     with pytest.raises(ValueError, match=r"None of 50 .* The first, b: a document's first sentenc"):
         draw(MODEL, TEMPLATE, source[1:3], 0, SHAPE)
     with pytest.raises(ValueError, match=r"The first, c: no question has at most 30 tokens"):
