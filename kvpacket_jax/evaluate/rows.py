@@ -10,8 +10,6 @@ from kvpacket_jax.evaluate.answers import Answer
 from kvpacket_jax.runtime import resume, sealed
 from models.disk.files import append_line, write_whole
 
-PATHS = ("folder", "path")  # options of data sets that say where their files lie
-
 
 def spec_of(row: Mapping) -> str:
     """A row's method with its setting, as a config's `methods` spell it."""
@@ -137,15 +135,6 @@ def claim(workdir: pathlib.Path, identity: dict) -> None:
         if len(known) < 2:
             used = next(iter(known), "none")
             stored, identity = stored | {part: used}, identity | {part: used}
-    resume.check(_wherever(stored), _wherever(identity), f"{workdir} holds answers of another run")
+    subject = f"{workdir} holds answers of another run"
+    resume.check(resume.wherever(stored), resume.wherever(identity), subject)
     write_whole(path, json.dumps(sealed.stamped(identity), indent=1) + "\n")
-
-
-def _wherever(identity: Mapping) -> Mapping:
-    """The identity without the paths to a data set's files, which may lie elsewhere by now.
-
-    The digest of the examples says what they hold.
-    """
-    dataset = identity.get("dataset", {})
-    options = {k: v for k, v in dataset.get("options", {}).items() if k not in PATHS}
-    return {**identity, "dataset": {**dataset, "options": options}}

@@ -79,11 +79,12 @@ class Checkpoints:
                 f"({saved['model'][:16]}), this one trains {described['model_name']} "
                 f"({described['model'][:16]}). Choose another --workdir."
             )
-        if saved["examples"] != described["examples"]:
-            raise ValueError(
-                "The checkpoints are of a run on other examples: a data set of the mixture has "
-                "changed since. Put it back, or choose another --workdir."
-            )
+        for part, what in (("examples", "the mixture"), ("validated_on", "validation")):
+            if saved.get(part, described[part]) != described[part]:  # older runs have not all
+                raise ValueError(
+                    f"The checkpoints are of a run on other examples: a data set of {what} has "
+                    "changed since. Put it back, or choose another --workdir."
+                )
         return self._load(latest.step, state)
 
     def _load(self, step: int, like: TrainState) -> TrainState:

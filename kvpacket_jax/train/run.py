@@ -45,12 +45,13 @@ def prepare(
 ) -> Run:
     """Loads and checks all that a run needs; `saved` describes the run that it goes on with."""
     config = setup.resolved(config, saved)
+    log("Reading the training examples")  # first: a missing file is told before a download
+    train_sets, kinds = setup.sources(config), setup.validation_sources(config)
+    template = data.TEMPLATES[config.template]
     log(f"Loading {config.model}")
     model = load_model(config, cache_dir, mesh)
     if model.config.mesh:
         sharding.log_layout(model.config, model.params, log)
-    log("Reading the training examples")
-    train_sets, template = setup.sources(config), data.TEMPLATES[config.template]
     # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
     begun = ConfigDict(config.to_dict() | {"init": "untrained"}) if saved else config
     if saved and saved["primer"] is not None:
@@ -58,7 +59,6 @@ def prepare(
     initial, primer_ids = split_trainable(setup.initial_adapter(begun, model))
     if saved and saved["primer"] is not None:
         primer_ids = jnp.array(saved["primer"], jnp.int32)
-    kinds = setup.validation_sources(config)
     preamble = setup.preamble_length(model, template, *train_sets.values(), *kinds.values())
 
     def teaching_of(sources, entries, wrong_weight: float) -> Teaching:
@@ -76,6 +76,7 @@ def prepare(
         "model_name": model.name,
         "config": config.to_dict(),
         "examples": setup.digest_of(train_sets),
+        "validated_on": setup.digest_of(kinds),
         "primer": None if primer_ids is None else np.asarray(primer_ids).tolist(),
         "baseline": (saved or {}).get("baseline"),
         "finish_from": (saved or {}).get("finish_from"),

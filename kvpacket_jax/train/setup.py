@@ -65,6 +65,10 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
     if config.wrong_weight < 0:
         raise ValueError(f"wrong_weight is {config.wrong_weight}: it is 0 or more.")
+    if config.optimizer.warmup_steps < 0:
+        raise ValueError(
+            f"optimizer.warmup_steps is {config.optimizer.warmup_steps}: it is 0 or more."
+        )
     if config.finish and config.finish_minutes:
         raise ValueError("finish is in steps, finish_minutes in minutes: give one of them.")
     if not 0 <= config.mean_decay < 1:
@@ -184,17 +188,17 @@ def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
     return mixture(starts, weights, config.seed)
 
 
-def digest_of(train: dict[str, Sequence[Example]]) -> str:
-    """SHA-256 of all training examples: a run is resumed on the same ones only.
+def digest_of(sets: dict[str, Sequence[Example]]) -> str:
+    """SHA-256 of all examples of data sets: a run is resumed on the same ones only.
 
     A generated source has a fingerprint, of all that its examples are a function of.
     """
     digest = hashlib.sha256()
-    for name in sorted(train):
-        if fingerprint := getattr(train[name], "fingerprint", None):
+    for name in sorted(sets):
+        if fingerprint := getattr(sets[name], "fingerprint", None):
             digest.update(identity.digest([name, fingerprint]).encode())
             continue
-        for example in train[name]:
+        for example in sets[name]:
             digest.update(identity.digest([name, dataclasses.asdict(example)]).encode())
     return digest.hexdigest()
 
@@ -234,7 +238,8 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
         config.dtype = models.fastest_dtype()
     if saved:
         subject = "The run in this workdir was started with other settings"
-        resume.check(OLDER | saved["config"], config.to_dict(), subject, FREE)
+        stored = resume.wherever(OLDER | saved["config"])
+        resume.check(stored, resume.wherever(config.to_dict()), subject, FREE)
     return config
 
 

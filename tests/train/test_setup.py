@@ -234,7 +234,7 @@ def test_a_mixture_without_weight_kinds_or_with_too_many_sizes_is_refused():
         setup.check(config)
 
 
-@pytest.mark.parametrize("arg", ["", "texts", "large", "jsonl", "tokens", "smoke"])
+@pytest.mark.parametrize("arg", ["", *config_lib.NAMES])
 def test_shipped_configs_pass_the_check(arg):
     config = config_lib.get_config(arg or None)
     setup.check(config)

@@ -18,6 +18,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.train import checkpoint, setup
 from kvpacket_jax.train import log as log_lib
 from kvpacket_jax.train import loop as train_lib
+from tests.support import byte_train
 from tests.support.training import (
     ROOT,
     STEPS,
@@ -25,6 +26,7 @@ from tests.support.training import (
     check_equal,
     command,
     config_of,
+    options,
     run,
     saved_steps,
     start,
@@ -334,6 +336,12 @@ def test_a_run_is_not_resumed_on_other_examples(byte_model, trained, tmp_path):
     try:
         with pytest.raises(ValueError, match="other examples: a data set of the mixture has"):
             train(config, workdir)
+        # Elsewhere, and as they were: the run goes on.
+        moved = path.with_name("moved.jsonl")
+        moved.write_text(before)
+        elsewhere = byte_train.get_config(str(moved))
+        elsewhere.update(options(byte_model))
+        train(elsewhere, workdir)
     finally:
         path.write_text(before)
 
