@@ -33,6 +33,8 @@ def main(argv):
 
     config, cache_dir = CONFIG.value, caches.use()
     with errors.in_one_line():
+        if ADAPTER.value == adapters.NONE:
+            raise ValueError("--adapter=none has no card: cards compare with bare packets anyway.")
         model = run.load_model(config, cache_dir, devices.MESH.value)
         adapter = adapters.choose(model, ADAPTER.value, config.template)
         path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)

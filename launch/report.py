@@ -18,7 +18,9 @@ OUTPUT = flags.DEFINE_string(
     "output", None, "report.html, report.md and figures go here; default: the first workdir/report."
 )
 PUBLISHED = flags.DEFINE_bool(
-    "published", False, "Adds the figures that the authors published, of the same data sets."
+    "published",
+    False,
+    "Adds the figures that the authors published: of the same data sets, or all where none is.",
 )
 
 

@@ -20,6 +20,9 @@ CONFIG = configs.define(
     "configs/train.py", "Its model, template and validation; any field as --config.field=value."
 )
 ADAPTERS = flags.DEFINE_list("adapters", None, "Folders, shipped names, primer or none.")
+flags.register_validator(
+    ADAPTERS, lambda names: names is None or all(names), "name one adapter or more, with commas."
+)
 
 
 def main(argv):

@@ -154,6 +154,10 @@ def _check_settings(config: ConfigDict) -> None:
     if config.template not in data.TEMPLATES:
         known = ", ".join(data.TEMPLATES)
         raise ValueError(f"template {config.template!r} is not one of {known}.")
+    if config.num_samples < 0:
+        raise ValueError(f"num_samples is {config.num_samples}: it is 0, for all, or more.")
+    if config.new_tokens < 1:
+        raise ValueError(f"new_tokens is {config.new_tokens}: answers have 1 or more.")
     if min(config.num_timed, config.runs) < 1:
         raise ValueError(
             f"num_timed is {config.num_timed} and runs {config.runs}: results.json has FLOPs and "

@@ -28,7 +28,7 @@ EXTRA = {
     "picked_tokens": ("all tokens", "the share that it picked of all documents' tokens"),
     "gold_documents": (
         "gold docs",
-        "the share of the needed documents that are among as many of which it picked most",
+        "of the documents it picked most from, as many as are needed: the share that are needed",
     ),
 }
 
@@ -69,8 +69,8 @@ def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:
         groups[row["method"], row["setting"]].append(row)
     reference = {_key(r): r for r in groups.get((REFERENCE, ""), ())}
     summaries = [_summary(*label, group, reference, seed) for label, group in groups.items()]
-    f1_of = {s["method"]: s["f1"] for s in summaries}
-    full, bare = f1_of.get(REFERENCE), f1_of.get(BARE)
+    f1_of = {(s["method"], s["setting"]): s["f1"] for s in summaries}
+    full, bare = f1_of.get((REFERENCE, "")), f1_of.get((BARE, ""))
     for s in summaries:
         s["f1_share"] = s["f1"] / full if full else None
         gap = None if full is None or bare is None else full - bare

@@ -60,6 +60,8 @@ def run(
     points = [document_lengths(text) for text in point["documents"].split("/")]
     batches = _batches(str(point["batch"]))
     check_in_memory(point["tier"])
+    if point["runs"] < 1:
+        raise ValueError(f"runs is {point['runs']}: every method is timed once or more.")
     for spec in specs:  # before the model is loaded
         settings.make(spec)
     seed = point["seed"]

@@ -67,7 +67,8 @@ def write_report(
 
     Args:
       workdirs: of evaluations, or folders that have them below, such as a sweep's.
-      published: adds the authors' own figures of the same data sets, apart from the measured.
+      published: adds the authors' own figures, apart from the measured: of the same data sets, or
+        all where none is the same.
 
     Returns:
       The paths of page and Markdown.

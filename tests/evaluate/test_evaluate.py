@@ -381,6 +381,8 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(config):
         ("methods", ("kv_paket",), "no method 'kv_paket'"),
         ("template", "chatty", "not one of completion, chat"),
         ("num_samples", 99, "16 questions, num_samples asks for 99"),
+        ("num_samples", -1, "num_samples is -1: it is 0, for all, or more"),
+        ("new_tokens", 0, "new_tokens is 0: answers have 1 or more"),
         ("methods", ("kv_packet",), "kv_packet needs an adapter"),
         ("methods", ("no_cache,epic:tokens=2,kv_packet",), "kv_packet needs an adapter"),
         ("num_timed", 0, "num_timed is 0 and runs 1: .* at least one example"),

@@ -50,6 +50,10 @@ def test_shares_gaps_and_splits_are_of_the_same_questions():
     assert packet["agree_where_wrong"] == 0 and packet["kl_answer_where_wrong"] == 2
     full = found["full_recompute"]
     assert full["f1_share"] == full["gap_closed"] == 1 and full["f1_difference"] == 0
+    # Settings of bare packets beside them are not what gaps are told from.
+    smaller = [row | {"setting": "compress=knorm", "f1": 0.0} for row in BARE]
+    beside = summary.aggregate(FULL + PACKET + BARE + smaller)
+    assert by_method(beside)["kv_packet"]["gap_closed"] == packet["gap_closed"]
 
 
 def test_the_difference_is_paired_and_sets_are_resampled():
