@@ -216,8 +216,8 @@ def _items(
     items: dict[str, Item] = {}
     usable = 0
     for document in documents:
-        tokens = model.tokenizer.encode(wording.template.document_text(document.text))
         try:
+            tokens = model.tokenizer.encode(wording.template.document_text(document.text))
             check(tokens, f"document {document.id!r}")
         except ValueError as error:
             on_bad(f"{document.place}: {error}")
@@ -302,17 +302,18 @@ def _write(
     present: Entry | None,
     packet: Packet,
 ) -> None:
-    # Another process may have written it while it was computed here: its last bits may be others,
-    # and its documents point to it.
-    present = present or look(item)
     if present is None:
         try:
-            present = writer.packet(packet)
+            prepared = writer.prepare(packet)
         except ValueError as error:
             named = ", ".join(map(repr, item.ids[:3])) or "the preamble"
             raise ValueError(f"{named}: {error}") from error
-    for id in item.ids or [None]:
-        writer.document(provenance, id, present)
+    with writer.alone():
+        # Another process may have written it while it was computed here: its last bits may be
+        # others, and its documents point to it.
+        present = present or look(item) or writer.place(prepared)
+        for id in item.ids or [None]:
+            writer.document(provenance, id, present)
 
 
 def _computed(model, part: Part, buckets: Buckets, look) -> Iterator[tuple[list, list, list]]:

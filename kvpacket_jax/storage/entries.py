@@ -32,7 +32,7 @@ def read(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
     if key is not None and not is_signed(path, fields, key):
         how = "with another key, or was changed" if "hmac" in fields else "by nobody"
         raise Damaged(
-            f"{path} is not to be trusted: it is signed {how}, and --store_key_file was given. "
+            f"{path} is not to be trusted: it is signed {how}, and a key was given. "
             "Give the key that the store was built with, or build the document again with yours."
         )
     return Entry(fields["packet"], fields.get("seal", ""))

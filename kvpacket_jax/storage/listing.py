@@ -27,6 +27,8 @@ def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
 
 def total(documents: Sequence[StoredDocument]) -> str:
     """How many documents, packets, tokens and bytes; how many are not whole."""
+    preambles = [d for d in documents if d.is_preamble]
+    documents = [d for d in documents if not d.is_preamble]
     if not documents:
         return "No documents."
     # Documents with the same text share a packet.
@@ -43,5 +45,10 @@ def total(documents: Sequence[StoredDocument]) -> str:
         text += (
             f" {unsigned:,} not signed with the key: launch.build_packets on the same input, with "
             "the key, builds them again."
+        )
+    if preambles and not bad + unsigned:
+        text += (
+            f" The preamble is {preambles[0].problem}: no question is answered without it. "
+            "launch.build_packets on the same input mends it."
         )
     return text

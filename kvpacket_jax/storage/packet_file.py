@@ -129,7 +129,7 @@ def forget(folder: pathlib.Path, wanted: Sequence[Wanted]) -> None:
 
 
 def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
-    """Reads a packet and checks all that `load` does; its seal, as in Entry.
+    """Reads every byte of a packet and compares it with its seal, which is returned, as in Entry.
 
     The name stands for its provenance. Raises MissingFile, DamagedFile.
     """

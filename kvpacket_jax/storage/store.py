@@ -5,8 +5,8 @@
     documents/P/ID.json            a document's id and its Entry; ID is the id's SHA-256
     documents/P/preamble.entry     the preamble's, where P is a preamble's provenance
 
-A file appears whole, under its name, or not at all. Any number of processes may write at once and
-read meanwhile.
+A file appears whole, under its name, or not at all. Any number of processes may write at once, on
+one machine or where the file system has locks, and any number read meanwhile.
 """
 
 import contextlib
@@ -50,6 +50,7 @@ class StoredDocument(NamedTuple):
     num_bytes: int  # of the packet's file, which documents with the same text share
     problem: str = ""  # "missing", "damaged", UNSIGNED or which file is damaged
     compressor: str = UNCOMPRESSED  # with its settings
+    is_preamble: bool = False
 
 
 # ---- reading
@@ -69,7 +70,8 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     unknown = [id for id in ids if not any(folder.glob(f"documents/*/{entries.file_name(id)}"))]
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]
-        raise ValueError("\n".join(_not_there(folder, folders, id) for id in unknown))
+        none = "It has no documents."
+        raise ValueError("\n".join(_not_there(folder, folders, id, none) for id in unknown))
 
 
 def check_key(folder: pathlib.Path, key: bytes | None) -> None:
@@ -140,14 +142,14 @@ def find_preamble(
 class Vouchers:
     """The entries of a provenance, asked whether a packet is the one that they are of.
 
-    Documents with the same text share a packet. All entries are read, once, where those of the
-    documents at hand leave it open: there may be thousands.
+    Documents with the same text share a packet. All entries, of which there may be thousands, are
+    read where those of the documents at hand, and those read before, leave it open.
     """
 
     def __init__(self, folder: pathlib.Path, provenance: Provenance, key: bytes | None = None):
         """Only entries that are signed with `key` count, if it is not None."""
         self._folder, self._own, self._key = folder, _documents(folder, provenance), key
-        self._all: set[Entry] | None = None
+        self._all: set[Entry] = set()
         self._lock = threading.Lock()
 
     def check(self, ids: Sequence[str | None], entry: Entry) -> None:
@@ -163,10 +165,13 @@ class Vouchers:
         if entry.seal in seals or not (self._key or seals - {""}):
             return
         with self._lock:
-            if self._all is None:
+            if entry not in self._all:  # or another process has written it since
                 self._all = self._read(self._own.glob("*.json"))
-        if entry not in self._all:
+            known = entry in self._all
+        if not known:
             path = packet_path(self._folder, entry.packet)
+            if self._key and not self._all:
+                raise DamagedFile(path, "no entry that is signed with the key is of it")
             raise DamagedFile(path, "it is not the packet that its documents' entries are of")
 
     def _read(self, paths: Iterable[pathlib.Path]) -> set[Entry]:
@@ -177,9 +182,12 @@ class Vouchers:
         return known - {None}
 
 
-def ids(folder: pathlib.Path, provenance: Provenance) -> list[str]:
-    """The ids of the documents with a provenance, in alphabetical order, damaged ones left out."""
-    return sorted(_ids_in(_documents(folder, provenance)))
+def ids(folder: pathlib.Path, provenance: Provenance, key: bytes | None = None) -> list[str]:
+    """The ids of the documents with a provenance, in alphabetical order.
+
+    Left out are damaged entries, and with a key those that are not signed with it.
+    """
+    return sorted(_ids_in(_documents(folder, provenance), key))
 
 
 def provenances(folder: pathlib.Path) -> list[dict]:
@@ -208,8 +216,9 @@ def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
 def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocument]:
     """The documents of a store by model, adapter and id; only headers of packets are read.
 
-    Of entries that are not signed with `key` that is said, and nothing read of their packets; of a
-    damaged entry the file stands for the id, of a damaged provenance its folder for the names.
+    A preamble is listed where something is wrong with it, for no answer goes without. Of entries
+    that are not signed with `key` that is said, and nothing read of their packets; of a damaged
+    entry the file stands for the id, of a damaged provenance its folder for the names.
 
     Raises FileNotFoundError where there is no store.
     """
@@ -217,7 +226,8 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
     documents = []
     for own in folder.glob("documents/*"):
         paths = [path for path in own.glob("*.json") if path.name != PROVENANCE]
-        if not paths:  # the preamble's, or just begun
+        paths += [path for path in (own / PREAMBLE,) if path.exists()]
+        if not paths:  # just begun
             continue
         names, dtype, problem = Names(f"{own.name[:16]}…", "?"), "?", f"{PROVENANCE} damaged"
         compressor = UNCOMPRESSED
@@ -230,7 +240,8 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
                 names.model or fields["model"][:16], names.adapter or fields["adapter"][:16]
             )
         blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor)
-        documents += filter(None, (_row(folder, path, blank, key) for path in paths))
+        rows = filter(None, (_row(folder, path, blank, key) for path in paths))
+        documents += (row for row in rows if row.problem or not row.is_preamble)
     return sorted(documents, key=lambda d: (d.names, d.dtype, d.compressor, d.id))
 
 
@@ -238,13 +249,16 @@ def _row(
     folder: pathlib.Path, path: pathlib.Path, blank: StoredDocument, key: bytes | None
 ) -> StoredDocument | None:
     """What is listed of an entry; None for one that has just gone."""
+    if is_preamble := path.name == PREAMBLE:
+        blank = blank._replace(id="(the preamble)", is_preamble=True)
     try:
         fields = entries.read_fields(path)
     except Damaged:
-        return blank._replace(id=f"{path.name[:16]}…", problem="entry damaged")
+        return blank._replace(id=blank.id or f"{path.name[:16]}…", problem="entry damaged")
     if fields is None:
         return None
-    row = blank._replace(id=fields["id"], packet=fields["packet"])
+    id = blank.id if is_preamble else fields["id"]
+    row = blank._replace(id=id, packet=fields["packet"])
     if key is not None and not entries.is_signed(path, fields, key):
         return row._replace(problem=UNSIGNED)
     return row if row.problem else _listed(folder, row, fields.get("seal", ""))
@@ -265,37 +279,41 @@ def _documents(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
     return folder / "documents" / digest(to_fields(provenance))
 
 
-def _ids_in(folder: pathlib.Path) -> list[str]:
+def _ids_in(folder: pathlib.Path, key: bytes | None = None) -> list[str]:
     known = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(Damaged):  # another's damage is not what was asked about
             fields = entries.read_fields(path) if path.name != PROVENANCE else None
-            known += [fields["id"]] if fields else []
+            if fields and (key is None or entries.is_signed(path, fields, key)):
+                known.append(fields["id"])
     return known
 
 
 def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: Names) -> str:
-    others = [
-        differences(entries.read_provenance(entry.parent / PROVENANCE), provenance, names)
-        for entry in sorted(folder.glob(f"documents/*/{entries.file_name(id)}"))
-    ]
+    others = []
+    for entry in sorted(folder.glob(f"documents/*/{entries.file_name(id)}")):
+        with contextlib.suppress(Damaged):  # another's damage is not what was asked about
+            others.append(
+                differences(entries.read_provenance(entry.parent / PROVENANCE), provenance, names)
+            )
     if others:
         return (
             f"{folder} has document {id!r}, but made with {'; or with '.join(others)}. Give what "
             "it was built with, or build it with these: launch.build_packets --model, --adapter "
             "(none: bare packets), --primer, --compress, --keep, --dtype."
         )
-    return _not_there(folder, [_documents(folder, provenance)], id)
+    own = [_documents(folder, provenance)]
+    return _not_there(folder, own, id, "It has none that was made so.")
 
 
-def _not_there(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str) -> str:
+def _not_there(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: str) -> str:
     number = sum(1 for own in among for path in own.glob("*.json")) - len(among)
     if number > LISTED:  # each is a file to be read
         return f"{folder} has no document {id!r} among its {number:,}."
     known = sorted({name for own in among for name in _ids_in(own)})
     close = known_names.by_similarity(id, known, 20)
     more = f" and {len(known) - len(close)} more" if len(known) > len(close) else ""
-    listed = f"It has {', '.join(close)}{more}." if known else "It has none of this provenance."
+    listed = f"It has {', '.join(close)}{more}." if known else none
     return f"{folder} has no document {id!r}. {listed}"
 
 
@@ -313,9 +331,23 @@ class Writer:
 
     def packet(self, packet: Packet) -> Entry:
         """Writes a packet, over one that is there. Raises as `packet_file.write`."""
-        entry = packet_file.write(self._own, packet)
+        return self.place(self.prepare(packet))
+
+    def prepare(self, packet: Packet) -> Entry:
+        """Writes a packet that nobody sees yet. Raises as `packet_file.write`."""
+        return packet_file.write(self._own, packet)
+
+    def place(self, entry: Entry) -> Entry:
+        """Lets a prepared packet be seen, in place of one that is there."""
         self._publish(self._own / entry.packet, packet_path(self.folder, entry.packet))
         return entry
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """While one thread of one process is in it, no other is: to look and then to place.
+
+        Of two packets of one text the last bits may differ, and all its documents have one.
+        """
+        return partial.locked(self.folder / PACKETS)
 
     def provenance(self, provenance: Provenance, names: Names = Names()) -> None:
         """Writes down what the next documents are made with; before the first of them.

@@ -33,7 +33,7 @@ def folder(destination: pathlib.Path) -> Iterator[pathlib.Path]:
             make_folder(path)
             # Until it is locked another process may take it for a dead one's and remove it.
             with contextlib.suppress(FileNotFoundError):
-                stack.enter_context(_locked(path, fcntl.LOCK_EX))
+                stack.enter_context(locked(path))
                 path.stat()
                 break
         stack.callback(shutil.rmtree, path, ignore_errors=True)
@@ -51,27 +51,27 @@ def remove_abandoned(destination: pathlib.Path) -> None:
         # Of other systems' folders, and where a file system has no locks, only age tells.
         here = path.name.split(".")[-3] == _host()
         # OSError: it is locked, or has just gone.
-        with contextlib.suppress(OSError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
-            if (here and locked) or _age(path) > ABANDONED_SECONDS:
+        with contextlib.suppress(OSError), locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            if (here and held) or _age(path) > ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path, how: int) -> Iterator[bool]:
-    """Holds a folder's lock; False where the file system has no locks.
+def locked(path: pathlib.Path, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
+    """Holds a folder's lock, alone of all processes and threads; False without locks there.
 
     Raises BlockingIOError where another process holds it, FileNotFoundError.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        locked = True
+        held = True
         try:
             fcntl.flock(descriptor, how)
         except BlockingIOError:
             raise
         except OSError:
-            locked = False
-        yield locked
+            held = False
+        yield held
     finally:
         os.close(descriptor)
 

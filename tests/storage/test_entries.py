@@ -151,7 +151,7 @@ def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
         if vouched:
             vouchers.check(["d0"], one)
         else:
-            with pytest.raises(store.Damaged, match="its documents' entries"):
+            with pytest.raises(store.Damaged, match="no entry that is signed with the key"):
                 vouchers.check(["d0"], one)
     with pytest.raises(store.Damaged, match="vouched for by nobody"):
         store.find_preamble(tmp_path, provenance, one.packet, KEY)

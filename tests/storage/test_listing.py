@@ -1,5 +1,6 @@
 """What a store holds is listed by name, and summed without counting a packet twice."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -26,8 +27,15 @@ def test_the_program_lists_a_store(byte_model, tmp_path):
     (tmp_path / "key").write_text("k" * 32)
     keyed = [*command, f"--store_key_file={tmp_path / 'key'}"]
     listed = subprocess.run(keyed, cwd=ROOT, capture_output=True, text=True)
-    assert listed.stdout.count("not signed") == 4, listed.stderr
+    assert listed.stdout.count("not signed") == 5, listed.stderr  # a preamble, too
     assert "3 not signed with the key: launch.build_packets" in " ".join(listed.stdout.split())
+    (preamble,) = tmp_path.glob("documents/*/preamble.entry")
+    packet = tmp_path / "packets" / f"{json.loads(preamble.read_text())['packet']}.safetensors"
+    for damaged, word in ((packet, "missing"), (preamble, "damaged")):
+        damaged.write_text("{") if word == "damaged" else damaged.unlink()
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        text = " ".join(listed.stdout.split())
+        assert listed.returncode == 1 and word in text and "Documents: 3. Packets: 2" in text
     command[-1] = "--store=absent"
     absent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert absent.returncode == 1 and "There is no store absent" in absent.stderr

@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import signal
+import threading
+import time
 
 import jax
 import numpy as np
@@ -385,3 +387,35 @@ def test_a_failed_write_leaves_nothing_under_its_name(load, tmp_path, monkeypatc
     with pytest.raises(OSError, match="no space"):
         put(tmp_path, load(), None, ids(0, 9))
     assert tree(tmp_path) == {}
+
+
+def test_only_one_of_all_writers_looks_and_places_at_a_time(tmp_path):
+    inside = []
+    with store.writing(tmp_path) as one, store.writing(tmp_path) as other:
+
+        def enter():
+            with other.alone():
+                inside.append("other")
+
+        thread = threading.Thread(target=enter)
+        with one.alone():
+            thread.start()
+            time.sleep(0.2)
+            inside.append("one")
+        thread.join()
+    assert inside == ["one", "other"]
+
+
+def test_what_another_process_has_vouched_for_since_is_vouched_for(load, tmp_path):
+    model, key = load(), b"k" * 32
+    provenance = provenance_of(model, None)
+    with store.writing(tmp_path, key) as writer:
+        writer.provenance(provenance)
+        packets = build_packets(model, None, [ids(0, 9), ids(1, 9)])
+        first, second = map(writer.packet, packets)
+        writer.document(provenance, "a", first)
+        vouchers = store.Vouchers(tmp_path, provenance, key)
+        with pytest.raises(store.Damaged):
+            vouchers.check(["c"], second)
+        writer.document(provenance, "b", second)
+        vouchers.check(["c"], second)
