@@ -2,7 +2,8 @@
 
 python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,id2 --query="…"
 
-Without --query it answers line after line of standard input, until it ends or has the line "quit".
+Without --query it answers line after line of standard input, until it ends or has the line "quit"
+or "exit"; with status 1 where a question had no answer.
 """
 
 import sys
@@ -67,9 +68,11 @@ def main(argv):
                 print(said, file=sys.stderr)
 
     def reply(question: str) -> None:
-        for piece in session.answer(opened, question, NEW_TOKENS.value):
-            print(piece, end="", flush=True)
-        print()
+        try:
+            for piece in session.answer(opened, question, NEW_TOKENS.value):
+                print(piece, end="", flush=True)
+        finally:
+            print()
         if SHOW_COST.value:
             print(session.cost_text(opened, session.measure(opened, question)))
 
@@ -78,6 +81,7 @@ def main(argv):
             reply(QUERY.value)
         return
     sys.stdin.reconfigure(errors="surrogateescape")  # so that the question at fault is named
+    failed = False
     for question in session.questions():
         try:
             reply(question)
@@ -85,6 +89,8 @@ def main(argv):
             break
         except errors.EXPECTED as error:  # the next question may fit
             print(errors.words(error), file=sys.stderr)
+            failed = True
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ __all__ = [
     "find",
     "load",
     "load_text_model",
-    "on_replica",
     "parse_layers",
     "shape",
 ]
@@ -158,7 +157,7 @@ def _load(
         fingerprint = random_models.fingerprint(config)
         name = _name(source, config)
         return LanguageModel(name, config, Transformer(config), params, None, fingerprint)
-    cache_dir = pathlib.Path(cache_dir) if cache_dir else default_cache_dir()
+    cache_dir = pathlib.Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
 
     def read() -> LanguageModel:
         folder = find(source, str(dtype), cache_dir)
@@ -220,13 +219,6 @@ def _with_choices(
 ) -> ModelConfig:
     mesh = sharding.make_mesh(mesh, config) if isinstance(mesh, str) else mesh
     return dataclasses.replace(config, mesh=mesh, **run_choices)
-
-
-def on_replica(model: LanguageModel, mesh: jax.sharding.Mesh) -> LanguageModel:
-    """A model on the mesh of one of its replicas (`sharding.replicas`); no array is copied."""
-    config = dataclasses.replace(model.config, mesh=mesh)
-    params = sharding.on_replica(model.params, mesh)
-    return dataclasses.replace(model, config=config, module=Transformer(config), params=params)
 
 
 def shape(source: str) -> ModelConfig:

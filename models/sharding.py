@@ -87,6 +87,18 @@ def _sizes(text: str) -> dict[str, int]:
     return sizes
 
 
+def check_one_replica(text: str | None) -> None:
+    """Raises ValueError for a mesh, as `make_mesh` takes it, of several replicas of the model.
+
+    For whoever answers requests: each replica would compute the same.
+    """
+    if text is not None and (number := _sizes(text)["data"]) > 1:
+        raise ValueError(
+            f"--mesh={text} has {number} replicas of the model, which share the work of training "
+            f"only: give model:{_sizes(text)['model']} alone."
+        )
+
+
 def num_replicas(mesh: Mesh | None) -> int:
     """Replicas of the model on a mesh."""
     return mesh.shape[DATA] if mesh else 1
@@ -162,36 +174,6 @@ def put(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
     """An array that every host has whole, each device given its part of it."""
     # Not device_put, which compares what the hosts hold: they all read it from the same file.
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-def replicas(mesh: Mesh) -> dict[int, Mesh]:
-    """The replicas on this process's devices, by their place in the mesh; each a mesh of its own.
-
-    Raises ValueError where a replica lies across processes: it could not run by itself.
-    """
-    local = {}
-    for i, devices in enumerate(mesh.devices):
-        owners = {device.process_index for device in devices.flat}
-        if len(owners) > 1:
-            raise ValueError(
-                f"A replica of the model would lie on the devices of {len(owners)} hosts: choose "
-                f"model:N so that N divides the {jax.local_device_count()} devices of a host."
-            )
-        if owners == {jax.process_index()}:
-            local[i] = Mesh(devices[None], mesh.axis_names, axis_types=mesh.axis_types)
-    return local
-
-
-def on_replica(tree, replica: Mesh):
-    """The same arrays as they lie on one replica of their mesh: a view, nothing is copied."""
-
-    def view(x: jax.Array) -> jax.Array:
-        parts = {shard.device: shard.data for shard in x.addressable_shards}
-        sharding = NamedSharding(replica, x.sharding.spec)
-        local_parts = [parts[device] for device in replica.devices.flat]
-        return jax.make_array_from_single_device_arrays(x.shape, sharding, local_parts)
-
-    return jax.tree.map(view, tree)
 
 
 def constrain_heads(mesh: Mesh | None, x: jax.Array) -> jax.Array:

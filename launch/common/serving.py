@@ -67,8 +67,7 @@ def load(cache_dir: pathlib.Path, console=None):
     Args:
       console: as `progress.step` takes it.
 
-    Raises as `loading.load_for_store`, `compress.make` and `primers.parse`; these first, for they
-    need no model.
+    Raises as `compress.make`, `primers.parse` and `loading.load_for_store`.
     """
     from kvpacket_jax import compress
     from kvpacket_jax.runtime import progress
@@ -76,7 +75,6 @@ def load(cache_dir: pathlib.Path, console=None):
 
     compressor = compress.make(COMPRESS.value, KEEP.value)
     primer = primers.parse(PRIMER.value)
-    primers.check(ADAPTER.value, primer)
     with progress.step(f"Loading {MODEL.value}", console):
         return loading.load_for_store(
             MODEL.value,

@@ -108,13 +108,8 @@ def test_random_weights_do_not_depend_on_the_mesh(monkeypatch):
     assert one.fingerprint == many.fingerprint
 
 
-def test_a_replica_is_a_view():
-    config = dataclasses.replace(SMALL, mesh=sharding.make_mesh("data:2,model:4", SMALL))
-    where = sharding.of(config, "output", (96, 64))
-    array = sharding.put(where, np.arange(96 * 64, dtype=np.float32).reshape(96, 64))
-    for replica in sharding.replicas(config.mesh).values():
-        view = sharding.on_replica(array, replica)
-        np.testing.assert_array_equal(view, array)
-        held = {s.device: s.data.unsafe_buffer_pointer() for s in array.addressable_shards}
-        for shard in view.addressable_shards:
-            assert shard.data.unsafe_buffer_pointer() == held[shard.device]
+def test_answers_come_from_one_replica():
+    for text in (None, "model:4", "data:1,model:2"):
+        sharding.check_one_replica(text)
+    with pytest.raises(ValueError, match="2 replicas of the model, .* give model:4 alone"):
+        sharding.check_one_replica("data:2,model:4")
