@@ -34,12 +34,16 @@ def make(spec: str | None, keep: float | None = None) -> Compressor | None:
     """
     name, _, text = (spec or "none").partition("/")
     if name == "none":
+        if text:
+            raise ValueError(f"{spec}: nothing is compressed, so there is nothing to set.")
         if keep is not None:
             raise ValueError(f"keep={keep} says how much a compressor keeps: name one, compress=.")
         return None
     check(name, COMPRESSORS, "compressor")
     values = fields.parse(spec, name, text, COMPRESSORS[name], "/")
     if keep is not None:
+        if "keep" in values:
+            raise ValueError(f"{spec}: keep is given a second time, as {keep}.")
         values["keep"] = keep
     return COMPRESSORS[name](**values)
 

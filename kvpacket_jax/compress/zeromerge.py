@@ -1,6 +1,7 @@
 """zeromerge: the last and the best tokens are kept, all others merged (arXiv 2503.10714)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,13 @@ class ZeroMerge(Compressor):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.tail < 0 or self.merged <= 0 or self.alpha < 0 or not 0 < self.discount <= 1:
+        finite = all(map(math.isfinite, (self.tail, self.merged, self.alpha)))
+        in_range = self.tail >= 0 and self.merged > 0 and self.alpha >= 0 and 0 < self.discount <= 1
+        if not (finite and in_range):
             raise ValueError(
-                "tail and alpha are 0 or more, merged is above 0, discount above 0 and up to 1; "
-                f"not {self.tail}, {self.alpha}, {self.merged} and {self.discount}."
+                "tail and alpha are 0 or more, merged is above 0, discount above 0 and up to 1, "
+                f"all of them finite; not {self.tail}, {self.alpha}, {self.merged} and "
+                f"{self.discount}."
             )
 
     def scores(self, layer: Layer) -> jax.Array:

@@ -165,7 +165,7 @@ def _is_ids(x) -> bool:
 
 
 def describe(adapter: Adapter) -> str:
-    """Its parts in words: "16 + 16 soft tokens, primer of 585 tokens, writer of rank 16"."""
+    """Its parts in words: "a primer of 620 tokens, a writer of rank 16 on q, k, v, o"."""
     parts = []
     if adapter.num_tokens:
         parts.append(f"{' + '.join(map(str, adapter.ends))} soft tokens")

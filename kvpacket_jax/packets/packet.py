@@ -197,6 +197,8 @@ def build_batch(
       rows: the batch's, which every document fits with the adapter's soft tokens.
       provenance: which names the compressor.
       primer: `read_primer` of the adapter.
+
+    Raises ValueError where `primer` is there and the adapter has none, or the other way round.
     """
     wrapper = _wrapper(model, adapter)
     if (primer is None) != (wrapper.primer is None):
@@ -297,10 +299,18 @@ def check_document(
 ) -> None:
     """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
     check_ids(model, ids, what)
-    parts = _wrapper(model, adapter)
-    model.check_length(parts.primer_length + len(ids) + parts.num_tokens)
+    parts, most = _wrapper(model, adapter), model.config.max_positions
+    around = {"soft tokens": parts.num_tokens, "a primer": parts.primer_length}
     if compressor is not None and compressor.reads_again:
-        model.check_length(parts.num_tokens + 2 * len(ids) + len(_prompt(model, compressor)))
+        again = len(_prompt(model, compressor)) + len(ids) - parts.primer_length
+        around[f"{compressor.name}'s second reading"] = max(again, 0)
+    positions = len(ids) + sum(around.values())
+    if positions > most:
+        of = "".join(f", {n} of {name}" for name, n in around.items() if n)
+        raise ValueError(
+            f"{what} spans {positions} positions{of}; the context of {model.name} is {most}. "
+            "Shorten or split it, or take a model with a longer context."
+        )
 
 
 def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:

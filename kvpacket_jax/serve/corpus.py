@@ -48,16 +48,19 @@ def read_file(path: pathlib.Path, on_bad: Callable[[str], None] = refuse) -> lis
 
 def from_mapping(texts: Mapping[str, str]) -> list[Document]:
     """The documents of a dict from ids to texts; ValueError for one that cannot be used."""
-    documents = []
+    documents: dict[str, Document] = {}
     for id, text in texts.items():
         place = f"document {id!r}"
         try:
-            documents.append(_check(id, text, place))
+            document = _check(id, text, place)
         except ValueError as error:
             refuse(f"{place}: {error}")
+        if document.id in documents:  # 1 and "1"
+            refuse(f"{place}: there are two documents of the id {document.id!r}.")
+        documents[document.id] = document
     if not documents:
         raise ValueError("No document was given.")
-    return documents
+    return list(documents.values())
 
 
 def _check(id, text, place: str) -> Document:

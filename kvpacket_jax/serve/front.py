@@ -105,8 +105,8 @@ class Store:
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
-            bare documents; negative resident_bytes.
-          FileNotFoundError: no such adapter or primer.
+            bare documents; negative resident_bytes; a key that is too short.
+          FileNotFoundError: no such adapter, primer or key file.
         """
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
@@ -129,8 +129,9 @@ class Store:
           documents: texts by id.
 
         Raises:
-          ValueError: no document, an empty text, one that is longer than the model's context, fewer
-            than a primer is chosen from; before anything is computed.
+          ValueError: before anything is computed: no document, two with the same id, an empty text,
+            one that is longer than the model's context, fewer than a primer is chosen from, a
+            store that another key signed; and numbers that are not finite, of a damaged model.
           OSError: the disk is full or may not be written; what was written stays.
         """
         parts = build.plan(
@@ -166,8 +167,9 @@ class Store:
 
         Raises:
           ValueError: an empty question, no document, a document that is not there (with those that
-            are) or was made with another model, adapter, template or dtype (naming it), or a
-            request that is longer than the model's context.
+            are) or was made with another model, adapter, template, compressor or dtype (naming
+            it), an unknown method, no room for an answer, or a request that is longer than the
+            model's context.
           FileNotFoundError: no such folder, or a packet that must be read is missing.
           storage.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
         """
@@ -192,6 +194,8 @@ class Store:
             raise ValueError(f"Questions are a list of texts, one or more; found {questions!r}.")
         for question in questions:
             session.check_question(question)
+        if new_tokens < 1:
+            raise ValueError(f"new_tokens is {new_tokens}: an answer has 1 or more.")
         opened = session.open_session(
             self.model,
             self.folder,
@@ -207,8 +211,12 @@ class Store:
         return [Answer(text, tuple(documents)) for text in answers]
 
     def documents(self) -> list[str]:
-        """Ids of the documents that `ask` can read, in alphabetical order."""
+        """Ids of the documents that `add` has put here, in alphabetical order.
+
+        As `ask` finds them: with this model, adapter, template, primer, compressor and key. Their
+        packets are not looked at.
+        """
         provenance = build.document_provenance(
             self.model, self.adapter, self._wording, self._maker.choice, self._compressor
         )
-        return store.ids(self.folder, provenance)
+        return store.ids(self.folder, provenance, self._key)

@@ -15,15 +15,18 @@ class BuildProgress(Bar):
         self._preamble = any(not item.ids for item in items)
         tokens = sum(len(item.tokens) for item in items)
         super().__init__("packets", tokens, state=f"0/{self._packets}")
-        self._start = time.perf_counter()
-        self._done = build.Progress(0, 0, 0)
-        self._built_tokens = 0
+        self._last = time.perf_counter()
+        self._done = self._computed = build.Progress(0, 0, 0)
+        self._seconds = 0.0  # that the computed batches took
 
     def add(self, batch: build.Progress) -> None:
         """Shows one more batch."""
-        self._done = build.Progress(*(a + b for a, b in zip(self._done, batch, strict=True)))
-        # What was there costs no computing: rates are of batches that were computed.
-        self._built_tokens += batch.tokens if batch.built else 0
+        now = time.perf_counter()
+        self._done = _sum(self._done, batch)
+        if batch.built:  # what was there costs no computing
+            self._computed = _sum(self._computed, batch)
+            self._seconds += now - self._last
+        self._last = now
         self.update(self._done.tokens, f"{self._done.packets}/{self._packets}  {self._rates()}")
 
     def summary(self) -> str:
@@ -38,6 +41,10 @@ class BuildProgress(Bar):
         )
 
     def _rates(self) -> str:
-        seconds = time.perf_counter() - self._start
-        packets, tokens = self._done.built / seconds, self._built_tokens / seconds
+        seconds = max(self._seconds, 1e-9)
+        packets, tokens = self._computed.packets / seconds, self._computed.tokens / seconds
         return f"{packets:.1f} packets/s, {tokens:,.0f} tokens/s"
+
+
+def _sum(a: build.Progress, b: build.Progress) -> build.Progress:
+    return build.Progress(*(x + y for x, y in zip(a, b, strict=True)))

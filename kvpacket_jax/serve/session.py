@@ -97,6 +97,8 @@ def check_documents(folder: pathlib.Path, ids: Sequence[str]) -> None:
         raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
     if not ids:
         raise ValueError("No document was named: give the ids of those to answer from.")
+    if others := [id for id in ids if not isinstance(id, str)]:
+        raise ValueError(f"Ids of documents are texts; {others[0]!r} is none.")
     store.check_exists(folder)
     store.check_ids(folder, ids)
 
@@ -170,6 +172,8 @@ def remark(session: Session, adapter_name: str, least: float) -> str:
     documents = _apart(session)[1]
     if by := documents[0].manifest.compressor:
         return f"No card says how well packets answer that are compressed by {by}."
+    if documents[0].manifest.primer:
+        return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
     return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
@@ -245,7 +249,7 @@ def answer_all(session: Session, texts: Sequence[str], new_tokens: int = 32) -> 
 
 
 def questions() -> Iterator[str]:
-    """Lines of standard input until it ends, is interrupted or has "quit"; no blank ones.
+    """Lines of standard input until it ends, is interrupted or has "quit" or "exit"; no blank ones.
 
     At a terminal there is a prompt.
     """

@@ -187,6 +187,10 @@ def test_sizes_always_hold_the_ends(name, keep):
         ("knorm", 1.5, "keep is a share of the slots.*not 1.5"),
         ("knorm/keep=0", None, "not 0.0"),
         (None, 0.5, "keep=0.5 says how much a compressor keeps: name one"),
+        ("none/window=8", None, "nothing is compressed, so there is nothing to set"),
+        ("snapkv/keep=0.3", 0.5, "keep is given a second time, as 0.5"),
+        ("zeromerge/alpha=inf", None, "all of them finite; not 0.1, inf"),
+        ("zeromerge/tail=nan", None, "all of them finite; not nan"),
     ],
 )
 def test_mistakes_are_named(spec, keep, error):

@@ -131,7 +131,8 @@ def test_mistakes_are_named(model, tmp_path):
     for documents, message in (
         ({}, "No document was given"),
         ({"a": ""}, "document 'a': text must be a text that is not empty"),
-        ({"a": "x" * 5000}, "document 'a': The request spans 5002 positions"),
+        ({"a": "x" * 5000}, "document 'a' spans 5002 positions"),
+        ({1: "x", "1": "y"}, "two documents of the id '1'"),
     ):
         with pytest.raises(ValueError, match=message):
             store.add(documents)
@@ -142,6 +143,8 @@ def test_mistakes_are_named(model, tmp_path):
         (("When?", []), "No document was named"),
         (("When?", "ferry"), "a list of ids, not the text 'ferry'"),
         (("When?", ["fery"]), "no document 'fery'. It has ferry, bus"),
+        (("When?", [1]), "Ids of documents are texts; 1 is none"),
+        (("When?", ["ferry"], 0), "new_tokens is 0: an answer has 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             store.ask(*arguments)
