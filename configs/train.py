@@ -181,6 +181,16 @@ def _large_validation(corpus) -> dict[str, ConfigDict]:
     }
 
 
+OPTIMIZER = {
+    "learning_rate": 5e-3,  # of soft tokens
+    "writer_learning_rate": 5e-4,  # and of a distiller
+    "warmup_steps": 10,
+    "b1": 0.9,
+    "b2": 0.99,
+    "eps": 1e-8,
+    "clip_norm": 0.0,  # of each microbatch's gradient; 0: no bound
+}
+
 # The sizes of :jsonl: longer documents are cut to whole sentences.
 OWN = dict(PROSE, documents=4, tokens=248, questions=10, learning=4)
 
@@ -244,17 +254,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.wrong_weight = 0.5  # in the loss, of questions that the teacher gets wrong
     config.loss = "kl"
     config.reduction = "mean_questions"
-    config.optimizer = ConfigDict(
-        {
-            "learning_rate": 5e-3,  # of soft tokens
-            "writer_learning_rate": 5e-4,  # and of a distiller
-            "warmup_steps": 10,
-            "b1": 0.9,
-            "b2": 0.99,
-            "eps": 1e-8,
-            "clip_norm": 0.0,  # of each microbatch's gradient; 0: no bound
-        }
-    )
+    config.optimizer = ConfigDict(OPTIMIZER)
     config.mean_decay = 0.97  # of the running mean, which is what is validated and saved
     # Of the writer's change: each validation scores the adapter at all of them, and it is saved at
     # the best. A smaller change is nearer to the primer's packets, which suits kinds of documents
