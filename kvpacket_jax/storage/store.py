@@ -32,7 +32,7 @@ from kvpacket_jax.storage.provenance import (
     to_fields,
 )
 from models.disk import partial
-from models.disk.files import make_folder, publish
+from models.disk.files import make_folder, publish, sync
 from models.identity import digest
 
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
@@ -334,8 +334,10 @@ class Writer:
         return self.place(self.prepare(packet))
 
     def prepare(self, packet: Packet) -> Entry:
-        """Writes a packet that nobody sees yet. Raises as `packet_file.write`."""
-        return packet_file.write(self._own, packet)
+        """Writes a packet to the disk that nobody sees yet. Raises as `packet_file.write`."""
+        entry = packet_file.write(self._own, packet)
+        sync(self._own / entry.packet)  # here, where others may do the same, and not in `place`
+        return entry
 
     def place(self, entry: Entry) -> Entry:
         """Lets a prepared packet be seen, in place of one that is there."""
