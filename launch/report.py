@@ -1,4 +1,4 @@
-"""Turns finished evaluations into tables, figures and one HTML page.
+"""Turns evaluations and trainings into tables, figures and one HTML page.
 
 python -m launch.report --workdir=runs/ratios,runs/documents --output=runs/report
 """
@@ -12,7 +12,9 @@ from launch.common import errors
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 
 WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Of evaluations or sweeps, with commas; folders below are looked into."
+    "workdir",
+    None,
+    "Of evaluations, trainings or sweeps, with commas; folders below are looked into.",
 )
 OUTPUT = flags.DEFINE_string(
     "output", None, "report.html, report.md and figures go here; default: the first workdir/report."

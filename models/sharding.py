@@ -92,10 +92,12 @@ def check_one_replica(text: str | None) -> None:
 
     For whoever answers requests: each replica would compute the same.
     """
-    if text is not None and (number := _sizes(text)["data"]) > 1:
+    sizes = _sizes(text or "data:1")
+    if sizes["data"] > 1:
+        remedy = f"give model:{n} alone" if (n := sizes["model"]) > 1 else "leave out --mesh"
         raise ValueError(
-            f"--mesh={text} has {number} replicas of the model, which share the work of training "
-            f"only: give model:{_sizes(text)['model']} alone."
+            f"--mesh={text} has {sizes['data']} replicas of the model, which share the work of "
+            f"training only: {remedy}."
         )
 
 

@@ -99,6 +99,25 @@ def by_option(series: Series) -> str:
     return _finish(figure, axes)
 
 
+def by_sets(series: Mapping[str, Sequence[tuple[float, float]]], score: str, note: str) -> str:
+    """A score by the sets of documents that training runs have learned from, a line a run: SVG.
+
+    Args:
+      series: (sets, score) by a run's name.
+      score: what y is.
+      note: below the figure.
+    """
+    figure, axes = _figure("sets of documents in training", note, score)
+    looks = [look for method, look in STYLES.items() if look[1]] + OTHERS
+    for i, (name, points) in enumerate(series.items()):
+        color, marker, dashes = looks[i % len(looks)]
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, label=name)
+    highest = max(y for points in series.values() for _, y in points)
+    axes.set_ylim(0, max(1.0, 1.05 * highest) if highest <= 1 else 1.05 * highest)
+    return _finish(figure, axes)
+
+
 def by_tokens(series: Mapping[str, Sequence[tuple[float, float]]], note: str) -> str:
     """Seconds to the first token by cached tokens, a line a method, both logarithmic: SVG.
 

@@ -1,4 +1,4 @@
-"""A report on finished evaluations: one self-contained HTML page, the same as Markdown, figures."""
+"""A report on evaluations and trainings: one self-contained HTML page, as Markdown, figures."""
 
 import base64
 import html
@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import jinja2
 
-from kvpacket_jax.report import figures, results
+from kvpacket_jax.report import curves, figures, results
+from kvpacket_jax.report.curves import Training
 from kvpacket_jax.report.results import Evaluation, Group, Point, Table
 from models.disk.files import write_whole
 
 TITLE = "KV Packet: F1 and what it costs"
+TRAINED = "Training"  # a section
+TRAINING_TITLE = "KV Packet: what training does"  # of a page of nothing else
 
 # key of a summary, axis, unit of the axis in units of the key
 COSTS = (
@@ -34,6 +37,11 @@ READING = (
     "are joined in the order of its setting. Grey is the Pareto front of all but single_cache, "
     "whose one cache serves just these documents in this order: no other point has a higher F1 for "
     "as little."
+)
+TRAINING_READING = (
+    "A run's packets against the full context, on validation questions that none was trained on: "
+    "in the table KL of an answer, and the share of the same answers where the full context is "
+    "right, at the last validation."
 )
 PUBLISHED_READING = (
     "Other models, other questions, another machine and another count of FLOPs: they are here to "
@@ -66,7 +74,7 @@ def write_report(
     """Writes report.html, report.md and figures/*.svg to `output`.
 
     Args:
-      workdirs: of evaluations, or folders that have them below, such as a sweep's.
+      workdirs: of evaluations and trainings, or folders that have them below, such as a sweep's.
       published: adds the authors' own figures, apart from the measured: of the same data sets, or
         all where none is the same.
 
@@ -74,10 +82,18 @@ def write_report(
       The paths of page and Markdown.
 
     Raises:
-      FileNotFoundError, ValueError: as `results.read`.
+      FileNotFoundError, ValueError: as `results.read` and `curves.read`, or nothing to be shown.
     """
     evaluations, unfinished = results.read(workdirs)
-    sections = report(evaluations, unfinished, published)
+    trainings = curves.read(workdirs)
+    if not evaluations and not trainings:
+        begun = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
+        raise ValueError(
+            f"No results.json in {', '.join(map(str, workdirs))} or below{begun}, which "
+            "launch.evaluate writes at its end, and no training that was validated."
+        )
+    sections = report(evaluations, unfinished, published) if evaluations else []
+    sections += [_trained(trainings)] if trainings else []
     output = pathlib.Path(output).expanduser()
     for shown in (s for section in sections for s in section.shown):
         write_whole(output / "figures" / f"{shown.name}.svg", shown.svg)
@@ -126,6 +142,19 @@ def _measured(number: int, group: Group) -> Section:
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))
     return Section(group.title, notes, shown, results.table(group.rows))
+
+
+def _trained(runs: Sequence[Training]) -> Section:
+    shown = [
+        Shown(
+            f"training_{kind}_{key}",
+            f"{score}, by sets of documents in training: {kind}",
+            figures.by_sets(curves.series(runs, kind, key), score, f"Validation on {kind}"),
+        )
+        for kind in curves.kinds(runs)
+        for key, score in curves.SCORES.items()
+    ]
+    return Section(TRAINED, [TRAINING_READING], shown, curves.table(runs))
 
 
 def _published(datasets: Iterable[str]) -> list[Section]:
@@ -195,4 +224,6 @@ def _environment(**options) -> jinja2.Environment:
 
 
 def _render(environment: jinja2.Environment, name: str, sections: Sequence[Section]) -> str:
-    return environment.get_template(name).render(title=TITLE, reading=READING, sections=sections)
+    measured = any(section.title != TRAINED for section in sections)
+    title, reading = (TITLE, READING) if measured else (TRAINING_TITLE, "")
+    return environment.get_template(name).render(title=title, reading=reading, sections=sections)

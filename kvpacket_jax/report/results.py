@@ -84,7 +84,7 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: nothing finished in any of them, or a file that is not launch.evaluate's.
+      ValueError: a file that is not launch.evaluate's.
     """
     finished, unfinished = {}, []
     for top in (pathlib.Path(w).expanduser() for w in workdirs):
@@ -92,26 +92,21 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
             raise FileNotFoundError(f"There is no folder {str(top)!r}.")
         for path in sorted(top.rglob("run.json")):
             folder = path.parent
-            name = _name(top, folder)
+            name = run_name(top, folder, "evaluate")
             if not (folder / "results.json").exists():
                 unfinished.append(name)
             elif folder.resolve() not in finished:
                 finished[folder.resolve()] = _read_one(name, folder)
-    if not finished:
-        begun = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
-        raise ValueError(
-            f"No results.json in {', '.join(map(str, workdirs))} or below{begun}; launch.evaluate "
-            "writes it at its end."
-        )
     names = collections.Counter(e.name for e in finished.values())
     return [
         e if names[e.name] == 1 else e._replace(name=str(folder)) for folder, e in finished.items()
     ], unfinished
 
 
-def _name(top: pathlib.Path, folder: pathlib.Path) -> str:
+def run_name(top: pathlib.Path, folder: pathlib.Path, program: str) -> str:
+    """What a run is called: its folder below `top`, the program's in a sweep's member left out."""
     parts = folder.relative_to(top).parts
-    parts = parts[:-1] if parts[-1:] == ("evaluate",) else parts  # of a sweep's member
+    parts = parts[:-1] if parts[-1:] == (program,) else parts
     return "/".join(parts) or top.resolve().name
 
 

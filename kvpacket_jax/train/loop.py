@@ -248,6 +248,7 @@ class Trainer:
             "gradient_norm": metrics["gradient_norm"],
             "kl": metrics["kl"] / max(metrics["tokens"], 1),
             "agree": metrics["agree"] / max(metrics["tokens"], 1),
+            "sets": self._run.config.microbatches * self._run.config.batch_size,
             "questions": metrics["questions"],
             "tokens": work.tokens,
             "computed": work.computed,

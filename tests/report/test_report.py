@@ -284,7 +284,7 @@ def test_what_cannot_be_reported_is_named(tmp_path):
         results.read([tmp_path / "none"])
     write(tmp_path / "begun", False)
     with pytest.raises(ValueError, match=r"not finished: begun.*launch.evaluate"):
-        results.read([tmp_path])
+        page.write_report([tmp_path], tmp_path / "report")
     (tmp_path / "begun/results.json").write_text("[]")
     with pytest.raises(ValueError, match=r"begun/results.json and its run.json are not"):
         results.read([tmp_path])
