@@ -19,7 +19,8 @@ class Training(NamedTuple):
     """The validations of a run."""
 
     name: str
-    sets: list[int]  # of documents that it had learned from, at each validation
+    # Of documents that it had learned from, at each validation; steps of runs that counted none.
+    sets: list[int]
     scores: list[dict[str, dict[str, float]]]  # by kind, then by key of SCORES
 
 
