@@ -80,7 +80,7 @@ class Checkpoints:
                 f"({described['model'][:16]}). Choose another --workdir."
             )
         for part, what in (("examples", "the mixture"), ("validated_on", "validation")):
-            if saved.get(part, described[part]) != described[part]:  # older runs have not all
+            if part in saved and saved[part] != described[part]:  # older runs have not all
                 raise ValueError(
                     f"The checkpoints are of a run on other examples: a data set of {what} has "
                     "changed since. Put it back, or choose another --workdir."

@@ -242,18 +242,25 @@ def results(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[A
     row = {"method": "epic", "setting": "", "f1": 0.5, "date": "1970-01-01", "machine": {}}
     _write(folder / "timings.json", sealed.stamped(timed))
     _write(folder / "results.json", [sealed.stamped(row)])
-    run = sweep.Run("evaluate", folder, ("--config=it",))
+    config = folder.parent / "it.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        "def get_config():\n    return ConfigDict({'seed': 0})\n"
+    )
+    run = sweep.Run("evaluate", folder, (f"--config={config}",))
     run.record_end()
     files = [folder / n for n in ("results.json", "timings.json", "sweep.json", "run.json")]
     whole = {path: path.read_bytes() for path in files}
 
     def read() -> tuple[str, dict, bool]:
-        reported = repr(report.read([folder])[0])
+        reported, unfinished = report.read([folder])
+        if unfinished:  # which a report names, and leaves out
+            raise FileNotFoundError(f"{folder} has no results.json.")
         try:
             times = timings.timings(folder / "timings.json", _Unmeasured(), [], [], 1)
         except InterruptedError:
             times = timed
-        return reported, times, run.done
+        return repr(reported), times, run.done
 
     right = read()
     assert right[1:] == (timed, True)
