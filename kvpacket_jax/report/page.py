@@ -89,8 +89,8 @@ def write_report(
     if not evaluations and not trainings:
         begun = f" (not finished: {', '.join(unfinished)})" if unfinished else ""
         raise ValueError(
-            f"No results.json in {', '.join(map(str, workdirs))} or below{begun}, which "
-            "launch.evaluate writes at its end, and no training that was validated."
+            f"No results.json with its run.json in {', '.join(map(str, workdirs))} or below"
+            f"{begun}: launch.evaluate writes it at its end. And no training that was validated."
         )
     sections = report(evaluations, unfinished, published) if evaluations else []
     sections += [_trained(trainings)] if trainings else []

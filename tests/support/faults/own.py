@@ -254,8 +254,8 @@ def results(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[A
 
     def read() -> tuple[str, dict, bool]:
         reported, unfinished = report.read([folder])
-        if unfinished:  # which a report names, and leaves out
-            raise FileNotFoundError(f"{folder} has no results.json.")
+        if not reported:  # page.write_report says so, and names what is unfinished
+            raise FileNotFoundError(f"{folder}: nothing is finished, {unfinished} is not.")
         try:
             times = timings.timings(folder / "timings.json", _Unmeasured(), [], [], 1)
         except InterruptedError:
