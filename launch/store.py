@@ -3,8 +3,8 @@
 python -m launch.store ls --store=DIR
 
 Ends with status 1 where anything is missing, damaged or not signed; a preamble is listed only then.
-Of packets only the headers are
-read: launch.answer verifies every byte of those that it reads, launch.build_packets of all.
+Of packets only the headers are read: launch.answer verifies every byte of those that it reads,
+launch.build_packets of all.
 """
 
 import sys

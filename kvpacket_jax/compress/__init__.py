@@ -37,7 +37,9 @@ def make(spec: str | None, keep: float | None = None) -> Compressor | None:
         if text:
             raise ValueError(f"{spec}: nothing is compressed, so there is nothing to set.")
         if keep is not None:
-            raise ValueError(f"keep={keep} says how much a compressor keeps: name one, compress=.")
+            raise ValueError(
+                f"keep={keep} says how much a compressor keeps: name one, compress=snapkv say."
+            )
         return None
     check(name, COMPRESSORS, "compressor")
     values = fields.parse(spec, name, text, COMPRESSORS[name], "/")

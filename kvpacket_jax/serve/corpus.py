@@ -48,6 +48,8 @@ def read_file(path: pathlib.Path, on_bad: Callable[[str], None] = refuse) -> lis
 
 def from_mapping(texts: Mapping[str, str]) -> list[Document]:
     """The documents of a dict from ids to texts; ValueError for one that cannot be used."""
+    if not isinstance(texts, Mapping):
+        raise ValueError(f"Documents are a dict of texts by ids; found a {type(texts).__name__}.")
     documents: dict[str, Document] = {}
     for id, text in texts.items():
         place = f"document {id!r}"

@@ -307,9 +307,7 @@ def cost_text(session: Session, costs: dict[str, Cost]) -> str:
         for name, row in costs.items()
     ]
     if costs[COLD].ttft_s <= warm.ttft_s:
-        times.append(
-            "  Reading from the disk costs less than runs differ, or nothing was forgotten."
-        )
+        times.append("  The disk made no difference that can be told from that between runs.")
     ratio = timing.ratio(full.runs_s, warm.runs_s)
     parts = {"load": warm.load_s, "compose": warm.compose_s, "prefill": warm.prefill_s}
     return "\n".join(

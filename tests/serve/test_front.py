@@ -133,6 +133,7 @@ def test_mistakes_are_named(model, tmp_path):
         ({"a": ""}, "document 'a': text must be a text that is not empty"),
         ({"a": "x" * 5000}, "document 'a' spans 5002 positions"),
         ({1: "x", "1": "y"}, "two documents of the id '1'"),
+        ("one text", "Documents are a dict of texts by ids; found a str"),
     ):
         with pytest.raises(ValueError, match=message):
             store.add(documents)
