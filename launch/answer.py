@@ -68,11 +68,16 @@ def main(argv):
                 print(said, file=sys.stderr)
 
     def reply(question: str) -> None:
+        begun = False
         try:
             for piece in session.answer(opened, question, NEW_TOKENS.value):
                 print(piece, end="", flush=True)
-        finally:
-            print()
+                begun = True
+        except BaseException:
+            if begun:  # what comes next gets a line of its own
+                print()
+            raise
+        print()
         if SHOW_COST.value:
             print(session.cost_text(opened, session.measure(opened, question)))
 

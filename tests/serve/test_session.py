@@ -261,8 +261,7 @@ def test_another_process_answers(model, answer):
     # Line after line; one that is too long does not end it, and the status says that one failed.
     expected = [expected_answer(model, q) for q in questions]
     lines = answer(input="\n".join([questions[0], "", "x" * 4000, questions[1], "quit", "When?"]))
-    said = [line for line in lines.stdout.decode().splitlines() if line]
-    assert (lines.returncode, said) == (1, expected)
+    assert (lines.returncode, lines.stdout.decode()) == (1, "\n".join([*expected, ""]))
     assert "positions; the context of" in lines.stderr.decode()
     assert "Loading " in lines.stderr.decode()
 
