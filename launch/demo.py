@@ -49,7 +49,6 @@ def main(argv):
     example = demo.example()
     show.say(story.opening(example))
     with errors.in_one_line():
-        sharding.check_one_replica(devices.MESH.value)
         with show.step(f"Loading {MODEL.value}"):
             model = models.load_text_model(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.log_layout(model.config, model.params)

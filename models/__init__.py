@@ -69,11 +69,15 @@ class LanguageModel:
                 "launch.cost measures."
             )
 
-    def check_length(self, positions: int) -> None:
-        """Raises ValueError for a sequence that is longer than the model's context."""
+    def check_length(self, positions: int, what: str = "The request", detail: str = "") -> None:
+        """Raises ValueError for a sequence that is longer than the model's context.
+
+        Args:
+          what: the sequence, for the message; detail: ", 620 of a primer", say.
+        """
         if positions > self.config.max_positions:
             raise ValueError(
-                f"The request spans {positions} positions; the context of {self.name} is "
+                f"{what} spans {positions} positions{detail}; the context of {self.name} is "
                 f"{self.config.max_positions}. Use fewer or shorter documents, or a model with a "
                 "longer context."
             )
@@ -118,11 +122,13 @@ def load_text_model(
     shared_layers: str = "",
     **run_choices,
 ) -> LanguageModel:
-    """`load` for programs that need text; one without a tokenizer is refused before its weights.
+    """`load` for programs that answer from texts, with one replica of a model that has a tokenizer.
 
-    Raises ValueError or FileNotFoundError for one.
+    Raises ValueError or FileNotFoundError for others, before the weights are read.
     """
     check_reads_text(source)
+    if isinstance(mesh, str):
+        sharding.check_one_replica(mesh)
     return _load(source, dtype, cache_dir, mesh, shared_layers, run_choices, reads_text=True)
 
 

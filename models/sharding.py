@@ -87,12 +87,12 @@ def _sizes(text: str) -> dict[str, int]:
     return sizes
 
 
-def check_one_replica(text: str | None) -> None:
+def check_one_replica(text: str) -> None:
     """Raises ValueError for a mesh, as `make_mesh` takes it, of several replicas of the model.
 
     For whoever answers requests: each replica would compute the same.
     """
-    sizes = _sizes(text or "data:1")
+    sizes = _sizes(text)
     if sizes["data"] > 1:
         remedy = f"give model:{n} alone" if (n := sizes["model"]) > 1 else "leave out --mesh"
         raise ValueError(

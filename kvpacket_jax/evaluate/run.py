@@ -107,7 +107,6 @@ def prepare_run(
       ValueError: settings that no run can have, before the model is loaded where that is possible.
     """
     _check_settings(config)
-    sharding.check_one_replica(mesh)
     examples = _first_questions(
         data.load(config.dataset.name, config.dataset.split, **data.options(config.dataset)),
         config.num_samples,

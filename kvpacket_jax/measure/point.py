@@ -59,7 +59,8 @@ def run(
     specs = settings.listed(point["methods"])
     points = [document_lengths(text) for text in point["documents"].split("/")]
     batches = _batches(str(point["batch"]))
-    sharding.check_one_replica(mesh)
+    if mesh is not None:
+        sharding.check_one_replica(mesh)
     check_in_memory(point["tier"])
     if point["runs"] < 1:
         raise ValueError(f"runs is {point['runs']}: every method is timed once or more.")

@@ -299,18 +299,13 @@ def check_document(
 ) -> None:
     """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
     check_ids(model, ids, what)
-    parts, most = _wrapper(model, adapter), model.config.max_positions
+    parts = _wrapper(model, adapter)
     around = {"soft tokens": parts.num_tokens, "a primer": parts.primer_length}
     if compressor is not None and compressor.reads_again:
         again = len(_prompt(model, compressor)) + len(ids) - parts.primer_length
         around[f"{compressor.name}'s second reading"] = max(again, 0)
-    positions = len(ids) + sum(around.values())
-    if positions > most:
-        of = "".join(f", {n} of {name}" for name, n in around.items() if n)
-        raise ValueError(
-            f"{what} spans {positions} positions{of}; the context of {model.name} is {most}. "
-            "Shorten or split it, or take a model with a longer context."
-        )
+    detail = "".join(f", {n} of {name}" for name, n in around.items() if n)
+    model.check_length(len(ids) + sum(around.values()), what, detail)
 
 
 def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:

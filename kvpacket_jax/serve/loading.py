@@ -43,7 +43,6 @@ def load_for_store(
       mesh, shared_layers: as models.load takes them.
       compressor: of the documents' packets.
     """
-    sharding.check_one_replica(mesh)
     primers.check(adapter, primer)
     dtype = store.resolved_dtype(folder, dtype)
     model = models.load_text_model(source, dtype, cache_dir, mesh, shared_layers)

@@ -109,7 +109,9 @@ def test_random_weights_do_not_depend_on_the_mesh(monkeypatch):
 
 
 def test_answers_come_from_one_replica():
-    for text in (None, "model:4", "data:1,model:2"):
+    for text in ("model:4", "data:1,model:2"):
         sharding.check_one_replica(text)
     with pytest.raises(ValueError, match="2 replicas of the model, .* give model:4 alone"):
         sharding.check_one_replica("data:2,model:4")
+    with pytest.raises(ValueError, match="2 replicas of the model, .* leave out --mesh"):
+        models.load_text_model("smollm2-135m", mesh="data:2")  # before anything is fetched
