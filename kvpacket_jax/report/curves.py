@@ -8,7 +8,6 @@ from kvpacket_jax.report.results import Table, run_name
 from kvpacket_jax.train import log
 
 FILE = "metrics.jsonl"  # of a workdir of launch.train
-PREFIX = "validation/"
 SCORES = {
     "kl": "KL of an answer, nats",
     "same_right": "same answer as the full context, where it is right",
@@ -42,14 +41,9 @@ def _training(name: str, rows: Sequence[Mapping]) -> Training:
     run, sets = Training(name, [], []), 0
     for row in sorted(rows, key=lambda r: (r["step"], "loss" not in r)):  # a step, what it led to
         sets += row.get("sets", 1) if "loss" in row else 0
-        by_kind: dict[str, dict[str, float]] = {}
-        for field, value in row.items():
-            if field.startswith(PREFIX):
-                _, kind, key = field.split("/")
-                by_kind.setdefault(kind, {})[key] = value
-        if by_kind:
+        if scores := log.scores_of(row):
             run.sets.append(sets)
-            run.scores.append(by_kind)
+            run.scores.append(scores)
     return run
 
 

@@ -82,6 +82,25 @@ def write_report(
       The paths of page and Markdown.
 
     Raises:
+      FileNotFoundError, ValueError: as `read`.
+    """
+    evaluations, unfinished, trainings = read(workdirs)
+    sections = report(evaluations, unfinished, published) if evaluations else []
+    sections += [_trained(trainings)] if trainings else []
+    output = pathlib.Path(output).expanduser()
+    for shown in (s for section in sections for s in section.shown):
+        write_whole(output / "figures" / f"{shown.name}.svg", shown.svg)
+    write_whole(output / "report.html", page(sections))
+    write_whole(output / "report.md", markdown(sections))
+    return output / "report.html", output / "report.md"
+
+
+def read(
+    workdirs: Iterable[str | pathlib.Path],
+) -> tuple[list[Evaluation], list[str], list[Training]]:
+    """Finished evaluations, the names of unfinished ones, and trainings that were validated.
+
+    Raises:
       FileNotFoundError, ValueError: as `results.read` and `curves.read`, or nothing to be shown.
     """
     evaluations, unfinished = results.read(workdirs)
@@ -92,14 +111,7 @@ def write_report(
             f"No results.json with its run.json in {', '.join(map(str, workdirs))} or below"
             f"{begun}: launch.evaluate writes it at its end. And no training that was validated."
         )
-    sections = report(evaluations, unfinished, published) if evaluations else []
-    sections += [_trained(trainings)] if trainings else []
-    output = pathlib.Path(output).expanduser()
-    for shown in (s for section in sections for s in section.shown):
-        write_whole(output / "figures" / f"{shown.name}.svg", shown.svg)
-    write_whole(output / "report.html", page(sections))
-    write_whole(output / "report.md", markdown(sections))
-    return output / "report.html", output / "report.md"
+    return evaluations, unfinished, trainings
 
 
 def report(

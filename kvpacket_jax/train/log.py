@@ -8,6 +8,8 @@ from etils import epath
 from kvpacket_jax.runtime import hosts, sealed
 from models.disk.files import write_whole
 
+VALIDATION = "validation"  # a field is this, the kind and the score, with slashes between
+
 
 class Log:
     """Metrics as JSON lines, by the first host; rows of steps that a resumed run does again go.
@@ -31,7 +33,7 @@ class Log:
     def validation(self, step: int, scores: dict[str, dict[str, float]]) -> None:
         """Adds the scores of a validation, by kind; earlier ones of the same step go."""
         self._rows = [r for r in self._rows if r["step"] != step or "loss" in r]
-        flat = {f"validation/{kind}/{k}": v for kind, s in scores.items() for k, v in s.items()}
+        flat = {f"{VALIDATION}/{kind}/{k}": v for kind, s in scores.items() for k, v in s.items()}
         self.write({"step": step, **flat})
 
     def write(self, row: dict) -> None:
@@ -48,6 +50,16 @@ class Log:
             write_whole(self.path, "".join(lines))
         now = time.monotonic()
         self._due = now + self.SHARE * (now - began)
+
+
+def scores_of(row: dict) -> dict[str, dict[str, float]]:
+    """The scores of a row that `Log.validation` wrote, by kind; empty for that of a step."""
+    scores: dict[str, dict[str, float]] = {}
+    for field, value in row.items():
+        if field.startswith(f"{VALIDATION}/"):
+            _, kind, key = field.split("/")
+            scores.setdefault(kind, {})[key] = value
+    return scores
 
 
 def read(path: epath.PathLike) -> list[dict]:

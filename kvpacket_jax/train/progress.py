@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.runtime.progress import Bar
 from kvpacket_jax.train import setup
-from kvpacket_jax.train.log import read
+from kvpacket_jax.train.log import read, scores_of
 from kvpacket_jax.train.validation import Scores
 from models.disk.files import write_whole
 
@@ -93,8 +93,8 @@ def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores)
     """
     rows = read(log)
     steps = [r for r in rows if "kl" in r]
-    checks = [r for r in rows if any(k.startswith("validation/") for k in r)]
-    kinds = sorted({k.split("/")[1] for r in checks for k in r if k.startswith("validation/")})
+    checks = [(r["step"], scores) for r in rows if (scores := scores_of(r))]
+    kinds = sorted({kind for _, scores in checks for kind in scores})
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     at, kl = (np.array([r[key] for r in steps]) for key in ("step", "kl"))
     left.plot(at, kl, ".", ms=3, color="#CCCCCC", label="a training step")
@@ -108,9 +108,9 @@ def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores)
         (right, "same_right", "same answer as the teacher, where right"),
     ):
         for kind, color in zip(kinds, COLORS * len(kinds), strict=False):
-            values = np.array([r[f"validation/{kind}/{key}"] for r in checks])
+            values = np.array([scores[kind][key] for _, scores in checks])
             first = baseline[kind]["kl"] if key == "kl" else 1
-            axes.plot([r["step"] for r in checks], values / first, "o-", color=color, label=kind)
+            axes.plot([s for s, _ in checks], values / first, "o-", color=color, label=kind)
         axes.set(xlabel="step", ylabel=label, ylim=(0, None))
     right.legend(framealpha=0.9, edgecolor="none")
     png = io.BytesIO()  # matplotlib would take gs://… for a file here
