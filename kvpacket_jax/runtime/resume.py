@@ -70,11 +70,16 @@ def _shown(value: Any) -> str:
 def wherever(settings: Any) -> Any:
     """Settings without the paths to files of data, which may lie elsewhere by now.
 
-    What they hold counts: whoever leaves out the paths compares a digest of the examples.
+    What they hold counts: whoever leaves out the paths compares a digest of the examples. Settings
+    that are called "corpus", of a data set say, stay.
     """
     if not isinstance(settings, Mapping):
         return settings
-    return {name: wherever(value) for name, value in settings.items() if name not in PATHS}
+    return {
+        name: wherever(value)
+        for name, value in settings.items()
+        if name not in PATHS or isinstance(value, Mapping)
+    }
 
 
 def check(

@@ -79,8 +79,10 @@ class Checkpoints:
                 f"({saved['model'][:16]}), this one trains {described['model_name']} "
                 f"({described['model'][:16]}). Choose another --workdir."
             )
+        # Older runs did not say what they were validated on.
+        known = {"validated_on": described.get("validated_on")} | saved
         for part, what in (("examples", "the mixture"), ("validated_on", "validation")):
-            if part in saved and saved[part] != described[part]:  # older runs have not all
+            if known[part] != described.get(part):
                 raise ValueError(
                     f"The checkpoints are of a run on other examples: a data set of {what} has "
                     "changed since. Put it back, or choose another --workdir."

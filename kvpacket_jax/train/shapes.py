@@ -5,6 +5,7 @@ another example is drawn.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -94,13 +95,8 @@ def fitting(
 
     Raises ValueError as `draw` where there is none.
     """
-    chosen = []
-    for i in range(len(source)):
-        if len(chosen) == count:
-            break
-        example = source[i]
-        if isinstance(fit(model, template, example, shape), Fitted):
-            chosen.append(example)
+    fits = (e for e in source if isinstance(fit(model, template, e, shape), Fitted))
+    chosen = list(itertools.islice(fits, count))
     if not chosen:
         draw(model, template, source, 0, shape)  # says why
     return chosen

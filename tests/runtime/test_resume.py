@@ -32,3 +32,11 @@ def test_what_differs_is_in_words_not_a_wall_of_digests():
 def test_free_fields_may_differ():
     resume.check({"every": 1, "seed": 0}, {"every": 2, "seed": 0}, "w", free=("every",))
     assert resume.differences({"every": 1}, {"every": 2}) == ["every"]
+
+
+def test_where_data_lies_does_not_count_and_what_is_called_so_does():
+    settings = {"corpus": "a.jsonl", "mixture": {"corpus": {"sets": 3, "options": {"path": "a"}}}}
+    moved = {"corpus": "b.jsonl", "mixture": {"corpus": {"sets": 3, "options": {"path": "b"}}}}
+    assert resume.wherever(settings) == resume.wherever(moved)
+    moved["mixture"]["corpus"]["sets"] = 4
+    assert resume.wherever(settings) != resume.wherever(moved)
