@@ -329,10 +329,6 @@ class Writer:
         self._mode = (own / "plain").stat().st_mode
         make_folder(folder / PACKETS)
 
-    def packet(self, packet: Packet) -> Entry:
-        """Writes a packet, over one that is there. Raises as `packet_file.write`."""
-        return self.place(self.prepare(packet))
-
     def prepare(self, packet: Packet) -> Entry:
         """Writes a packet to the disk that nobody sees yet. Raises as `packet_file.write`."""
         entry = packet_file.write(self._own, packet)

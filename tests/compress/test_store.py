@@ -33,7 +33,7 @@ def put(folder, model, compressor, *documents, adapter=None, buckets=EXACT):
     packets = build_packets(model, adapter, documents, buckets, compressor=compressor)
     made_by = provenance_of(model, adapter, compressor=compressor)
     with store.writing(folder) as writer:
-        return packets, [(writer.packet(p).packet, made_by) for p in packets]
+        return packets, [(writer.place(writer.prepare(p)).packet, made_by) for p in packets]
 
 
 def bits(packet) -> list[np.ndarray]:
@@ -138,7 +138,7 @@ def test_what_is_no_compressed_packet_is_refused(load, tmp_path, change, error):
     (packet,) = build_packets(model, None, [ids(0, 24)], compressor=compressor)
     packet, cache = change(packet, packet.cache)
     with store.writing(tmp_path) as writer:
-        entry = writer.packet(dataclasses.replace(packet, cache=cache))
+        entry = writer.place(writer.prepare(dataclasses.replace(packet, cache=cache)))
     wanted = [(entry.packet, provenance_of(model, None, compressor=compressor))]
     with pytest.raises(store.Damaged, match=error):
         packet_file.load(tmp_path, wanted, model)

@@ -150,7 +150,9 @@ def test_another_corpus_makes_other_packets(model, documents, tmp_path):
     assert written == {named[id] for id in {*moved, "new"}}
     loaded = packet_file.load(tmp_path, after, model)
     with store.writing(tmp_path / "copy") as writer:  # what is read knows what it is
-        assert [writer.packet(packet).packet for packet in loaded] == [name for name, _ in after]
+        assert [writer.place(writer.prepare(packet)).packet for packet in loaded] == [
+            name for name, _ in after
+        ]
 
 
 # ---- what is chosen

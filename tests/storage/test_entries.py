@@ -46,7 +46,7 @@ def add(model, folder, key=None, *documents):
     provenance = provenance_of(model, None)
     with store.writing(folder, key) as writer:
         writer.provenance(provenance)
-        entries = [writer.packet(p) for p in build_packets(model, None, documents)]
+        entries = [writer.place(writer.prepare(p)) for p in build_packets(model, None, documents)]
         for i, entry in enumerate(entries):
             writer.document(provenance, f"d{i}", entry)
     return provenance, entries
@@ -250,7 +250,7 @@ def test_a_packet_that_is_not_finite_is_refused(model, tmp_path):
     cache = packet.cache._replace(k=(k[0].at[0, 3, 0, 0].set(np.nan), *k[1:]))
     bad = dataclasses.replace(packet, cache=cache)
     with store.writing(tmp_path) as writer, pytest.raises(ValueError, match="keys of layer 0"):
-        writer.packet(bad)
+        writer.place(writer.prepare(bad))
     assert tree(tmp_path) == {}
 
 

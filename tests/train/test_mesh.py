@@ -234,7 +234,7 @@ def test_packets_are_stored_whole_and_loaded_sharded(requests, tmp_path, compres
     assert provenance == provenance_of(one, adapter, compressor=compressor)
     packets = build_packets(many, adapter, request.documents, compressor=compressor)
     with store.writing(tmp_path) as writer:
-        wanted = [(writer.packet(packet).packet, provenance) for packet in packets]
+        wanted = [(writer.place(writer.prepare(packet)).packet, provenance) for packet in packets]
     whole, sharded = (packet_file.load(tmp_path, wanted, model) for model in (one, many))
     assert heads_of_a_device(sharded[0]) == 1
     for made, alone, again in zip(packets, whole, sharded, strict=True):
