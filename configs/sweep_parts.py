@@ -4,8 +4,8 @@
     python -m launch.report --workdir=runs/parts
 
 Every member trains other parts on the same biographies and paragraphs of Wikipedia, two sets a
-step; the report draws KL and agreement on each kind that is validated on. A member takes about 20
-minutes on two CPU cores.
+step; the report draws KL and agreement on each kind that is validated on. On two CPU cores a member
+compiles for ten minutes, once, and then takes about 14 seconds a set.
 """
 
 from ml_collections import ConfigDict
