@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         entry.weight = 0.5
     kinds = ("biography", "wikipedia", "own_docs")
     config.validation = ConfigDict({k: config.validation[k] for k in kinds})
-    config.microbatches, config.num_steps, config.validate_every = 2, 60, 15
+    config.microbatches, config.num_steps, config.validate_every = 2, 40, 10
     config.scales = (1.0,)
     return config
 

