@@ -1,13 +1,15 @@
 """The small files of a store: a document's entry, which points to its packet, and a provenance."""
 
+import contextlib
 import hashlib
 import hmac
 import json
 import pathlib
 
+from kvpacket_jax.packets.packet import Provenance
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.storage.packet_file import Damaged, DamagedFile, Entry
-from kvpacket_jax.storage.provenance import check_fields
+from kvpacket_jax.storage.provenance import check_fields, to_fields
 from models.identity import digest
 
 PROVENANCE = "provenance.json"
@@ -85,3 +87,19 @@ def read_provenance(path: pathlib.Path) -> dict:
         raise DamagedFile(path, "it is not there") from None
     except sealed.WRONG_JSON as error:
         raise DamagedFile(path, str(error)) from error
+
+
+def folder_of(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
+    """Where the entries of documents with a provenance are."""
+    return folder / "documents" / digest(to_fields(provenance))
+
+
+def ids_in(folder: pathlib.Path, key: bytes | None = None) -> list[str]:
+    """Ids of the documents whose entries are in a folder; with `key`, of those signed with it."""
+    known = []
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(Damaged):  # another's damage is not what was asked about
+            fields = read_fields(path) if path.name != PROVENANCE else None
+            if fields and (key is None or is_signed(path, fields, key)):
+                known.append(fields["id"])
+    return known

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Provenance
@@ -55,16 +56,40 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
       stored: the fields on disk.
       names: of the model and adapter of `provenance`.
     """
-    expected, stored_names = to_fields(provenance), names_in(stored)
-    stored, expected = (f | {"compressor": compressor_in(f)} for f in (stored, expected))
-    if stored.get("model") != expected["model"]:
-        expected = {"model": expected["model"]}  # the rest follows from it
+    stored_names, different = names_in(stored), differing(stored, provenance)
+    stored, expected = _comparable(stored), _comparable(to_fields(provenance))
     return " and ".join(
         f"another {field}: {_shown(stored.get(field), getattr(stored_names, field, ''))}, not "
         f"{_shown(expected[field], getattr(names, field, ''))}"
-        for field in expected
-        if stored.get(field) != expected[field]
+        for field in different
     )
+
+
+def differing(stored: dict, provenance: Provenance) -> list[str]:
+    """The fields in which a provenance on disk differs from one; more than it has are its own."""
+    stored, expected = (_comparable(fields) for fields in (stored, to_fields(provenance)))
+    if stored.get("model") != expected["model"]:
+        return ["model"]  # the rest follows from it
+    return [field for field in expected if stored.get(field) != expected[field]]
+
+
+def flags(fields: dict, names: Names, of: Sequence[str]) -> str:
+    """The flags of launch.build_packets and launch.answer that give some fields their values.
+
+    Of fields that are known by a digest alone there is none.
+    """
+    known = _comparable(fields) | {"model": names.model or fields["model"]}
+    # An adapter whose primer was chosen is called "NAME (what was chosen)", one without a name
+    # "8 + 8 soft tokens".
+    known["adapter"], _, chosen = names.adapter.partition(" (")
+    flag = {"model": "--model", "adapter": "--adapter", "dtype": "--dtype"}
+    flag["compressor"] = "--compress"
+    given = [f"{flag[f]}={known[f]}" for f in flag if f in of and known[f] and " " not in known[f]]
+    return " ".join(given + ([f"--primer={chosen[:-1]}"] if chosen and "adapter" in of else []))
+
+
+def _comparable(fields: dict) -> dict:
+    return fields | {"compressor": compressor_in(fields)}
 
 
 def _shown(value, name: str) -> str:

@@ -18,24 +18,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
-from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.storage import entries, packet_file
+from kvpacket_jax.storage import entries, not_found, packet_file
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
 from kvpacket_jax.storage.provenance import (
     UNCOMPRESSED,
     Names,
     compressor_in,
-    differences,
     names_in,
     to_fields,
 )
 from models.disk import partial
 from models.disk.files import make_folder, publish, sync
-from models.identity import digest
 
-LISTED = 2000  # documents of a store that are read to name those like an unknown id
 UNSIGNED = "not signed"  # with the store's key, where there is one
 
 
@@ -71,7 +67,7 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]
         none = "It has no documents."
-        raise ValueError("\n".join(_not_there(folder, folders, id, none) for id in unknown))
+        raise ValueError("\n".join(not_found.said(folder, folders, id, none) for id in unknown))
 
 
 def check_key(folder: pathlib.Path, key: bytes | None) -> None:
@@ -82,7 +78,7 @@ def check_key(folder: pathlib.Path, key: bytes | None) -> None:
     """
     for own in folder.glob("documents/*"):
         signed = []
-        for path in (own / PREAMBLE, *itertools.islice(own.glob("*.json"), LISTED)):
+        for path in (own / PREAMBLE, *itertools.islice(own.glob("*.json"), not_found.LISTED)):
             with contextlib.suppress(Damaged):
                 fields = None if path.name == PROVENANCE else entries.read_fields(path)
                 if fields and "hmac" in fields:
@@ -113,11 +109,11 @@ def find(
       ValueError: documents that are not there, with those that are, closest first; or that are
         there with another provenance, naming what differs.
     """
-    own = _documents(folder, provenance)
+    own = entries.folder_of(folder, provenance)
     found = [entries.read(own / entries.file_name(id), key) for id in ids]
     unknown = [id for id, entry in zip(ids, found, strict=True) if entry is None]
     if unknown:
-        raise ValueError("\n".join(_why_unknown(folder, provenance, id, names) for id in unknown))
+        raise ValueError(not_found.why(folder, provenance, unknown, names))
     return found
 
 
@@ -128,7 +124,7 @@ def find_preamble(
 
     Stores built before preambles had one get an entry without a seal, but none with a key.
     """
-    path = _documents(folder, provenance) / PREAMBLE
+    path = entries.folder_of(folder, provenance) / PREAMBLE
     entry = entries.read(path, key)
     if entry is None and key is not None:
         raise DamagedFile(
@@ -148,7 +144,7 @@ class Vouchers:
 
     def __init__(self, folder: pathlib.Path, provenance: Provenance, key: bytes | None = None):
         """Only entries that are signed with `key` count, if it is not None."""
-        self._folder, self._own, self._key = folder, _documents(folder, provenance), key
+        self._folder, self._own, self._key = folder, entries.folder_of(folder, provenance), key
         self._all: set[Entry] = set()
         self._lock = threading.Lock()
 
@@ -187,7 +183,7 @@ def ids(folder: pathlib.Path, provenance: Provenance, key: bytes | None = None) 
 
     Left out are damaged entries, and with a key those that are not signed with it.
     """
-    return sorted(_ids_in(_documents(folder, provenance), key))
+    return sorted(entries.ids_in(entries.folder_of(folder, provenance), key))
 
 
 def provenances(folder: pathlib.Path) -> list[dict]:
@@ -275,48 +271,6 @@ def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> Stored
         return document._replace(problem="damaged", num_bytes=path.stat().st_size)
 
 
-def _documents(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
-    return folder / "documents" / digest(to_fields(provenance))
-
-
-def _ids_in(folder: pathlib.Path, key: bytes | None = None) -> list[str]:
-    known = []
-    for path in folder.glob("*.json"):
-        with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            fields = entries.read_fields(path) if path.name != PROVENANCE else None
-            if fields and (key is None or entries.is_signed(path, fields, key)):
-                known.append(fields["id"])
-    return known
-
-
-def _why_unknown(folder: pathlib.Path, provenance: Provenance, id: str, names: Names) -> str:
-    others = []
-    for entry in sorted(folder.glob(f"documents/*/{entries.file_name(id)}")):
-        with contextlib.suppress(Damaged):  # another's damage is not what was asked about
-            others.append(
-                differences(entries.read_provenance(entry.parent / PROVENANCE), provenance, names)
-            )
-    if others:
-        return (
-            f"{folder} has document {id!r}, but made with {'; or with '.join(others)}. Give what "
-            "it was built with, or build it with these: launch.build_packets --model, --adapter "
-            "(none: bare packets), --primer, --compress, --keep, --dtype."
-        )
-    own = [_documents(folder, provenance)]
-    return _not_there(folder, own, id, "It has none that was made so.")
-
-
-def _not_there(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: str) -> str:
-    number = sum(1 for own in among for path in own.glob("*.json")) - len(among)
-    if number > LISTED:  # each is a file to be read
-        return f"{folder} has no document {id!r} among its {number:,}."
-    known = sorted({name for own in among for name in _ids_in(own)})
-    close = known_names.by_similarity(id, known, 20)
-    more = f" and {len(known) - len(close)} more" if len(known) > len(close) else ""
-    listed = f"It has {', '.join(close)}{more}." if known else none
-    return f"{folder} has no document {id!r}. {listed}"
-
-
 # ---- writing
 
 
@@ -352,14 +306,14 @@ class Writer:
 
         The names are kept beside it, for messages and listings.
         """
-        path = _documents(self.folder, provenance) / PROVENANCE
+        path = entries.folder_of(self.folder, provenance) / PROVENANCE
         make_folder(path.parent)
         fields = to_fields(provenance) | {"names": names._asdict()}
         self._text(path, sealed.stamped(fields))
 
     def document(self, provenance: Provenance, id: str | None, entry: Entry) -> None:
         """Lets a document's id point to its packet, which must be there; None is the preamble."""
-        path = _documents(self.folder, provenance) / entries.file_name(id)
+        path = entries.folder_of(self.folder, provenance) / entries.file_name(id)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
             fields["hmac"] = entries.signature(self._key, path, id, entry)

@@ -72,7 +72,12 @@ def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
     assert bare.documents() == []
     with pytest.raises(ValueError, match=r"adapter: 3 \+ 2 soft tokens \(\w+…\), not none"):
         bare.ask("When?", ["ferry"])
+    # What is said names the flags of both builds.
+    squeezed = kvp.Store(tmp_path, model, "none", **MADE_WITH, compress="knorm", keep=0.25)
     bare.add({"ferry": DOCUMENTS["ferry"]})
+    label = "knorm/keep=0.25/keep_soft_tokens=true"
+    with pytest.raises(ValueError, match=f"with, --compress=none, .* --compress={label}"):
+        squeezed.ask("When?", ["ferry"])
     assert (bare.documents(), wrapped.documents()) == (["ferry"], ["bus", "ferry"])
 
 

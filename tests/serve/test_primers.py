@@ -232,7 +232,9 @@ def test_a_store_holds_several_choices_and_names_them(model, tmp_path):
         "primer (similar:1) (",
         "primer (corpus:1) (",
         ", not primer (",
-        "launch.build_packets --model, --adapter",
+        "--adapter=primer --primer=similar:1",
+        "--adapter=primer --primer=corpus:1",
+        "launch.build_packets --adapter=primer.",
     ):
         assert there in str(refused.value)
     with pytest.raises(ValueError, match=r"not primer \(similar:2\) \("):

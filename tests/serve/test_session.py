@@ -181,7 +181,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
         ({"wording": build.wording("completion", "Be brief.")}, "no packet of the preamble 'Be b"),
         (
             {"wording": build.wording("chat")._replace(instruction="x")},
-            "document 'd12', but made with another template",
+            "has documents 'd12', 'd3', 'd17', but made with another template",
         ),
     ],
 )
@@ -195,7 +195,9 @@ def test_what_is_not_there_is_named(model, folder, options, message):
 
 def test_other_makers_are_named(model, folder, byte_model):
     adapter = adapter_lib.init(jax.random.key(0), model.params["embedding"], 3, 2)
-    with pytest.raises(ValueError, match="'d12', but made with another adapter: none, not "):
+    with pytest.raises(
+        ValueError, match="'d12', 'd3', 'd17', but made with another adapter: none, not "
+    ):
         open_session(model, folder, adapter=adapter)
     assert open_session(model, folder, method="no_recompute", adapter=adapter).packets
     half = models.load(str(byte_model), "bfloat16")

@@ -1,0 +1,77 @@
+"""What is said of documents that a store does not have, or has from another make."""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+from kvpacket_jax.packets.packet import Provenance
+from kvpacket_jax.runtime import names as known_names
+from kvpacket_jax.storage import entries
+from kvpacket_jax.storage.entries import PROVENANCE
+from kvpacket_jax.storage.packet_file import Damaged
+from kvpacket_jax.storage.provenance import (
+    Names,
+    differences,
+    differing,
+    flags,
+    names_in,
+    to_fields,
+)
+
+LISTED = 2000  # documents of a store that are read to name those like an unknown id
+
+
+def why(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names: Names) -> str:
+    """Why documents are not found under a provenance; what is true of several is said once.
+
+    Args:
+      names: of the model and adapter of `provenance`.
+    """
+    own = [entries.folder_of(folder, provenance)]
+    reasons: dict[str, list[str]] = {}
+    for id in ids:
+        others = []
+        for entry in sorted(folder.glob(f"documents/*/{entries.file_name(id)}")):
+            with contextlib.suppress(Damaged):  # another's damage is not what was asked about
+                others.append(entries.read_provenance(entry.parent / PROVENANCE))
+        if others:
+            reasons.setdefault(_made_otherwise(others, provenance, names), []).append(id)
+        else:
+            reasons[said(folder, own, id, "It has none that was made so.")] = []
+    return "\n".join(
+        f"{folder} has {_named(ids)}, but {reason}" if ids else reason
+        for reason, ids in reasons.items()
+    )
+
+
+def _made_otherwise(others: Sequence[dict], provenance: Provenance, names: Names) -> str:
+    fields = [differing(stored, provenance) for stored in others]
+    made = "; or with ".join(differences(stored, provenance, names) for stored in others)
+    given = [flags(stored, names_in(stored), of) for stored, of in zip(others, fields, strict=True)]
+    there = "; or ".join(dict.fromkeys(filter(None, given)))
+    asked = flags(to_fields(provenance), names, min(fields, key=len))
+    return (
+        f"made with {made}. Give what it was built with{there and f', {there}'}, or build it as "
+        f"asked for: launch.build_packets{asked and f' {asked}'}."
+    )
+
+
+def _named(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    return f"document{'s' if len(ids) > 1 else ''} {', '.join(map(repr, ids[:5]))}{more}"
+
+
+def said(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: str) -> str:
+    """That a document is in none of some folders of entries, with those that are, closest first.
+
+    Args:
+      none: what is said where they hold no document.
+    """
+    number = sum(1 for own in among for path in own.glob("*.json")) - len(among)
+    if number > LISTED:  # each is a file to be read
+        return f"{folder} has no document {id!r} among its {number:,}."
+    known = sorted({name for own in among for name in entries.ids_in(own)})
+    close = known_names.by_similarity(id, known, 20)
+    more = f" and {len(known) - len(close)} more" if len(known) > len(close) else ""
+    listed = f"It has {', '.join(close)}{more}." if known else none
+    return f"{folder} has no document {id!r}. {listed}"
