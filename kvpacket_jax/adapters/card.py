@@ -93,7 +93,7 @@ def remark(
     """What a reader of answers should know of a request, in one line; "" if that is nothing.
 
     A request is judged by the rows with as many documents and as long ones: of those with the
-    fewest documents, the worst.
+    fewest documents, the worst. The best is named too, for the reader knows what kind these are.
 
     Args:
       name: the adapter's.
@@ -113,15 +113,18 @@ def remark(
             f"only up to {' or '.join(f'{n} of {t}' for n, t in sizes)}: {unknown}."
         )
     fewest = min(row.documents for row in fitting)
-    row = min(
+    rows = sorted(
         (row for row in fitting if row.documents == fewest),
         key=lambda row: row.scores[ADAPTER].same_right,
     )
-    share = row.scores[ADAPTER].same_right
-    if share >= least:
+    worst, best = rows[0], rows[-1]
+    if worst.scores[ADAPTER].same_right >= least:
         return ""
+    shares = f"{worst.scores[ADAPTER].same_right:.0%} ({worst.kind})"
+    if worst != best:
+        shares += f" to {best.scores[ADAPTER].same_right:.0%} ({best.kind})"
     return (
-        f"By the card of {name}, {share:.0%} of the answers that the full context gets right "
-        f"come out the same for documents like these (at worst: {row.kind}), below "
-        f"--min_agreement={least:g}."
+        f"By the card of {name}, {shares} of the answers that the full context gets right come out "
+        f"the same from packets of so many and so long documents, by their kind: below "
+        f"--min_agreement={least:g}. --method=full_recompute reads them in full."
     )

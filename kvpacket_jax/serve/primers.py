@@ -138,6 +138,11 @@ def maker(
     return Maker(adapter._replace(primer=ids), label)
 
 
+def is_replaced(adapter_name: str) -> bool:
+    """Whether an adapter that `maker` named has another primer than its own."""
+    return bool(re.search(r" \([^()]+\)$", adapter_name))
+
+
 def chooser(
     choice: FromCorpus, documents: Sequence[Sequence[int]]
 ) -> Callable[[int], tuple[int, ...]]:

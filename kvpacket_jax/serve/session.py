@@ -22,7 +22,7 @@ from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
-from kvpacket_jax.serve import build
+from kvpacket_jax.serve import build, primers
 from kvpacket_jax.serve.build import Wording
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.storage import packet_file, store
@@ -172,7 +172,7 @@ def remark(session: Session, adapter_name: str, least: float) -> str:
     documents = _apart(session)[1]
     if by := documents[0].manifest.compressor:
         return f"No card says how well packets answer that are compressed by {by}."
-    if documents[0].manifest.primer:
+    if documents[0].manifest.primer or primers.is_replaced(adapter_name):
         return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     known = card.read(adapters.card_path(model, adapter_name), adapter)

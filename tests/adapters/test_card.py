@@ -22,10 +22,10 @@ CARD = Card(
     ("documents", "tokens", "least", "said"),
     [
         (5, 100, 0.75, ""),
-        (5, 100, 0.9, "80%"),  # the worst of the kinds with as many documents
+        (5, 100, 0.9, "80% (prose) to 95% (lives)"),  # of the kinds with as many documents
         (2, 300, 0.9, "prose"),
         (6, 100, 0.5, ""),
-        (6, 100, 0.9, "60%"),
+        (6, 100, 0.9, "60% (many) of the answers"),
         (6, 101, 0.1, "does not cover 6 documents of up to 101 tokens"),
         (21, 10, 0.1, "5 of 100 or 5 of 300 or 20 of 100"),
     ],
