@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from launch.common import caches, devices, errors, serving, stores
+from launch.common import caches, devices, errors, replies, serving, stores
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -66,36 +66,8 @@ def main(argv):
             said = session.remark(opened, maker[1], MIN_AGREEMENT.value)
             if said:
                 print(said, file=sys.stderr)
-
-    def reply(question: str) -> None:
-        begun = False
-        try:
-            for piece in session.answer(opened, question, NEW_TOKENS.value):
-                print(piece, end="", flush=True)
-                begun = True
-        except BaseException:
-            if begun:  # what comes next gets a line of its own
-                print()
-            raise
-        print()
-        if SHOW_COST.value:
-            print(session.cost_text(opened, session.measure(opened, question)))
-
-    if QUERY.value is not None:
-        with errors.in_one_line():
-            reply(QUERY.value)
-        return
-    sys.stdin.reconfigure(errors="surrogateescape")  # so that the question at fault is named
-    failed = False
-    for question in session.questions():
-        try:
-            reply(question)
-        except KeyboardInterrupt:
-            break
-        except errors.EXPECTED as error:  # the next question may fit
-            print(errors.words(error), file=sys.stderr)
-            failed = True
-    sys.exit(failed)
+    if replies.give(opened, QUERY.value, NEW_TOKENS.value, SHOW_COST.value):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

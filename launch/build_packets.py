@@ -33,10 +33,8 @@ def main(argv):
     from kvpacket_jax.serve import build, corpus
     from kvpacket_jax.serve.progress import BuildProgress
 
-    def refuse(message: str) -> None:
-        raise ValueError(f"{message}\nNothing was built. --on_error=skip leaves such lines out.")
-
-    on_bad = print if ON_ERROR.value == "skip" else refuse
+    consequence = "Nothing was built. --on_error=skip leaves such lines out."
+    on_bad = print if ON_ERROR.value == "skip" else corpus.refusing(consequence)
     cache_dir = caches.use()
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.

@@ -13,9 +13,16 @@ class Document(NamedTuple):
     place: str  # where it stands, for messages: "docs.jsonl, line 3"
 
 
-def refuse(message: str) -> None:
-    """What is done with a document that cannot be used, unless it is to be left out."""
-    raise ValueError(f"{message}\nNothing was built.")
+def refusing(consequence: str = "") -> Callable[[str], None]:
+    """What is done with a document that cannot be used, unless it is to be left out: ValueError."""
+
+    def refuse(message: str) -> None:
+        raise ValueError(f"{message}\n{consequence}".strip())
+
+    return refuse
+
+
+refuse = refusing("Nothing was built.")
 
 
 def read_file(path: pathlib.Path, on_bad: Callable[[str], None] = refuse) -> list[Document]:

@@ -76,7 +76,7 @@ def parse(primer: str | os.PathLike | None) -> Texts | FromCorpus | None:
     if not path.is_file():
         raise FileNotFoundError(f"There is no primer {str(primer)!r}: no such file. {WAYS}.")
     if path.suffix == ".jsonl":
-        return Texts(path.name, tuple(d.text for d in corpus.read_file(path, _refuse)))
+        return Texts(path.name, tuple(d.text for d in corpus.read_file(path, corpus.refusing())))
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -84,10 +84,6 @@ def parse(primer: str | os.PathLike | None) -> Texts | FromCorpus | None:
     if not text.strip():
         raise ValueError(f"{path} has no text.")
     return Texts(path.name, (text,))
-
-
-def _refuse(message: str) -> None:
-    raise ValueError(message)
 
 
 def check(adapter: object, primer: Texts | FromCorpus | None) -> None:

@@ -32,7 +32,9 @@ def write(
     Raises FileNotFoundError, ValueError: bad lines of either file, too few documents, or questions
       about another text than a document has now; before a model is loaded.
     """
-    documents = [(d.id, d.text) for d in corpus.read_file(source, _refuse)]
+    documents = [
+        (d.id, d.text) for d in corpus.read_file(source, corpus.refusing("Nothing was written."))
+    ]
     if len(documents) < least:
         raise ValueError(f"{source} has {len(documents)} documents; {least} or more are needed.")
     done = self_questions.finished(output)
@@ -72,7 +74,3 @@ def _check_texts(
         )
     if others := len(done.keys() - dict(documents).keys()):
         progress.SHOWN.say(f"{output} has {others:,} documents that are not in {source}, too.")
-
-
-def _refuse(message: str) -> None:
-    raise ValueError(f"{message}\nNothing was written.")

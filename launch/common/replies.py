@@ -1,0 +1,52 @@
+"""Answers to the questions of a command line or of standard input, printed as they are decoded."""
+
+import sys
+
+from launch.common import errors
+
+
+def give(opened, query: str | None, new_tokens: int, show_cost: bool) -> bool:
+    """Answers one question, or line after line of standard input; whether one had no answer.
+
+    The errors of one question end the program; of many they are said, and the next is answered.
+
+    Args:
+      opened: a `session.Session`.
+      query: None for standard input.
+      show_cost: says after each answer what it cost.
+    """
+    from kvpacket_jax.serve import session
+
+    def reply(question: str) -> None:
+        _print(session.answer(opened, question, new_tokens))
+        if show_cost:
+            print(session.cost_text(opened, session.measure(opened, question)))
+
+    if query is not None:
+        with errors.in_one_line():
+            reply(query)
+        return False
+    sys.stdin.reconfigure(errors="surrogateescape")  # so that the question at fault is named
+    failed = False
+    for question in session.questions():
+        try:
+            reply(question)
+        except KeyboardInterrupt:
+            break
+        except errors.EXPECTED as error:  # the next question may fit
+            print(errors.words(error), file=sys.stderr)
+            failed = True
+    return failed
+
+
+def _print(pieces) -> None:
+    begun = False
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+            begun = True
+    except BaseException:
+        if begun:  # what comes next gets a line of its own
+            print()
+        raise
+    print()
