@@ -1,11 +1,22 @@
-"""Decoded token ids as answers: their text, as a template has it."""
+"""Decoded token ids as answers: their text, as a template has it, and how sure the model was."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from kvpacket_jax.data import Question, Template
 from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
+
+# An answer from packets that is less sure is read again in full, unless another limit is asked for.
+RECOMPUTE_BELOW = 0.3
+
+
+class Said(NamedTuple):
+    """A greedy answer."""
+
+    text: str
+    confidence: float  # `confidence`
 
 
 def whole(
@@ -15,19 +26,52 @@ def whole(
     questions: Sequence[Question],
     template: Template,
     new_tokens: int,
-) -> list[str]:
+) -> list[Said]:
     """The answers to questions whose rows are `ready`, decoded until the last one has ended."""
     ids: list[list[int]] = [[] for _ in questions]
+    probabilities: list[list[float]] = [[] for _ in questions]
     texts: list[str] = []
     for fresh in stream(model, context, ready, new_tokens):
-        ids = [old + new for old, new in zip(ids, fresh, strict=True)]
+        ids = [old + new for old, new in zip(ids, fresh.tokens, strict=True)]
+        probabilities = [
+            old + new for old, new in zip(probabilities, fresh.probabilities, strict=True)
+        ]
         texts = [model.tokenizer.decode(i) for i in ids]
         if all(
             i[-1] in model.tokenizer.stop_ids or template.has_ended(q, text)
             for q, i, text in zip(questions, ids, texts, strict=True)
         ):
             break
-    return [template.answer(q, text) for q, text in zip(questions, texts, strict=True)]
+    return [
+        Said(template.answer(q, text), confidence(model.tokenizer.decode, template, q, i, p))
+        for q, text, i, p in zip(questions, texts, ids, probabilities, strict=True)
+    ]
+
+
+def confidence(
+    decode: Callable[[list[int]], str],
+    template: Template,
+    question: Question,
+    tokens: Sequence[int],
+    probabilities: Sequence[float],
+) -> float:
+    """The probability of an answer's least likely token, from its first word to what ends it.
+
+    Neither reasoning before an answer counts nor what was decoded beyond its end. Where there is no
+    answer all tokens count.
+
+    Args:
+      tokens: as decoded greedily, a stop token included; probabilities: of each.
+    """
+    begin, end = 0, len(tokens)
+    for k in range(1, len(tokens) + 1):
+        text = decode(list(tokens[:k]))
+        if not template.streams and not template.answer(question, text):
+            begin = k  # of reasoning
+        if template.has_ended(question, text):
+            end = k
+            break
+    return min(probabilities[begin if begin < end else 0 : end])
 
 
 def pieces(

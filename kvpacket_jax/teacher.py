@@ -93,25 +93,29 @@ def _hidden(module, params, context, ids_QxR, lengths_Q, start):
     return prefill_rows(module, params, context, ids_QxR, lengths_Q, start)[0]
 
 
-def compare_tokens(
-    model: LanguageModel, teacher: np.ndarray, student: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """KL(teacher || student) of the next token, and the student's likeliest one.
+class Compared(NamedTuple):
+    """What a student says where the teacher says A tokens."""
 
-    From hidden states `[A, D]`: float32 `[A]` and int32 `[A]`.
-    """
+    kl: np.ndarray  # float32 [A]: KL(teacher || student) of the next token, in nats
+    tokens: np.ndarray  # int32 [A]: the student's likeliest
+    probabilities: np.ndarray  # float32 [A]: of these
+
+
+def compare_tokens(model: LanguageModel, teacher: np.ndarray, student: np.ndarray) -> Compared:
+    """The next tokens of two models, from their final hidden states float32 `[A, D]`."""
     A = len(teacher)
     rows = round_up(A, COMPARED_ROWS)
     padded = (np.pad(x, ((0, rows - A), (0, 0))) for x in (teacher, student))
-    kl, best = _compare_tokens(model.module, model.params, *padded)
-    return np.asarray(kl)[:A], np.asarray(best)[:A]
+    compared = _compare_tokens(model.module, model.params, *padded)
+    return Compared(*(np.asarray(x)[:A] for x in compared))
 
 
 @functools.partial(jax.jit, static_argnames=("module",))
 def _compare_tokens(module, params, teacher, student):
     def block(pair):
         log_p, log_q = (log_probabilities(module, params, x) for x in pair)
-        return kl_divergence(log_p, log_q), log_q.argmax(-1).astype(jnp.int32)
+        likeliest = log_q.argmax(-1).astype(jnp.int32)
+        return kl_divergence(log_p, log_q), likeliest, jnp.exp(log_q.max(-1))
 
     blocks = (x.reshape(-1, COMPARED_ROWS, x.shape[-1]) for x in (teacher, student))
     return jax.tree.map(jnp.ravel, jax.lax.map(block, tuple(blocks)))

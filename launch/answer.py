@@ -36,6 +36,15 @@ MIN_AGREEMENT = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+RECOMPUTE_BELOW = flags.DEFINE_float(
+    "recompute_below",
+    0.3,
+    "Where the least likely token of an answer from packets is less probable, the documents are "
+    "read in full and answered from; a line on standard error says so. 0: never, and answers are "
+    "shown as they are decoded.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 SHOW_COST = flags.DEFINE_bool("show_cost", False, "Measures TTFT, its parts and FLOPs.")
 
 
@@ -66,7 +75,7 @@ def main(argv):
             said = session.remark(opened, maker[1], MIN_AGREEMENT.value)
             if said:
                 print(said, file=sys.stderr)
-    if replies.give(opened, QUERY.value, NEW_TOKENS.value, SHOW_COST.value):
+    if replies.give(opened, QUERY.value, NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value):
         sys.exit(1)
 
 

@@ -41,6 +41,9 @@ def main(argv):
         results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
     progress.console.print(tables.quality_table(results), tables.cost_table(results))
     progress.paragraph(tables.quality_legend(results))
+    if guarded := tables.guard_table(results):
+        progress.console.print(guarded)
+        progress.paragraph(tables.GUARD_LEGEND)
     if kinds := tables.kind_table(results):
         progress.console.print(kinds)
         progress.paragraph(tables.KIND_LEGEND)

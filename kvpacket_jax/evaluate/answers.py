@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpacket_jax.answer_text import whole
+from kvpacket_jax.answer_text import Said, confidence, whole
 from kvpacket_jax.data import Question, Template
 from kvpacket_jax.evaluate.selection import Picked, picked
 from kvpacket_jax.measure.request import Entry
@@ -22,6 +22,7 @@ class Answer(NamedTuple):
     same: bool  # as the reference's text
     kl: np.ndarray  # float32 [A]: at each token of the reference's answer, reference || method
     picked: Picked | None = None  # where the method picks tokens and the question's are known
+    confidence: float | None = None  # answer_text.confidence; not known of the reference
 
 
 def reference(
@@ -72,26 +73,32 @@ def answer(
         hidden = hidden_states(model, context, start, queries, tokens)
         teacher = targets.hidden[starts[group[0]] : starts[group[-1] + 1]]
         ends = np.cumsum([len(t) for t in tokens])[:-1]
-        divergences, likeliest = compare_tokens(model, teacher, hidden)
-        if not np.isfinite(divergences).all():
+        compared = compare_tokens(model, teacher, hidden)
+        if not np.isfinite(compared.kl).all():
             raise ValueError(
                 f"The logits of {model.name} with this method are not finite numbers: its "
                 "weights, the adapter or a packet are damaged."
             )
-        kl, best = np.split(divergences, ends), np.split(likeliest, ends)
-        texts = [expected[i].text for i in group]
+        kl, best, sure = (np.split(x, ends) for x in compared)
+        said = [
+            Said(
+                expected[i].text,
+                confidence(model.tokenizer.decode, template, questions[i], t, p.tolist()),
+            )
+            for i, t, p in zip(group, tokens, sure, strict=True)
+        ]
         differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
         if differing:
             again, buckets = [queries[n] for n in differing], entry.method.buckets
             ready = ready or prefill(model, context, again, start, new_tokens, buckets)
             their_questions = [questions[group[n]] for n in differing]
             decoded = whole(model, context, ready, their_questions, template, new_tokens)
-            for n, text in zip(differing, decoded, strict=True):
-                texts[n] = text
-        for i, text, divergence in zip(group, texts, kl, strict=True):
+            for n, other in zip(differing, decoded, strict=True):
+                said[n] = other
+        for i, (text, sure), divergence in zip(group, said, kl, strict=True):
             gold = questions[i].info.get("documents")
             found = picked(prepared.info, len(example.preamble), lengths, gold)
-            answers.append(Answer(text, text == expected[i].text, divergence, found))
+            answers.append(Answer(text, text == expected[i].text, divergence, found, sure))
     return answers
 
 

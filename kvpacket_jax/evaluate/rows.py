@@ -50,6 +50,7 @@ def answer_rows(
             "kl": float(answer.kl[0]),
             "kl_answer": float(answer.kl.sum()),
             "answer_tokens": len(answer.kl),
+            "confidence": answer.confidence,
             **{name: score(answer.text, gold) for name, score in published},
             **(answer.picked._asdict() if answer.picked else {}),
         }

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.stats
 
+from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.evaluate import metrics
 
 REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
+GUARDS = (RECOMPUTE_BELOW, 0.5)  # confidences below which full_recompute answers instead
 # What only some rows have -> a heading and what it means.
 EXTRA = {
     "f1_hotpot_qa": (
@@ -44,8 +46,10 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
       `f1_difference` is paired, to full_recompute on the same questions. "Where right" is where
       full_recompute's answer matches exactly, and "lost" where only that one does: how many
       answers have their words in a needed document, another one or nowhere. None where a figure
-      does not exist, and of EXTRA what no row has is left out. Where questions are of several
-      kinds, "kinds" has the same of each kind.
+      does not exist, and of EXTRA what no row has is left out. "guarded" has for each of GUARDS
+      what comes of it when full_recompute answers where the method is less sure; it is left out
+      where confidences are not known. Where questions are of several kinds, "kinds" has the same of
+      each kind.
     """
     summaries = _aggregate(rows, seed)
     kinds = sorted({row.get("kind", "") for row in rows})
@@ -117,9 +121,30 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
             scores[f"num_{name}"] = len(chosen)
             scores[f"agree_{name}"] = _mean([r["same"] for r in chosen])
             scores[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
+        if all(r.get("confidence") is not None for r in rows):
+            scores["guarded"] = [_guarded(pairs, below) for below in GUARDS]
         lost = [r for r, full in pairs if full["exact_match"] and not r["exact_match"]]
         scores["lost"] = dict(collections.Counter(r.get("place", "") for r in lost))
     return scores
+
+
+def _guarded(pairs: Sequence[tuple[dict, dict]], below: float) -> dict:
+    """Scores where full_recompute's answer replaces those whose confidence is `below`."""
+    reread = [r["confidence"] < below for r, _ in pairs]
+    f1 = _mean(
+        [(full if again else r)["f1"] for again, (r, full) in zip(reread, pairs, strict=True)]
+    )
+    same = [again or r["same"] for again, (r, _) in zip(reread, pairs, strict=True)]
+    right = [s for s, (_, full) in zip(same, pairs, strict=True) if full["exact_match"]]
+    full = _mean([full["f1"] for _, full in pairs])
+    return {
+        "below": below,
+        "reread": _mean(reread),
+        "f1": f1,
+        "f1_share": f1 / full if full else None,
+        "agree": _mean(same),
+        "agree_where_right": _mean(right),
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,23 @@ from models import LanguageModel, paged
 NOT_FINITE = -2  # in place of a token; -1 stands for no stop (`stop_array`)
 
 
+class Fresh(NamedTuple):
+    """New tokens of each query, a stop token included, and the probability of each."""
+
+    tokens: list[list[int]]
+    probabilities: list[list[float]]
+
+
 @functools.partial(jax.jit, static_argnames=("module",), donate_argnames=("tail",))
 def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, stop_ids):
-    """CHUNK tokens after `token_Q`, fewer if all rows are done: int32 `[Q, CHUNK]`.
+    """CHUNK tokens after `token_Q`, fewer if all rows are done, and the probability of each.
 
-    A token whose logits are not finite is NOT_FINITE.
+    int32 and float32 `[Q, CHUNK]`; a token whose logits are not finite is NOT_FINITE.
     """
     bound = module.bind({"params": params})
 
     def step(state):
-        i, token, done, tail, out = state
+        i, token, done, tail, out, sure = state
         token = jnp.maximum(token, 0)  # of a row that is done, for its logits are not finite
         x, tail = bound.run_layers(
             bound.embed(token[:, None]),
@@ -33,28 +41,36 @@ def _decode(module, params, context, tail, token_Q, position_Q, slot, done_Q, st
             tail,
             slot + i,
         )
-        token = likeliest(bound.logits(x)[:, 0])
+        logits = bound.logits(x)[:, 0]
+        token = likeliest(logits)
         done |= jnp.isin(token, stop_ids) | (token == NOT_FINITE)
-        return i + 1, token, done, tail, out.at[:, i].set(token)
+        out, sure = out.at[:, i].set(token), sure.at[:, i].set(probability(logits))
+        return i + 1, token, done, tail, out, sure
 
-    out = jnp.zeros((token_Q.shape[0], CHUNK), jnp.int32)
-    state = (jnp.int32(0), token_Q, done_Q, tail, out)
-    _, token, done, tail, out = jax.lax.while_loop(
+    shape = token_Q.shape[0], CHUNK
+    out, sure = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+    state = (jnp.int32(0), token_Q, done_Q, tail, out, sure)
+    _, token, done, tail, out, sure = jax.lax.while_loop(
         lambda s: (s[0] < CHUNK) & ~s[2].all(), step, state
     )
-    return out, token, done, tail
+    return (out, sure), token, done, tail
 
 
 @jax.jit
 def _first(logits_QxV, stop_ids, is_real):
-    token = likeliest(logits_QxV)
-    return token, jnp.isin(token, stop_ids) | (token == NOT_FINITE) | ~is_real
+    token, sure = likeliest(logits_QxV), probability(logits_QxV)
+    return (token, sure), jnp.isin(token, stop_ids) | (token == NOT_FINITE) | ~is_real
 
 
 def likeliest(logits_QxV) -> jax.Array:
     """int32 `[Q]`; NOT_FINITE where the largest logit is no finite number, as where one is NaN."""
     token = jnp.argmax(logits_QxV, axis=-1).astype(jnp.int32)
     return jnp.where(jnp.isfinite(logits_QxV.max(axis=-1)), token, NOT_FINITE)
+
+
+def probability(logits_QxV) -> jax.Array:
+    """float32 `[Q]`: that of the likeliest token."""
+    return jnp.exp(logits_QxV.max(axis=-1) - jax.nn.logsumexp(logits_QxV, axis=-1))
 
 
 def check_finite(model: LanguageModel, tokens) -> None:
@@ -85,8 +101,8 @@ def stream(
     prefilled: Prefilled,
     new_tokens: int,
     stop_ids: Sequence[int] | None = None,
-) -> Iterator[list[list[int]]]:
-    """Yields the new tokens of each query, some at a time, a stop token included.
+) -> Iterator[Fresh]:
+    """Yields the new tokens of each query, some at a time.
 
     Consumes `prefilled`: its tail is donated. Raises ValueError if the tail has too little room, or
     for logits that are not finite.
@@ -98,16 +114,20 @@ def stream(
             f"{prefilled.tail.num_slots}: tell `prefill` how many tokens are to come (new_tokens)."
         )
     stops, num_queries = stop_array(model, stop_ids), prefilled.num_queries
-    token, done = _first(prefilled.logits, stops, np.arange(len(prefilled.logits)) < num_queries)
+    first, done = _first(prefilled.logits, stops, np.arange(len(prefilled.logits)) < num_queries)
+    token = first[0]
     tail, slot, positions = prefilled.tail, prefilled.slot, prefilled.positions
     finished, left = [False] * num_queries, new_tokens
-    block = np.asarray(token)[:, None]
+    block, sure = (np.asarray(x)[:, None] for x in first)
     for _ in range(1 + chunks_needed(new_tokens)):
-        fresh = [[] for _ in range(num_queries)]
-        for q, tokens in enumerate(block[:num_queries, :left].tolist()):
-            for t in tokens if not finished[q] else ():
+        fresh = Fresh([[] for _ in range(num_queries)], [[] for _ in range(num_queries)])
+        for q in range(num_queries):
+            if finished[q]:
+                continue
+            for t, p in zip(block[q, :left].tolist(), sure[q].tolist(), strict=False):
                 check_finite(model, t)
-                fresh[q].append(t)
+                fresh.tokens[q].append(t)
+                fresh.probabilities[q].append(p)
                 if t in stops:
                     finished[q] = True
                     break
@@ -130,7 +150,7 @@ def stream(
             stops,
         )
         slot, positions = slot + CHUNK, positions + CHUNK
-        block = np.asarray(out)
+        block, sure = map(np.asarray, out)
 
 
 def generate(
@@ -143,6 +163,6 @@ def generate(
     """All new tokens of each query, at most `new_tokens`, a stop token included."""
     answers = [[] for _ in range(prefilled.num_queries)]
     for fresh in stream(model, context, prefilled, new_tokens, stop_ids):
-        for answer, tokens in zip(answers, fresh, strict=True):
+        for answer, tokens in zip(answers, fresh.tokens, strict=True):
             answer.extend(tokens)
     return answers

@@ -15,6 +15,7 @@ from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.compare import Comparison, Reply
 from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
+from kvpacket_jax.methods import METHODS
 from kvpacket_jax.report.costs import COLUMNS, meanings, present, shown
 from kvpacket_jax.runtime.format import table as empty_table
 from models.disk.files import write_whole
@@ -148,6 +149,36 @@ def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
                 _between(part, "agree"),
                 str(sum(lost.values())),
                 *(str(lost.get(place, 0)) for place in PLACES),
+            )
+        table.add_section()
+    return table
+
+
+GUARD_LEGEND = (
+    "When in doubt: full_recompute's answer in place of one whose least likely token is less "
+    "probable than the limit; read again is the share of questions where that is so. launch.answer "
+    "does it (--recompute_below)."
+)
+
+
+def guard_table(results: Sequence[Mapping]) -> rich.table.Table | None:
+    """For each method that reads packets a line a limit: what `GUARD_LEGEND` says."""
+    chosen = [r for r in results if r.get("guarded") and METHODS[r["method"]].reads_packets]
+    if not chosen:
+        return None
+    columns = ("limit", "read again", "F1", "÷ full", "agree", "if right")
+    table = empty_table(("method",), *columns)
+    for r in chosen:
+        alone = {"below": 0.0, "reread": 0.0}
+        for i, guarded in enumerate([r | alone, *r["guarded"]]):
+            table.add_row(
+                "" if i else spec_of(r),
+                f"{guarded['below']:g}",
+                f"{guarded['reread']:.0%}",
+                _number(guarded["f1"], 3),
+                _number(guarded["f1_share"], 3),
+                _number(guarded["agree"]),
+                _number(guarded["agree_where_right"]),
             )
         table.add_section()
     return table

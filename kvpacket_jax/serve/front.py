@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import models
 from kvpacket_jax import compress as compressors
+from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import build, corpus, primers, session
 from kvpacket_jax.serve.resident import Resident
@@ -30,10 +31,12 @@ class Added(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer, and the ids of the documents it was given from."""
+    """An answer, the ids of the documents it was given from, and how far to trust it."""
 
     text: str
     documents: tuple[str, ...]
+    confidence: float  # the probability of its least likely token
+    reread: bool  # packets left too much doubt: it is from the documents read in full
 
 
 def load_model(
@@ -155,8 +158,12 @@ class Store:
         documents: Sequence[str],
         new_tokens: int = 32,
         method: str = "kv_packet",
+        recompute_below: float = RECOMPUTE_BELOW,
     ) -> Answer:
         """Answers a question from packets of the folder: only the question runs through the model.
+
+        Where the model is not sure of the answer, packets may be why: then the documents are read
+        in full, as full_recompute does, and answered from.
 
         Args:
           documents: ids, in the order to be read in.
@@ -164,6 +171,7 @@ class Store:
             template's answers do.
           method: "kv_packet"; "full_recompute" or "no_cache" show what the model answers from the
             full documents or from none, to tell a model's mistake from a packet's.
+          recompute_below: the confidence that an answer from packets must have; 0: whatever it is.
 
         Raises:
           ValueError: an empty question, no document, a document that is not there (with those that
@@ -173,7 +181,7 @@ class Store:
           FileNotFoundError: no such folder, or a packet that must be read is missing.
           storage.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
         """
-        return self.ask_all([question], documents, new_tokens, method)[0]
+        return self.ask_all([question], documents, new_tokens, method, recompute_below)[0]
 
     def ask_all(
         self,
@@ -181,8 +189,11 @@ class Store:
         documents: Sequence[str],
         new_tokens: int = 32,
         method: str = "kv_packet",
+        recompute_below: float = RECOMPUTE_BELOW,
     ) -> list[Answer]:
         """Answers questions about the same documents, several at once, as `ask` answers each.
+
+        The documents are read in full once for all questions that are in doubt.
 
         In bfloat16 two tokens may be as likely but for rounding, which differs with the number of
         questions at once: an answer may then go on otherwise.
@@ -196,6 +207,8 @@ class Store:
             session.check_question(question)
         if new_tokens < 1:
             raise ValueError(f"new_tokens is {new_tokens}: an answer has 1 or more.")
+        if not 0 <= recompute_below <= 1:
+            raise ValueError(f"recompute_below is {recompute_below}, not from 0 to 1.")
         opened = session.open_session(
             self.model,
             self.folder,
@@ -207,8 +220,8 @@ class Store:
             key=self._key,
             load=self._load,
         )
-        answers = session.answer_all(opened, questions, new_tokens)
-        return [Answer(text, tuple(documents)) for text in answers]
+        replies = session.answer_all(opened, questions, new_tokens, recompute_below)
+        return [Answer(r.text, tuple(documents), r.confidence, r.reread) for r in replies]
 
     def documents(self) -> list[str]:
         """Ids of the documents that `add` has put here, in alphabetical order.

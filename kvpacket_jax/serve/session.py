@@ -1,5 +1,6 @@
 """Answers from a store: packets of named documents become a context for any number of questions."""
 
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ import jax
 
 from kvpacket_jax import adapters, answer_text
 from kvpacket_jax.adapters import card
+from kvpacket_jax.answer_text import Said
 from kvpacket_jax.compress import Compressor
 from kvpacket_jax.data import Question
 from kvpacket_jax.measure import cost, timing
@@ -16,6 +18,7 @@ from kvpacket_jax.measure.cost import Cost
 from kvpacket_jax.measure.machine import measure_machine
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import METHODS, Method, Request, settings
+from kvpacket_jax.methods.base import Prepared
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import Packet
@@ -57,6 +60,16 @@ class Session(NamedTuple):
     packets: list[Packet]
     context: Context
     start: int  # position of a question's first token
+    # The documents read in full, once for all questions that need it; None without packets.
+    full: Callable[[], Prepared] | None
+
+
+class Reply(NamedTuple):
+    """An answer, and how sure the model was of it."""
+
+    text: str
+    confidence: float  # answer_text.confidence
+    reread: bool  # from the documents read in full, for packets left too much doubt
 
 
 def check_method(name: str) -> None:
@@ -156,8 +169,19 @@ def open_session(
         raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
     stored = reader.arrange(model, packets)
     ready = reader.shared_context(model, stored, Request([], documents, []))
-    start = ready.query_start
-    return Session(model, wording, reader, folder, wanted, packets, ready.context, start)
+    opened = Session(
+        model, wording, reader, folder, wanted, packets, ready.context, ready.query_start, None
+    )
+    return opened if without else opened._replace(full=_in_full(opened))
+
+
+def _in_full(session: Session) -> Callable[[], Prepared]:
+    """Reads the documents of a session's packets in full, when first called."""
+    preamble, documents = _apart(session)
+    request = Request([], [p.manifest.tokens for p in documents], [])
+    return functools.cache(
+        lambda: METHODS[cost.FULL]().shared_context(session.model, preamble, request)
+    )
 
 
 def remark(session: Session, adapter_name: str, least: float) -> str:
@@ -206,7 +230,7 @@ def _preamble(
 
 
 def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
-    """The answer to a question, piece by piece as it is decoded.
+    """The answer to a question, piece by piece as it is decoded, however sure the model is of it.
 
     With a template that reasons first `new_tokens` are the answer's alone.
 
@@ -218,33 +242,56 @@ def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     new_tokens = template.budget(new_tokens)
     ids = build.encode(model, session.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
-    blocks = (fresh for (fresh,) in stream(model, session.context, ready, new_tokens))
+    blocks = (fresh.tokens[0] for fresh in stream(model, session.context, ready, new_tokens))
     yield from answer_text.pieces(blocks, model.tokenizer.decode, template, question)
 
 
-def answer_all(session: Session, texts: Sequence[str], new_tokens: int = 32) -> list[str]:
+def answer_all(
+    session: Session,
+    texts: Sequence[str],
+    new_tokens: int = 32,
+    recompute_below: float = 0.0,
+    on_doubt: Callable[[int], None] = lambda count: None,
+) -> list[Reply]:
     """The answers to questions, ROWS of them at once: rows over the one context.
 
     For each token the weights are read once, whatever the number of rows.
 
     Args:
       texts: that `check_question` lets pass.
+      recompute_below: answers from packets of a lower confidence are given from the documents read
+        in full instead. 0: none.
+      on_doubt: told how many those are, before the documents are read.
 
     Raises ValueError for a question that does not fit after the documents, before any is answered.
     """
+    said = _decode(session, session.context, session.start, texts, new_tokens)
+    replies = [Reply(*each, False) for each in said]
+    doubtful = [i for i, each in enumerate(said) if each.confidence < recompute_below]
+    if doubtful and session.full is not None:
+        on_doubt(len(doubtful))
+        full = session.full()
+        asked = [texts[i] for i in doubtful]
+        again = _decode(session, full.context, full.query_start, asked, new_tokens)
+        for i, each in zip(doubtful, again, strict=True):
+            replies[i] = Reply(*each, True)
+    return replies
+
+
+def _decode(
+    session: Session, context: Context, start: int, texts: Sequence[str], new_tokens: int
+) -> list[Said]:
     model, template = session.model, session.wording.template
     new_tokens = template.budget(new_tokens)
     questions = [Question(text, ()) for text in texts]
     encoded = [build.encode(model, session.wording, q).questions[0] for q in questions]
     longest = max(map(len, encoded), default=0)
-    model.check_length(session.start + longest + new_tokens)
-    said: list[str] = []
+    model.check_length(start + longest + new_tokens)
+    said: list[Said] = []
     for first in range(0, len(texts), ROWS):
         rows = slice(first, first + ROWS)
-        ready = prefill(model, session.context, encoded[rows], session.start, new_tokens)
-        said += answer_text.whole(
-            model, session.context, ready, questions[rows], template, new_tokens
-        )
+        ready = prefill(model, context, encoded[rows], start, new_tokens)
+        said += answer_text.whole(model, context, ready, questions[rows], template, new_tokens)
     return said
 
 

@@ -5,7 +5,9 @@ import sys
 from launch.common import errors
 
 
-def give(opened, query: str | None, new_tokens: int, show_cost: bool) -> bool:
+def give(
+    opened, query: str | None, new_tokens: int, recompute_below: float, show_cost: bool
+) -> bool:
     """Answers one question, or line after line of standard input; whether one had no answer.
 
     The errors of one question end the program; of many they are said, and the next is answered.
@@ -13,12 +15,23 @@ def give(opened, query: str | None, new_tokens: int, show_cost: bool) -> bool:
     Args:
       opened: a `session.Session`.
       query: None for standard input.
+      recompute_below: as `session.answer_all` has it.
       show_cost: says after each answer what it cost.
     """
     from kvpacket_jax.serve import session
 
+    def in_doubt(_) -> None:
+        tokens = sum(len(packet.manifest.tokens) for packet in opened.packets)
+        print(f"In doubt: reading the documents in full, {tokens:,} tokens.", file=sys.stderr)
+
     def reply(question: str) -> None:
-        _print(session.answer(opened, question, new_tokens))
+        if recompute_below and opened.full is not None:
+            session.check_question(question)
+            given = [question], new_tokens, recompute_below, in_doubt
+            (said,) = session.answer_all(opened, *given)
+            print(said.text)
+        else:
+            _print(session.answer(opened, question, new_tokens))
         if show_cost:
             print(session.cost_text(opened, session.measure(opened, question)))
 

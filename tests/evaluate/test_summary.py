@@ -56,6 +56,27 @@ def test_shares_gaps_and_splits_are_of_the_same_questions():
     assert by_method(beside)["kv_packet"]["gap_closed"] == packet["gap_closed"]
 
 
+def test_what_is_in_doubt_is_answered_by_the_full_context():
+    sure = (0.29, 0.31, 0.49, 0.9)
+    packet = [row | {"confidence": c} for row, c in zip(PACKET, sure, strict=True)]
+    found = by_method(summary.aggregate(FULL + packet + BARE))
+    low, high = found["kv_packet"]["guarded"]
+    # Only the second answer is wrong, and only the higher limit has it read again.
+    assert (low["below"], low["reread"], low["f1"]) == (0.3, 0.25, 0.5)
+    assert low["agree_where_right"] == pytest.approx(2 / 3)
+    assert (high["below"], high["reread"], high["f1"], high["f1_share"]) == (0.5, 0.75, 0.75, 1)
+    assert high["agree_where_right"] == 1 and high["agree"] == 0.75
+    assert "guarded" not in found["full_recompute"] and "guarded" not in found["no_recompute"]
+    text = io.StringIO()
+    rich.console.Console(file=text, width=120).print(tables.guard_table(list(found.values())))
+    lines = [
+        line.split() for line in text.getvalue().splitlines() if " 0." in line or " 0 " in line
+    ]
+    assert lines[0] == "kv_packet:s=1 0 0% 0.500 0.667 0.50 0.67".split()
+    assert lines[2] == "0.5 75% 0.750 1.000 0.75 1.00".split()
+    assert tables.guard_table([found["no_recompute"]]) is None
+
+
 def test_the_difference_is_paired_and_sets_are_resampled():
     rng = np.random.default_rng(0)
     hard = rng.integers(0, 2, 200).astype(float)  # sets differ much, methods by .25 in every set

@@ -13,7 +13,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import CHUNK, Buckets
 from kvpacket_jax.packets.caches import packet_caches
 from kvpacket_jax.packets.compose import compose, context_slots, slots_needed
-from kvpacket_jax.packets.generate import generate
+from kvpacket_jax.packets.generate import generate, stream
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from models import kv_cache, rope
@@ -210,6 +210,11 @@ def test_a_tail_filled_to_its_last_slot_is_not_clamped(model):
     whole = [*document, *query, *answer]
     logits, _ = plain(model.module, model.params, embed(model, whole))
     assert np.argmax(logits[-number - 1 : -1], axis=-1).tolist() == answer
+    # And has the probability that was given with it.
+    ready = prefill(model, (context,), [query], start, CHUNK, buckets)
+    given = [p for f in stream(model, (context,), ready, number, ()) for p in f.probabilities[0]]
+    known = np.asarray(jax.nn.softmax(logits[-number - 1 : -1], axis=-1)).max(axis=-1)
+    np.testing.assert_allclose(given, known, rtol=1e-4)
 
     ready = prefill(model, (context,), [query], start, CHUNK, buckets)
     with pytest.raises(ValueError, match="18 new tokens need 36 slots, .* tail has 20"):

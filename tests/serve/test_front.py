@@ -29,7 +29,8 @@ def test_documents_are_added_listed_and_asked_about(model, tmp_path):
     assert store.add(more) == kvp.Added(["tram"], ["bus", "again"])
     assert before.items() < tree(store.folder).items()
     assert store.documents() == ["again", "bus", "ferry", "tram"]
-    answer = store.ask("When does the ferry leave?", ["bus", "ferry"], new_tokens=6)
+    given = "When does the ferry leave?", ["bus", "ferry"], 6
+    answer = store.ask(*given, recompute_below=0.0)
     assert answer.documents == ("bus", "ferry")
     wording = build.wording(*MADE_WITH.values())
     loaded = loading.load_for_store(
@@ -39,8 +40,14 @@ def test_documents_are_added_listed_and_asked_about(model, tmp_path):
         loaded.model, store.folder, ["bus", "ferry"], wording, adapter=loaded.adapter
     )
     assert "".join(session.answer(opened, "When does the ferry leave?", 6)) == answer.text != ""
-    full = store.ask("When does the ferry leave?", ["bus", "ferry"], 6, method="full_recompute")
+    full = store.ask(*given, method="full_recompute")
     assert full.text
+    assert not answer.reread and not full.reread and 0 < answer.confidence < 1
+    # As sure as it is, it is not read again; a little less, and the full context answers.
+    assert store.ask(*given, recompute_below=answer.confidence) == answer
+    doubted = store.ask(*given, recompute_below=answer.confidence + 1e-6)
+    assert doubted.text == full.text and doubted.reread
+    assert abs(doubted.confidence - full.confidence) < 1e-5
 
 
 def test_many_questions_are_answered_as_each_alone(model, tmp_path, monkeypatch):
@@ -50,7 +57,13 @@ def test_many_questions_are_answered_as_each_alone(model, tmp_path, monkeypatch)
     questions = ["When does the ferry leave?", "Is it?", "And the bus, when does it leave, say?"]
     for method in ("kv_packet", "full_recompute"):
         given = ["bus", "ferry"], 6, method
-        assert store.ask_all(questions, *given) == [store.ask(q, *given) for q in questions]
+        apart = [store.ask(q, *given, recompute_below=0.0) for q in questions]
+        for below in (0.0, sorted(a.confidence for a in apart)[1] + 1e-5):  # two are less sure
+            together = store.ask_all(questions, *given, recompute_below=below)
+            alone = [store.ask(q, *given, recompute_below=below) for q in questions]
+            assert [a.text for a in together] == [a.text for a in alone]
+            reread = 2 if below and method == "kv_packet" else 0
+            assert sum(a.reread for a in together) == sum(a.reread for a in alone) == reread
     answered = []
     monkeypatch.setattr(session, "prefill", lambda *_: answered.append(1))
     for wrong, message in (
@@ -61,6 +74,8 @@ def test_many_questions_are_answered_as_each_alone(model, tmp_path, monkeypatch)
     ):
         with pytest.raises(ValueError, match=message):
             store.ask_all(wrong, ["bus"])
+    with pytest.raises(ValueError, match=r"recompute_below is 1\.5, not from 0 to 1"):
+        store.ask("When?", ["bus"], recompute_below=1.5)
     assert not answered
 
 

@@ -257,12 +257,18 @@ def answer(byte_model, folder, tmp_path_factory):
 
 def test_another_process_answers(model, answer):
     questions = ["When does the ferry leave?", "Where?"]
+    doubted = answer(f"--query={questions[0]}")  # a random model is sure of nothing
     full = answer(f"--query={questions[0]}", "--method=full_recompute")
     expected = answer_without_packets(model, "full_recompute", questions[0])
     assert (full.returncode, full.stdout.decode()) == (0, f"{expected}\n"), full.stderr
+    assert (doubted.returncode, doubted.stdout) == (0, full.stdout), doubted.stderr
+    assert b"In doubt: reading the documents in full, " in doubted.stderr
     # Line after line; one that is too long does not end it, and the status says that one failed.
     expected = [expected_answer(model, q) for q in questions]
-    lines = answer(input="\n".join([questions[0], "", "x" * 4000, questions[1], "quit", "When?"]))
+    lines = answer(
+        "--recompute_below=0",
+        input="\n".join([questions[0], "", "x" * 4000, questions[1], "quit", "When?"]),
+    )
     assert (lines.returncode, lines.stdout.decode()) == (1, "\n".join([*expected, ""]))
     assert "positions; the context of" in lines.stderr.decode()
     assert "Loading " in lines.stderr.decode()
