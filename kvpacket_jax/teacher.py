@@ -25,7 +25,7 @@ from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets.buckets import Buckets, round_up
-from kvpacket_jax.packets.generate import NOT_FINITE, generate, likeliest, stop_array
+from kvpacket_jax.packets.generate import NOT_FINITE, generate, likeliest, probability, stop_array
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
 from kvpacket_jax.runtime.sealed import Damaged
 from models import LanguageModel, identity, kv_cache, sharding
@@ -143,6 +143,7 @@ class Answers(NamedTuple):
     tokens: jax.Array
     lengths: jax.Array  # int32 [E, Q], the stop token included
     hidden: jax.Array  # float32 [E, Q, N, D]: the states that predict the tokens
+    least: jax.Array  # float32 [E, Q]: the probability of the least likely token
 
 
 def answer_batch(
@@ -198,8 +199,10 @@ def decode_rows(
     first = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
 
     def step(state):
-        i, x, done, count, tail, tokens, hidden = state
-        token = likeliest(bound.logits(x)[:, 0])
+        i, x, done, count, tail, tokens, hidden, least = state
+        logits = bound.logits(x)[:, 0]
+        token = likeliest(logits)
+        least = jnp.where(done, least, jnp.minimum(least, probability(logits)))
         tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(x[:, 0])
         count += ~done
         done |= jnp.isin(token, stop_ids) | (token == NOT_FINITE)
@@ -207,14 +210,15 @@ def decode_rows(
         valid = jnp.ones((Q, 1), bool)
         embedded = bound.embed(jnp.maximum(token, 0)[:, None])
         x, tail = bound.run_layers(embedded, positions, valid, context, tail, R + i)
-        return i + 1, x, done, count, tail, tokens, hidden
+        return i + 1, x, done, count, tail, tokens, hidden, least
 
     tokens = jnp.zeros((Q, N), jnp.int32)
     hidden = jnp.zeros((Q, N, x.shape[-1]))
     done = jnp.zeros(Q, bool) if skipped_Q is None else skipped_Q
-    state = (jnp.int32(0), first, done, jnp.zeros(Q, jnp.int32), tail, tokens, hidden)
+    count, least = jnp.zeros(Q, jnp.int32), jnp.ones(Q, jnp.float32)
+    state = (jnp.int32(0), first, done, count, tail, tokens, hidden, least)
     state = jax.lax.while_loop(lambda s: (s[0] < N) & ~s[2].all(), step, state)
-    return Answers(state[5], state[3], state[6])
+    return Answers(state[5], state[3], state[6], state[7])
 
 
 # ---- on disk, where an evaluation may stop and go on: the teacher runs once for an example

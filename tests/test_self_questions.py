@@ -51,7 +51,7 @@ def scripted(writer, monkeypatch, replies: dict[str, str]) -> list[tuple[int, ..
             said = next((r for end, r in replies.items() if row.endswith(end)), "~")
             ids = tokenizer.encode(said)
             tokens[e, q, : len(ids)], lengths[e, q] = ids, len(ids)
-        return teacher.Answers(tokens, lengths, None)
+        return teacher.Answers(tokens, lengths, None, None)
 
     monkeypatch.setattr(self_questions, "_answer", answer)
     return shapes
@@ -98,7 +98,7 @@ def test_what_is_asked_is_what_an_evaluation_asks(writer, monkeypatch):
         seen.append(decode(contexts[0, : lengths[0]].tolist()) + decode(row))
         ids = writer.model.tokenizer.encode(" the pier of the ferry?")
         tokens = np.tile(np.array(ids, np.int32), (*rows.shape[:2], 1))
-        return teacher.Answers(tokens, np.full(rows.shape[:2], len(ids)), None)
+        return teacher.Answers(tokens, np.full(rows.shape[:2], len(ids)), None, None)
 
     monkeypatch.setattr(self_questions, "_answer", answer)
     list(writer.write([("a", FERRY)]))

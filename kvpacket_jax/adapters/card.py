@@ -27,6 +27,9 @@ class Score(NamedTuple):
     same: float  # share of answers that are the full context's, token by token
     same_right: float  # of those where that has a gold answer
     kl: float  # of an answer, in nats
+    # What answer_text.RECOMPUTE_BELOW does; None on cards from before there was one.
+    reread: float | None = None  # share of questions whose documents are then read in full
+    guarded_right: float | None = None  # `same_right` when those are answered so
 
 
 class Row(NamedTuple):
@@ -117,14 +120,29 @@ def remark(
         (row for row in fitting if row.documents == fewest),
         key=lambda row: row.scores[ADAPTER].same_right,
     )
-    worst, best = rows[0], rows[-1]
-    if worst.scores[ADAPTER].same_right >= least:
+    if rows[0].scores[ADAPTER].same_right >= least:
         return ""
-    shares = f"{worst.scores[ADAPTER].same_right:.0%} ({worst.kind})"
-    if worst != best:
-        shares += f" to {best.scores[ADAPTER].same_right:.0%} ({best.kind})"
+    shares = [(row.scores[ADAPTER].same_right, row.kind) for row in (rows[0], rows[-1])]
     return (
-        f"By the card of {name}, {shares} of the answers that the full context gets right come out "
-        f"the same from packets of so many and so long documents, by their kind: below "
-        f"--min_agreement={least:g}. --method=full_recompute reads them in full."
+        f"By the card of {name}, {_between(shares)} of the answers that the full context gets "
+        "right come out the same from packets of so many and so long documents, by their kind: "
+        f"below --min_agreement={least:g}.{_guarded(rows)}"
     )
+
+
+def _guarded(rows: Sequence[Row]) -> str:
+    """What reading again does, in a sentence; "" where a card does not know."""
+    scores = [(row.scores[ADAPTER].guarded_right, row.kind) for row in rows]
+    if any(share is None for share, _ in scores):
+        return ""
+    reread = sorted((row.scores[ADAPTER].reread, row.kind) for row in rows)
+    return (
+        f" Where the documents are read in full when in doubt, {_between(sorted(scores))}, and "
+        f"{_between(reread)} of all questions are in doubt."
+    )
+
+
+def _between(shares: Sequence[tuple[float, str]]) -> str:
+    """The first and the last of shares, and the kinds that they are of."""
+    ends = [f"{share:.0%} ({kind})" for share, kind in (shares[0], shares[-1])]
+    return " to ".join(dict.fromkeys(ends))

@@ -13,7 +13,8 @@ NAMES = {ADAPTER: "adapter", PRIMER: "its primer alone", BARE: "bare"}
 def table(rows: Sequence[Row]) -> rich.table.Table:
     """Three lines a kind of documents: with the adapter, its primer alone, and bare packets."""
     shown = empty_table(
-        ("documents", "packets"), "questions", "F1 full", "F1 share", "same", "where right", "KL"
+        ("documents", "packets"),
+        *("questions", "F1 full", "F1 share", "same", "where right", "KL", "reread", "then right"),
     )
     for row in rows:
         size = f"{row.kind}, at most {row.documents} of {row.tokens} tokens"
@@ -22,5 +23,7 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
             score = row.scores[name]
             numbers = (score.share, score.same, score.same_right, score.kl)
             kind, *counts = first if name == ADAPTER else ("", "", "")
-            shown.add_row(kind, shown_name, *counts, *(f"{x:.2f}" for x in numbers))
+            numbers += (score.reread, score.guarded_right)
+            cells = ("-" if x is None else f"{x:.2f}" for x in numbers)
+            shown.add_row(kind, shown_name, *counts, *cells)
     return shown

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
+from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -117,6 +118,7 @@ class _Asked(NamedTuple):
     f1: dict[str, float]
     kl: dict[str, float]
     same: dict[str, bool]
+    confidence: dict[str, float]  # the probability of an answer's least likely token
 
 
 def _compare(
@@ -142,12 +144,12 @@ def _compare(
             new_tokens=teaching.shapes[kind].new_tokens,
         )
     scores, said = sharding.fetch((scores, said))
-    for tokens, _ in said.values():
+    for tokens, _, _ in said.values():
         check_finite(teaching.model, tokens)
     examples = microbatch.examples
     texts = {
-        name: teaching.texts(examples, token_lists(examples, *answers))
-        for name, answers in said.items()
+        name: teaching.texts(examples, token_lists(examples, tokens, lengths))
+        for name, (tokens, lengths, _) in said.items()
     }
     compared = []
     for e, example in enumerate(examples):
@@ -167,6 +169,7 @@ def _compare(
                     {name: f1(full if same[name] else texts[name][e][q]) for name in ways},
                     {name: float(scores[name]["kl"][e, q]) for name in ways},
                     same,
+                    {n: float((scores[n]["least"] if same[n] else said[n][2])[e, q]) for n in ways},
                 )
             )
         compared.append(asked)
@@ -183,6 +186,7 @@ def _row(kind: str, questions: list[_Asked]) -> Row:
     right = [q for q in questions if q.right]
 
     def score(name: str) -> Score:
+        doubted = lambda q: q.confidence[name] < RECOMPUTE_BELOW  # noqa: E731
         f1 = float(np.mean([q.f1[name] for q in questions]))
         return Score(
             f1,
@@ -190,6 +194,8 @@ def _row(kind: str, questions: list[_Asked]) -> Row:
             float(np.mean([q.same[name] for q in questions])),
             float(np.mean([q.same[name] for q in right])) if right else 0.0,
             float(np.mean([q.kl[name] for q in questions])),
+            float(np.mean([doubted(q) for q in questions])),
+            float(np.mean([q.same[name] or doubted(q) for q in right])) if right else 0.0,
         )
 
     scores = {name: score(name) for name in (ADAPTER, PRIMER, BARE)}

@@ -138,7 +138,7 @@ def compare_microbatch(
     question_lengths: jax.Array,
     stop_ids: jax.Array,
     new_tokens: int,
-) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     """`score_microbatch`, and the student's own greedy answers where they are not the teacher's.
 
     Args:
@@ -146,7 +146,8 @@ def compare_microbatch(
 
     Returns:
       The scores; and tokens int32 `[E, Q, N]` with lengths int32 `[E, Q]`, 0 where the answer is
-      the teacher's or has no token in the batch.
+      the teacher's or has no token in the batch, and the probability of each answer's least likely
+      token, float32 `[E, Q]`, 1 where it has none.
     """
     cache = own_primer(module, params, adapter, primer)
 
@@ -164,7 +165,7 @@ def compare_microbatch(
             new_tokens,
             skipped_Q=scores["same"] | (scores["tokens"] == 0),
         )
-        return scores, (answers.tokens, answers.lengths)
+        return scores, (answers.tokens, answers.lengths, answers.least)
 
     return sharding.over_examples(module.config, one)(
         batch, teacher_hidden, questions, question_lengths

@@ -35,6 +35,18 @@ def test_a_request_is_judged_by_kinds_that_are_as_large(documents, tokens, least
     assert said in line and bool(line) == bool(said) and "\n" not in line
 
 
+def test_what_reading_again_does_is_said_where_it_was_measured():
+    rows = [row("lives", 5, 100, 0.7), row("prose", 5, 300, 0.8)]
+    for r, reread, guarded in ((rows[0], 0.4, 0.95), (rows[1], 0.2, 0.9)):
+        known = r.scores[card.ADAPTER]
+        r.scores[card.ADAPTER] = known._replace(reread=reread, guarded_right=guarded)
+    line = card.remark(Card("m", rows, ""), "mine", "m", 5, 100, 0.9)
+    assert "70% (lives) to 80% (prose) of the answers" in line
+    assert "in doubt, 90% (prose) to 95% (lives), and 20% (prose) to 40% (lives) of" in line
+    unknown = [*rows, row("many", 5, 100, 0.9)]
+    assert "in doubt" not in card.remark(Card("m", unknown, ""), "mine", "m", 5, 100, 0.9)
+
+
 @pytest.mark.parametrize(("known", "model"), [(None, "m"), (CARD, "another")])
 def test_without_a_card_for_the_model_nothing_is_known(known, model):
     assert "launch.card measures it" in card.remark(known, "mine", model, 1, 10, 0.9)

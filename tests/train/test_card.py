@@ -15,7 +15,7 @@ from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.compose import compose
-from kvpacket_jax.packets.generate import generate
+from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.teacher import teach
@@ -49,8 +49,8 @@ def config(byte_model) -> ConfigDict:
     return ConfigDict({"template": "completion", "batch_size": 2, "validation": kinds})
 
 
-def served(model, adapter, example) -> list[str]:
-    """The answers of packets as requests read them."""
+def served(model, adapter, example) -> tuple[list[str], list[float]]:
+    """The answers of packets as requests read them, and each one's least probability."""
     encoded = data.encode_example(model.tokenizer, data.TEMPLATES["completion"], example)
     packets = [
         *build_packets(model, None, [encoded.preamble]),
@@ -58,12 +58,16 @@ def served(model, adapter, example) -> list[str]:
     ]
     context, start = compose(model, packets)
     ready = prefill(model, (context,), encoded.questions, start, NEW_TOKENS)
-    return [
-        data.TEMPLATES["completion"].answer(q, model.tokenizer.decode(ids))
-        for q, ids in zip(
-            example.questions, generate(model, (context,), ready, NEW_TOKENS), strict=True
-        )
+    ids, probabilities = ([[] for _ in example.questions] for _ in "ip")
+    for fresh in stream(model, (context,), ready, NEW_TOKENS):
+        for q in range(len(example.questions)):
+            ids[q] += fresh.tokens[q]
+            probabilities[q] += fresh.probabilities[q]
+    answer = data.TEMPLATES["completion"].answer
+    texts = [
+        answer(q, model.tokenizer.decode(i)) for q, i in zip(example.questions, ids, strict=True)
     ]
+    return texts, [min(p) for p in probabilities]
 
 
 def with_answers(example: data.Example, answers: list[str]) -> data.Example:
@@ -77,10 +81,16 @@ def test_a_card_has_the_answers_that_served_packets_give(model, adapter, config,
     variants = {card.ADAPTER: adapter, card.PRIMER: adapter._replace(writer=None), card.BARE: None}
     source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
     for name, parts in variants.items():
-        examples = [with_answers(x, served(model, parts, x)) for x in source]
+        answers, sure = zip(*(served(model, parts, x) for x in source), strict=True)
+        examples = [with_answers(x, texts) for x, texts in zip(source, answers, strict=True)]
         monkeypatch.setattr(data, "load", lambda *_, examples=examples, **__: examples)
+        sure = sorted(p for each in sure for p in each)
+        monkeypatch.setattr(
+            "kvpacket_jax.train.card.RECOMPUTE_BELOW", sure[1] * 1.001
+        )  # the least sure two
         (row,) = measure(model, adapter, config, lambda _: None)
         assert row.questions == SETS and row.scores[name].f1 == 1.0, name
+        assert row.scores[name].reread == 2 / SETS, name
 
 
 def test_answers_that_are_the_full_contexts_are_its_texts(model, adapter, config, monkeypatch):
