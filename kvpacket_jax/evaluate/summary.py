@@ -11,11 +11,13 @@ import scipy.stats
 
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.evaluate import metrics
+from kvpacket_jax.methods import METHODS
 
 REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
-GUARDS = (RECOMPUTE_BELOW, 0.5)  # confidences below which full_recompute answers instead
+GUARDS = tuple(tenths / 10 for tenths in range(1, 10))  # confidences: below, full_recompute answers
+SHOWN_GUARDS = (RECOMPUTE_BELOW, 0.5)
 # What only some rows have -> a heading and what it means.
 EXTRA = {
     "f1_hotpot_qa": (
@@ -65,6 +67,11 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
 def extra(summaries: Sequence[Mapping]) -> list[str]:
     """The figures of EXTRA that any of them has."""
     return [name for name in EXTRA if any(s.get(name) is not None for s in summaries)]
+
+
+def guarded(summaries: Sequence[Mapping]) -> list[Mapping]:
+    """Those of methods that read packets, where it is known how sure the answers are."""
+    return [s for s in summaries if s.get("guarded") and METHODS[s["method"]].reads_packets]
 
 
 def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:

@@ -99,15 +99,17 @@ def by_option(series: Series) -> str:
     return _finish(figure, axes)
 
 
-def by_sets(series: Mapping[str, Sequence[tuple[float, float]]], score: str, note: str) -> str:
-    """A score by the sets of documents that training runs have learned from, a line a run: SVG.
+def by_number(
+    series: Mapping[str, Sequence[tuple[float, float]]], axis: str, score: str, note: str
+) -> str:
+    """A score by a number, the sets that training runs have learned from, say: a line each, SVG.
 
     Args:
-      series: (sets, score) by a run's name.
-      score: what y is.
+      series: (number, score) by a line's name.
+      axis, score: what x and y are.
       note: below the figure.
     """
-    figure, axes = _figure("sets of documents in training", note, score)
+    figure, axes = _figure(axis, note, score)
     looks = [look for method, look in STYLES.items() if look[1]] + OTHERS
     for i, (name, points) in enumerate(series.items()):
         color, marker, dashes = looks[i % len(looks)]

@@ -153,6 +153,11 @@ def _measured(number: int, group: Group) -> Section:
             svg = figures.tradeoff(points, axis, f"{group.title}\n{group.conditions}", unit)
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))
+    if doubted := results.doubted(group.rows):
+        axis, score = "share of questions read again in full", "right answers that stay the same"
+        svg = figures.by_number(doubted, axis, score, f"{group.title}\n{group.conditions}")
+        caption = f"{score.capitalize()}, by the {axis}, the most doubtful first: {group.title}"
+        shown.append(Shown(f"measured_{number}_doubt", caption, svg))
     return Section(group.title, notes, shown, results.table(group.rows))
 
 
@@ -161,7 +166,12 @@ def _trained(runs: Sequence[Training]) -> Section:
         Shown(
             f"training_{kind}_{key}",
             f"{score}, by sets of documents in training: {kind}",
-            figures.by_sets(curves.series(runs, kind, key), score, f"Validation on {kind}"),
+            figures.by_number(
+                curves.series(runs, kind, key),
+                "sets of documents in training",
+                score,
+                f"Validation on {kind}",
+            ),
         )
         for kind in curves.kinds(runs)
         for key, score in curves.SCORES.items()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.evaluate import summary
+from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.evaluate.summary import REFERENCE
 from kvpacket_jax.methods import METHODS
 from kvpacket_jax.runtime import sealed
@@ -203,6 +204,17 @@ def pareto(points: Sequence[Point]) -> list[Point]:
         if not front or p.f1 > front[-1].f1:
             front.append(p)
     return front
+
+
+def doubted(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
+    """By method that reads packets: the share of questions that full_recompute answers in its place
+    for want of confidence, and of its right answers those that then come out the same."""
+    key = "agree_where_right"
+    return {
+        spec_of(r): [(0.0, r[key]), *((g["reread"], g[key]) for g in r["guarded"]), (1.0, 1.0)]
+        for r in summary.guarded(rows)
+        if r[key] is not None
+    }
 
 
 class Series(NamedTuple):

@@ -15,7 +15,6 @@ from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.compare import Comparison, Reply
 from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
-from kvpacket_jax.methods import METHODS
 from kvpacket_jax.report.costs import COLUMNS, meanings, present, shown
 from kvpacket_jax.runtime.format import table as empty_table
 from models.disk.files import write_whole
@@ -163,14 +162,15 @@ GUARD_LEGEND = (
 
 def guard_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     """For each method that reads packets a line a limit: what `GUARD_LEGEND` says."""
-    chosen = [r for r in results if r.get("guarded") and METHODS[r["method"]].reads_packets]
+    chosen = summary.guarded(results)
     if not chosen:
         return None
     columns = ("limit", "read again", "F1", "÷ full", "agree", "if right")
     table = empty_table(("method",), *columns)
     for r in chosen:
         alone = {"below": 0.0, "reread": 0.0}
-        for i, guarded in enumerate([r | alone, *r["guarded"]]):
+        some = [g for g in r["guarded"] if g["below"] in summary.SHOWN_GUARDS]
+        for i, guarded in enumerate([r | alone, *some]):
             table.add_row(
                 "" if i else spec_of(r),
                 f"{guarded['below']:g}",

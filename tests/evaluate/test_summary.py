@@ -60,7 +60,9 @@ def test_what_is_in_doubt_is_answered_by_the_full_context():
     sure = (0.29, 0.31, 0.49, 0.9)
     packet = [row | {"confidence": c} for row, c in zip(PACKET, sure, strict=True)]
     found = by_method(summary.aggregate(FULL + packet + BARE))
-    low, high = found["kv_packet"]["guarded"]
+    limits = {g["below"]: g for g in found["kv_packet"]["guarded"]}
+    low, high = limits[0.3], limits[0.5]
+    assert list(limits) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     # Only the second answer is wrong, and only the higher limit has it read again.
     assert (low["below"], low["reread"], low["f1"]) == (0.3, 0.25, 0.5)
     assert low["agree_where_right"] == pytest.approx(2 / 3)

@@ -75,6 +75,7 @@ def summaries(found=FOUND, **machine) -> list[dict]:
                 "same": bool(value),
                 "kl": 1.0,
                 "kl_answer": 2.0,
+                "confidence": None if method == "full_recompute" else (i + 1) / 5,
             }
             for i, value in enumerate(f1)
         ]
@@ -98,7 +99,7 @@ def write(folder, rows=None, options=None, **run):
 @pytest.fixture
 def plain(monkeypatch):
     """No figures: they take most of the time."""
-    for name in ("tradeoff", "by_option"):
+    for name in ("tradeoff", "by_option", "by_number"):
         monkeypatch.setattr(figures, name, lambda *_: "<svg></svg>")
 
 
@@ -239,7 +240,7 @@ def test_page_refers_to_nothing_outside_and_keeps_the_authors_apart(tmp_path):
     assert plain.split("</body>")[0].strip() == ours.strip()  # theirs only if asked for
     assert "llama_3_1_8b" not in ours and "llama_3_1_8b" in theirs
     assert "musique, llama" not in theirs and "small, float32" not in theirs
-    assert len(re.findall("<img ", ours)) == 2 * 3 + 1 and len(svgs) == 7 + 4
+    assert len(re.findall("<img ", ours)) == 2 * 4 + 1 and len(svgs) == 9 + 4
 
 
 def test_markdown_shows_text_as_it_is(tmp_path, plain):
@@ -288,6 +289,18 @@ def test_what_cannot_be_reported_is_named(tmp_path):
     (tmp_path / "begun/results.json").write_text("[]")
     with pytest.raises(ValueError, match=r"begun/results.json and its run.json are not"):
         results.read([tmp_path])
+
+
+def test_reading_again_in_doubt_is_a_line_from_packets_to_the_full_context(tmp_path, plain):
+    (line,) = results.doubted(summaries()).items()
+    assert line[0] == "kv_packet"  # the others read no packets, and cannot be in doubt of them
+    assert line[1][0] == (0.0, pytest.approx(2 / 3)) and line[1][-1] == (1.0, 1.0)
+    assert line[1][3] == (0.25, pytest.approx(2 / 3))  # below .3: an answer that was the same
+    assert line[1][7] == (0.75, 1.0)  # below .7
+    page.write_report([write(tmp_path / "run")], tmp_path / "report")
+    assert (tmp_path / "report" / "figures" / "measured_1_doubt.svg").exists()
+    earlier = [{k: v for k, v in s.items() if k != "guarded"} for s in summaries()]
+    assert results.doubted(earlier) == {}
 
 
 def test_brackets_of_an_answer_are_no_markup():
