@@ -45,8 +45,8 @@ def main(argv):
         progress.console.print(guarded)
         progress.paragraph(tables.GUARD_LEGEND)
     if kinds := tables.kind_table(results):
-        progress.console.print(kinds)
-        progress.paragraph(tables.KIND_LEGEND)
+        progress.console.print(kinds, tables.lost_table(results))
+        progress.paragraph(f"{tables.KIND_LEGEND} {tables.LOST_LEGEND}")
     progress.paragraph(tables.cost_legend(results))
     progress.SHOWN.say(f"{folder / 'results.json'}")
 

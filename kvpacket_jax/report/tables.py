@@ -5,7 +5,7 @@ import datetime
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import rich.box
 import rich.table
@@ -119,36 +119,41 @@ def quality_legend(results: Sequence[Mapping]) -> str:
     return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in extra)])
 
 
-KIND_LEGEND = (
-    "By kind of question, the columns as above. Lost are answers that full_recompute alone has "
-    "right; of those, how many have their words in a document that the question needs, in another "
-    "one, or in none, and how many are empty."
+KIND_LEGEND = "By kind of question, the columns as above."
+LOST_LEGEND = (
+    "Lost are answers that full_recompute alone has right; of those, how many have their words in "
+    "a document that the question needs, in another one, or in none, and how many are empty."
 )
 PLACES = ("gold", "other", "nowhere", "unanswered")  # as evaluate.rows has them
 
 
 def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     """For each kind a line a method and setting: what `KIND_LEGEND` says; None for one kind."""
+    columns = ("n", "F1", "95 %", "÷ full", "difference", "agree", "95 %")
+    return _by_kind(results, columns, lambda part: (*_scores(part), _between(part, "agree")))
+
+
+def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
+    """For each kind a line a method and setting: what `LOST_LEGEND` says; None for one kind."""
+
+    def cells(part: Mapping) -> tuple[str, ...]:
+        lost = part.get("lost", {})
+        return str(sum(lost.values())), *(str(lost.get(place, 0)) for place in PLACES)
+
+    return _by_kind(results, ("lost", "needed", "other", "none", "empty"), cells)
+
+
+def _by_kind(
+    results: Sequence[Mapping], columns: Sequence[str], cells: Callable[[Mapping], Sequence[str]]
+) -> rich.table.Table | None:
     kinds = {kind: None for r in results for kind, part in r.get("kinds", {}).items() if part}
     if not kinds:
         return None
-    table = empty_table(
-        ("kind", "method"),
-        *("n", "F1", "95 %", "÷ full", "difference", "agree", "95 %"),
-        *("lost", "needed", "other", "none", "empty"),
-    )
+    table = empty_table(("kind", "method"), *columns)
     for kind in kinds:
         parts = [part for r in results if (part := r.get("kinds", {}).get(kind))]
         for i, part in enumerate(parts):
-            lost = part.get("lost", {})
-            table.add_row(
-                "" if i else kind or "other",
-                spec_of(part),
-                *_scores(part),
-                _between(part, "agree"),
-                str(sum(lost.values())),
-                *(str(lost.get(place, 0)) for place in PLACES),
-            )
+            table.add_row("" if i else kind or "other", spec_of(part), *cells(part))
         table.add_section()
     return table
 
