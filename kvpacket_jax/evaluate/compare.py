@@ -27,6 +27,7 @@ class Reply(NamedTuple):
     expected: str
     right: bool  # a right answer is in it, word for word
     kl: float  # of the first token's distribution, against full_recompute's
+    confidence: float | None = None  # as evaluate.answers has it
 
 
 class Comparison(NamedTuple):
@@ -75,6 +76,7 @@ def compare(
         for question, given in zip(example.questions, answers, strict=True):
             right = metrics.contains(given.text, question.answers)
             expected, kl = question.answers[0], float(given.kl[0])
-            replies.append(Reply(name, question.text, given.text, expected, right, kl))
+            said = name, question.text, given.text, expected, right, kl, given.confidence
+            replies.append(Reply(*said))
     costs = measure(model, entries, request, runs, machine, progress=progress)
     return Comparison(replies, costs)
