@@ -251,7 +251,7 @@ def answer_all(
     texts: Sequence[str],
     new_tokens: int = 32,
     recompute_below: float = 0.0,
-    on_doubt: Callable[[int], None] = lambda count: None,
+    on_doubt: Callable[[Sequence[Said]], None] = lambda doubtful: None,
 ) -> list[Reply]:
     """The answers to questions, ROWS of them at once: rows over the one context.
 
@@ -261,7 +261,7 @@ def answer_all(
       texts: that `check_question` lets pass.
       recompute_below: answers from packets of a lower confidence are given from the documents read
         in full instead. 0: none.
-      on_doubt: told how many those are, before the documents are read.
+      on_doubt: told those, before the documents are read.
 
     Raises ValueError for a question that does not fit after the documents, before any is answered.
     """
@@ -269,7 +269,7 @@ def answer_all(
     replies = [Reply(*each, False) for each in said]
     doubtful = [i for i, each in enumerate(said) if each.confidence < recompute_below]
     if doubtful and session.full is not None:
-        on_doubt(len(doubtful))
+        on_doubt([said[i] for i in doubtful])
         full = session.full()
         asked = [texts[i] for i in doubtful]
         again = _decode(session, full.context, full.query_start, asked, new_tokens)

@@ -20,9 +20,14 @@ def give(
     """
     from kvpacket_jax.serve import session
 
-    def in_doubt(_) -> None:
+    def in_doubt(doubtful) -> None:
         tokens = sum(len(packet.manifest.tokens) for packet in opened.packets)
-        print(f"In doubt: reading the documents in full, {tokens:,} tokens.", file=sys.stderr)
+        for said in doubtful:
+            print(
+                f"In doubt of {said.text!r} ({said.confidence:.2f}): the documents are read in "
+                f"full, {tokens:,} tokens.",
+                file=sys.stderr,
+            )
 
     def reply(question: str) -> None:
         if recompute_below and opened.full is not None:

@@ -262,7 +262,7 @@ def test_another_process_answers(model, answer):
     expected = answer_without_packets(model, "full_recompute", questions[0])
     assert (full.returncode, full.stdout.decode()) == (0, f"{expected}\n"), full.stderr
     assert (doubted.returncode, doubted.stdout) == (0, full.stdout), doubted.stderr
-    assert b"In doubt: reading the documents in full, " in doubted.stderr
+    assert b"): the documents are read in full, " in doubted.stderr
     # Line after line; one that is too long does not end it, and the status says that one failed.
     expected = [expected_answer(model, q) for q in questions]
     lines = answer(
