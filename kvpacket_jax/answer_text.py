@@ -8,8 +8,9 @@ from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
 
-# An answer from packets that is less sure is read again in full, unless another limit is asked for.
-RECOMPUTE_BELOW = 0.3
+# Unless another limit is asked for, the documents are read in full where an answer from packets has
+# less confidence: where one of its tokens is less likely than not.
+RECOMPUTE_BELOW = 0.5
 
 
 class Said(NamedTuple):

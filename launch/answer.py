@@ -38,10 +38,10 @@ MIN_AGREEMENT = flags.DEFINE_float(
 )
 RECOMPUTE_BELOW = flags.DEFINE_float(
     "recompute_below",
-    0.3,
-    "Where the least likely token of an answer from packets is less probable, the documents are "
-    "read in full and answered from; a line on standard error says so. 0: never, and answers are "
-    "shown as they are decoded.",
+    0.5,
+    "Where a token of an answer from packets has a lower probability, the documents are read in "
+    "full and answered from; a line on standard error says so. 0: never, and answers are shown as "
+    "they are decoded.",
     lower_bound=0.0,
     upper_bound=1.0,
 )

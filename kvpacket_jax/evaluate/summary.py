@@ -17,7 +17,7 @@ REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
 GUARDS = tuple(tenths / 10 for tenths in range(1, 10))  # confidences: below, full_recompute answers
-SHOWN_GUARDS = (RECOMPUTE_BELOW, 0.5)
+SHOWN_GUARDS = (0.3, RECOMPUTE_BELOW)
 # What only some rows have -> a heading and what it means.
 EXTRA = {
     "f1_hotpot_qa": (
