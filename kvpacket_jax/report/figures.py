@@ -112,7 +112,7 @@ def by_number(
     figure, axes = _figure(axis, note, score)
     looks = [look for method, look in STYLES.items() if look[1]] + OTHERS
     for i, (name, points) in enumerate(series.items()):
-        color, marker, dashes = looks[i % len(looks)]
+        color, marker, dashes = STYLES.get(name.split(":")[0], looks[i % len(looks)])
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, label=name)
     highest = max(y for points in series.values() for _, y in points)
