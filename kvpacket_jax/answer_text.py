@@ -58,8 +58,8 @@ def confidence(
 ) -> float:
     """The probability of an answer's least likely token, from its first word to what ends it.
 
-    Neither reasoning before an answer counts nor what was decoded beyond its end. Where there is no
-    answer all tokens count.
+    Neither blanks and reasoning before an answer count, nor what was decoded beyond its end. Where
+    there is no answer all tokens count.
 
     Args:
       tokens: as decoded greedily, a stop token included; probabilities: of each.
@@ -67,8 +67,8 @@ def confidence(
     begin, end = 0, len(tokens)
     for k in range(1, len(tokens) + 1):
         text = decode(list(tokens[:k]))
-        if not template.streams and not template.answer(question, text):
-            begin = k  # of reasoning
+        if not template.answer(question, text):
+            begin = k
         if template.has_ended(question, text):
             end = k
             break

@@ -143,7 +143,7 @@ class Answers(NamedTuple):
     tokens: jax.Array
     lengths: jax.Array  # int32 [E, Q], the stop token included
     hidden: jax.Array  # float32 [E, Q, N, D]: the states that predict the tokens
-    least: jax.Array  # float32 [E, Q]: the probability of the least likely token
+    probabilities: jax.Array  # float32 [E, Q, N]: of the tokens; after the stop token, whatever
 
 
 def answer_batch(
@@ -199,10 +199,10 @@ def decode_rows(
     first = jnp.take_along_axis(x, (lengths_Q - 1)[:, None, None], axis=1)
 
     def step(state):
-        i, x, done, count, tail, tokens, hidden, least = state
+        i, x, done, count, tail, tokens, hidden, sure = state
         logits = bound.logits(x)[:, 0]
         token = likeliest(logits)
-        least = jnp.where(done, least, jnp.minimum(least, probability(logits)))
+        sure = sure.at[:, i].set(probability(logits))
         tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(x[:, 0])
         count += ~done
         done |= jnp.isin(token, stop_ids) | (token == NOT_FINITE)
@@ -210,13 +210,13 @@ def decode_rows(
         valid = jnp.ones((Q, 1), bool)
         embedded = bound.embed(jnp.maximum(token, 0)[:, None])
         x, tail = bound.run_layers(embedded, positions, valid, context, tail, R + i)
-        return i + 1, x, done, count, tail, tokens, hidden, least
+        return i + 1, x, done, count, tail, tokens, hidden, sure
 
     tokens = jnp.zeros((Q, N), jnp.int32)
     hidden = jnp.zeros((Q, N, x.shape[-1]))
     done = jnp.zeros(Q, bool) if skipped_Q is None else skipped_Q
-    count, least = jnp.zeros(Q, jnp.int32), jnp.ones(Q, jnp.float32)
-    state = (jnp.int32(0), first, done, count, tail, tokens, hidden, least)
+    count, sure = jnp.zeros(Q, jnp.int32), jnp.zeros((Q, N))
+    state = (jnp.int32(0), first, done, count, tail, tokens, hidden, sure)
     state = jax.lax.while_loop(lambda s: (s[0] < N) & ~s[2].all(), step, state)
     return Answers(state[5], state[3], state[6], state[7])
 

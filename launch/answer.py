@@ -72,7 +72,7 @@ def main(argv):
                 model, folder, DOCUMENTS.value, wording, METHOD.value, *maker, key=key
             )
         if MIN_AGREEMENT.value:
-            said = session.remark(opened, maker[1], MIN_AGREEMENT.value)
+            said = session.remark(opened, maker[1], MIN_AGREEMENT.value, RECOMPUTE_BELOW.value)
             if said:
                 print(said, file=sys.stderr)
     if replies.give(opened, QUERY.value, NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value):

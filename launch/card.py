@@ -40,6 +40,7 @@ def main(argv):
         path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
         rows = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
     progress.console.print(cards.table(rows))
+    progress.paragraph(cards.LEGEND)
     progress.paragraph(f"Written to {path}")
 
 

@@ -159,7 +159,7 @@ class Transformer(nn.Module):
         layers: range | None = None,
         share: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """Rows through the layers: the only place that walks them.
+        """Rows through the layers: the only place that walks them. For jitted functions to call.
 
         Args:
           x_BxTxD: float32; embeddings, or hidden states of the layer before `layers`.
@@ -229,8 +229,8 @@ def _bind_block(config: ModelConfig, weights) -> Block:
 def _loop(body, x, arrays, layers: range, shares):
     params, (tail_k, tail_v), contexts = arrays
     tail_k, tail_v, source = list(tail_k), list(tail_v), None
-    # Jitted, so that layers alike are traced once for all: a program of 24 layers is then ready to
-    # be compiled, or found compiled, in a quarter of a second and not in 1.3.
+    # Jitted, so that layers alike are traced and lowered once for all: with 24 of them that is a
+    # fifth of the work before a program is compiled, or found in the compilation cache.
     leads = jax.jit(body)  # its attention weights are the next layer's too
     stands_alone = jax.jit(lambda *given: (*body(*given)[:2], None))
     for i in layers:

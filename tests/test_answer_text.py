@@ -13,7 +13,7 @@ REASONED = ["It ", "is ", "said. ", "Answer", ":", " no", "on", "\n", "More"]
     ("template", "tokens", "counted"),
     [
         ("chat", [" no", "on", "<end>"], (0, 3)),
-        ("chat", ["\n", "noon", "\n", "Question"], (0, 3)),  # a blank at first ends nothing
+        ("chat", ["\n", "noon", "\n", "Question"], (1, 3)),  # a blank at first ends nothing
         ("completion", ["noon", "\n\nQ", "uestion"], (0, 2)),
         ("chat_reasoning", REASONED, (5, 8)),
         ("chat_reasoning", REASONED[:3], (0, 3)),  # it never came to an answer

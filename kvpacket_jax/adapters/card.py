@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import sealed
@@ -27,7 +28,7 @@ class Score(NamedTuple):
     same: float  # share of answers that are the full context's, token by token
     same_right: float  # of those where that has a gold answer
     kl: float  # of an answer, in nats
-    # What answer_text.RECOMPUTE_BELOW does; None on cards from before there was one.
+    # What it does to read again in doubt; None on cards from before that was measured.
     reread: float | None = None  # share of questions whose documents are then read in full
     guarded_right: float | None = None  # `same_right` when those are answered so
 
@@ -49,6 +50,7 @@ class Card(NamedTuple):
     model: str  # its name
     rows: list[Row]
     config: str  # a digest of what it was measured by
+    recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
 
 
 def write(
@@ -64,6 +66,7 @@ def write(
         "adapter": adapter_lib.fingerprint(adapter),
         "dtype": str(jnp.dtype(model.dtype)),
         "config": config,
+        "recompute_below": RECOMPUTE_BELOW,
         "rows": described,
     }
     write_whole(path, json.dumps(sealed.stamped(card), indent=1) + "\n")
@@ -85,13 +88,19 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
             for row in card["rows"]
         ]
-        return Card(card["model"], rows, card["config"])
+        return Card(card["model"], rows, card["config"], card.get("recompute_below"))
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
 
 
 def remark(
-    card: Card | None, name: str, model: str, documents: int, tokens: int, least: float
+    card: Card | None,
+    name: str,
+    model: str,
+    documents: int,
+    tokens: int,
+    least: float,
+    recompute_below: float = 0.0,
 ) -> str:
     """What a reader of answers should know of a request, in one line; "" if that is nothing.
 
@@ -104,6 +113,8 @@ def remark(
       documents: how many the request has.
       tokens: of its longest document.
       least: the share of answers that should be the full context's, where that is right.
+      recompute_below: the confidence below which documents are read in full; what that does is said
+        where it is what the card was measured with.
     """
     unknown = "how often its answers are the full context's is not known"
     if card is None or card.model != model:
@@ -125,8 +136,9 @@ def remark(
     shares = [(row.scores[ADAPTER].same_right, row.kind) for row in (rows[0], rows[-1])]
     return (
         f"By the card of {name}, {_between(shares)} of the answers that the full context gets "
-        "right come out the same from packets of so many and so long documents, by their kind: "
-        f"below --min_agreement={least:g}.{_guarded(rows)}"
+        "right come out the same from packets of documents of this number and length, depending on "
+        f"their kind; the lowest is below --min_agreement={least:g}."
+        f"{_guarded(rows) if recompute_below == card.recompute_below else ''}"
     )
 
 
@@ -137,8 +149,8 @@ def _guarded(rows: Sequence[Row]) -> str:
         return ""
     reread = sorted((row.scores[ADAPTER].reread, row.kind) for row in rows)
     return (
-        f" Where the documents are read in full when in doubt, {_between(sorted(scores))}, and "
-        f"{_between(reread)} of all questions are in doubt."
+        f" With the documents read in full when in doubt, {_between(sorted(scores))} do; of all "
+        f"questions {_between(reread)} are in doubt."
     )
 
 

@@ -63,7 +63,7 @@ def answer(
         groups = [(indices, shared)]
     else:
         groups = (_alone(model, entry, request, targets, i, new_tokens) for i in indices)
-    expected = reference(model, targets, questions, template)
+    expected, decode = reference(model, targets, questions, template), model.tokenizer.decode
     starts = np.cumsum([0, *map(len, targets.answers)])
     lengths, answers = [len(d) for d in example.documents], []
     for group, prepared in groups:
@@ -79,26 +79,23 @@ def answer(
                 f"The logits of {model.name} with this method are not finite numbers: its "
                 "weights, the adapter or a packet are damaged."
             )
-        kl, best, sure = (np.split(x, ends) for x in compared)
+        kl, best, probabilities = (np.split(x, ends) for x in compared)
         said = [
-            Said(
-                expected[i].text,
-                confidence(model.tokenizer.decode, template, questions[i], t, p.tolist()),
-            )
-            for i, t, p in zip(group, tokens, sure, strict=True)
+            Said(expected[i].text, confidence(decode, template, questions[i], t, p.tolist()))
+            for i, t, p in zip(group, tokens, probabilities, strict=True)
         ]
         differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
         if differing:
             again, buckets = [queries[n] for n in differing], entry.method.buckets
             ready = ready or prefill(model, context, again, start, new_tokens, buckets)
-            their_questions = [questions[group[n]] for n in differing]
-            decoded = whole(model, context, ready, their_questions, template, new_tokens)
+            asked = [questions[group[n]] for n in differing]
+            decoded = whole(model, context, ready, asked, template, new_tokens)
             for n, other in zip(differing, decoded, strict=True):
                 said[n] = other
-        for i, (text, sure), divergence in zip(group, said, kl, strict=True):
+        for i, (text, confident), divergence in zip(group, said, kl, strict=True):
             gold = questions[i].info.get("documents")
             found = picked(prepared.info, len(example.preamble), lengths, gold)
-            answers.append(Answer(text, text == expected[i].text, divergence, found, sure))
+            answers.append(Answer(text, text == expected[i].text, divergence, found, confident))
     return answers
 
 

@@ -76,7 +76,7 @@ def compare(
         for question, given in zip(example.questions, answers, strict=True):
             right = metrics.contains(given.text, question.answers)
             expected, kl = question.answers[0], float(given.kl[0])
-            said = name, question.text, given.text, expected, right, kl, given.confidence
-            replies.append(Reply(*said))
+            reply = Reply(name, question.text, given.text, expected, right, kl)
+            replies.append(reply._replace(confidence=given.confidence))
     costs = measure(model, entries, request, runs, machine, progress=progress)
     return Comparison(replies, costs)

@@ -85,6 +85,11 @@ def evaluate(
         workdir / "timings.json", run.model, run.methods, requests, config.runs, progress
     )
     summaries = {spec_of(s): s for s in summary.aggregate(file.rows, config.seed)}
+    if earlier := summary.unknown_confidences(file.rows):
+        progress.say(
+            f"How sure {earlier} answers are was not kept when they were given: what comes of "
+            "reading again in doubt is left out where they count. Another --workdir has it."
+        )
     about = {"machine": timed["machine"], "date": timed["date"], "model": run.model.name}
     results = [summaries[spec] | timed["methods"][spec] | about for spec in run.methods]
     text = json.dumps([sealed.stamped(r) for r in results], indent=1)

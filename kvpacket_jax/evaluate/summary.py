@@ -16,7 +16,8 @@ from kvpacket_jax.methods import METHODS
 REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
-GUARDS = tuple(tenths / 10 for tenths in range(1, 10))  # confidences: below, full_recompute answers
+# Confidences below which full_recompute answers instead.
+GUARDS = tuple(sorted({RECOMPUTE_BELOW, *(tenths / 10 for tenths in range(1, 10))}))
 SHOWN_GUARDS = (0.3, RECOMPUTE_BELOW)
 # What only some rows have -> a heading and what it means.
 EXTRA = {
@@ -54,6 +55,7 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
       each kind.
     """
     summaries = _aggregate(rows, seed)
+    _add_guarded(summaries, rows)
     kinds = sorted({row.get("kind", "") for row in rows})
     if len(kinds) > 1:
         for kind in kinds:
@@ -128,11 +130,23 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
             scores[f"num_{name}"] = len(chosen)
             scores[f"agree_{name}"] = _mean([r["same"] for r in chosen])
             scores[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
-        if all(r.get("confidence") is not None for r in rows):
-            scores["guarded"] = [_guarded(pairs, below) for below in GUARDS]
         lost = [r for r, full in pairs if full["exact_match"] and not r["exact_match"]]
         scores["lost"] = dict(collections.Counter(r.get("place", "") for r in lost))
     return scores
+
+
+def _add_guarded(summaries: Sequence[dict], rows: Sequence[dict]) -> None:
+    reference = {_key(r): r for r in rows if (r["method"], r["setting"]) == (REFERENCE, "")}
+    for s in summaries:
+        own = [r for r in rows if (r["method"], r["setting"]) == (s["method"], s["setting"])]
+        if all(_key(r) in reference and r.get("confidence") is not None for r in own):
+            pairs = [(r, reference[_key(r)]) for r in own]
+            s["guarded"] = [_guarded(pairs, below) for below in GUARDS]
+
+
+def unknown_confidences(rows: Sequence[dict]) -> int:
+    """How many answers are from before it was kept how sure they are."""
+    return sum(1 for r in rows if r["method"] != REFERENCE and r.get("confidence") is None)
 
 
 def _guarded(pairs: Sequence[tuple[dict, dict]], below: float) -> dict:

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 import rich.table
 
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row
+from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.runtime.format import table as empty_table
 
 NAMES = {ADAPTER: "adapter", PRIMER: "its primer alone", BARE: "bare"}
+
+
+LEGEND = (
+    "same: the share of answers that are the full context's; where right: of those that it gets "
+    "right. reread: the share of questions in doubt, whose answers have a token of a probability "
+    f"below {RECOMPUTE_BELOW:g}; then right: as where right, with those answered from the "
+    "documents read in full."
+)
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:

@@ -31,7 +31,7 @@ class Added(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer, the ids of the documents it was given from, and how far to trust it."""
+    """An answer, the ids of the documents it was given from, and how sure the model was of it."""
 
     text: str
     documents: tuple[str, ...]
@@ -162,8 +162,8 @@ class Store:
     ) -> Answer:
         """Answers a question from packets of the folder: only the question runs through the model.
 
-        Where the model is not sure of the answer, packets may be why: then the documents are read
-        in full, as full_recompute does, and answered from.
+        But where the model is not sure of the answer packets may be why: then the documents are
+        read in full, as full_recompute reads them, and answered from.
 
         Args:
           documents: ids, in the order to be read in.

@@ -21,6 +21,7 @@ from kvpacket_jax import adapters
 from kvpacket_jax.packets.adapter import Adapter, describe
 from kvpacket_jax.serve import corpus
 from kvpacket_jax.similarity import Index
+from kvpacket_jax.storage.provenance import REPLACED
 from models import LanguageModel
 
 # Tokens that are read of a document of the corpus that primes others: similar:K reads K of them
@@ -76,14 +77,14 @@ def parse(primer: str | os.PathLike | None) -> Texts | FromCorpus | None:
     if not path.is_file():
         raise FileNotFoundError(f"There is no primer {str(primer)!r}: no such file. {WAYS}.")
     if path.suffix == ".jsonl":
-        return Texts(path.name, tuple(d.text for d in corpus.read_file(path, corpus.refusing())))
+        return Texts(str(primer), tuple(d.text for d in corpus.read_file(path, corpus.refusing())))
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}. {WAYS}.") from error
     if not text.strip():
         raise ValueError(f"{path} has no text.")
-    return Texts(path.name, (text,))
+    return Texts(str(primer), (text,))
 
 
 def check(adapter: object, primer: Texts | FromCorpus | None) -> None:
@@ -122,7 +123,7 @@ def maker(
         adapter = adapters.choose(model, given, template, other_model)
     if primer is None:
         return Maker(adapter, name)
-    label = f"{name or describe(adapter)} ({primer.label})"
+    label = f"{name or describe(adapter)}{REPLACED}{primer.label}"
     if isinstance(primer, FromCorpus):
         return Maker(adapter._replace(primer=None), label, primer)
     ids = adapters.primer(model, template, primer.texts).primer
@@ -136,7 +137,7 @@ def maker(
 
 def is_replaced(adapter_name: str) -> bool:
     """Whether an adapter that `maker` named has another primer than its own."""
-    return bool(re.search(r" \([^()]+\)$", adapter_name))
+    return REPLACED in adapter_name
 
 
 def chooser(

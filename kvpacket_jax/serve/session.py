@@ -63,6 +63,11 @@ class Session(NamedTuple):
     # The documents read in full, once for all questions that need it; None without packets.
     full: Callable[[], Prepared] | None
 
+    @property
+    def num_tokens(self) -> int:
+        """Of the documents, as they were tokenised."""
+        return sum(len(packet.manifest.tokens) for packet in _apart(self)[1])
+
 
 class Reply(NamedTuple):
     """An answer, and how sure the model was of it."""
@@ -184,7 +189,7 @@ def _in_full(session: Session) -> Callable[[], Prepared]:
     )
 
 
-def remark(session: Session, adapter_name: str, least: float) -> str:
+def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
     Nothing is said of bare packets, nor of answers that read none; of compressed ones, that no card
@@ -200,7 +205,8 @@ def remark(session: Session, adapter_name: str, least: float) -> str:
         return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
-    return card.remark(known, adapter_name, model.name, len(lengths), max(lengths), least)
+    sizes = len(lengths), max(lengths)
+    return card.remark(known, adapter_name, model.name, *sizes, least, recompute_below)
 
 
 def _apart(session: Session) -> tuple[list[Packet], list[Packet]]:
@@ -261,16 +267,23 @@ def answer_all(
       texts: that `check_question` lets pass.
       recompute_below: answers from packets of a lower confidence are given from the documents read
         in full instead. 0: none.
-      on_doubt: told those, before the documents are read.
+      on_doubt: called with those answers before the documents are read.
 
-    Raises ValueError for a question that does not fit after the documents, before any is answered.
+    Raises ValueError for a question that does not fit after the documents, before any is answered;
+    and where the documents, read in full, do not fit the device.
     """
     said = _decode(session, session.context, session.start, texts, new_tokens)
     replies = [Reply(*each, False) for each in said]
     doubtful = [i for i, each in enumerate(said) if each.confidence < recompute_below]
     if doubtful and session.full is not None:
         on_doubt([said[i] for i in doubtful])
-        full = session.full()
+        try:
+            full = session.full()
+        except jax.errors.JaxRuntimeError as error:
+            raise ValueError(
+                f"The documents cannot be read in full, to answer what is in doubt: {error}. "
+                "recompute_below=0 takes the answers that packets give."
+            ) from error
         asked = [texts[i] for i in doubtful]
         again = _decode(session, full.context, full.query_start, asked, new_tokens)
         for i, each in zip(doubtful, again, strict=True):

@@ -34,7 +34,7 @@ def total(documents: Sequence[StoredDocument]) -> str:
     # Documents with the same text share a packet.
     packets = {d.packet: d for d in documents if not d.problem}.values()
     tokens, num_bytes = (sum(getattr(d, name) for d in packets) for name in ("tokens", "num_bytes"))
-    builds = len({(d.names, d.dtype, d.compressor) for d in documents})
+    builds = len({d.build for d in documents})
     text = (
         f"Documents: {len({d.id for d in documents}):,}"
         f"{f', built in {builds} ways' if builds > 1 else ''}. Packets: {len(packets):,}, of "

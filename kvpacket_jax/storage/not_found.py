@@ -37,7 +37,7 @@ def why(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names:
         if others:
             reasons.setdefault(_made_otherwise(others, provenance, names), []).append(id)
         else:
-            reasons[said(folder, own, id, "It has none that was made so.")] = []
+            reasons[unknown(folder, own, id, "It has none that was made so.")] = []
     return "\n".join(
         f"{folder} has {_named(ids)}, but {reason}" if ids else reason
         for reason, ids in reasons.items()
@@ -45,13 +45,23 @@ def why(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names:
 
 
 def _made_otherwise(others: Sequence[dict], provenance: Provenance, names: Names) -> str:
-    fields = [differing(stored, provenance) for stored in others]
+    """What is said where documents are there, but of other makes than was asked for."""
+    makes, there = [], []
+    for stored in others:
+        fields, known = differing(stored, provenance), names_in(stored)
+        makes.append((len(fields), fields, known))
+        there.append(flags(known, stored, fields, names))
     made = "; or with ".join(differences(stored, provenance, names) for stored in others)
-    given = [flags(stored, names_in(stored), of) for stored, of in zip(others, fields, strict=True)]
-    there = "; or ".join(dict.fromkeys(filter(None, given)))
-    asked = flags(to_fields(provenance), names, min(fields, key=len))
+    _, fields, known = min(makes, key=lambda make: make[0])
+    asked = flags(names, to_fields(provenance), fields, known)
+    if asked and asked in there and "template" not in fields:  # the same names
+        return (
+            f"made with {made}. What is called the same has changed since: build them again, "
+            "launch.build_packets."
+        )
+    ways = "; or ".join(dict.fromkeys(filter(None, there)))
     return (
-        f"made with {made}. Give what it was built with{there and f', {there}'}, or build it as "
+        f"made with {made}. Give what it was built with{ways and f' ({ways})'}, or build it as "
         f"asked for: launch.build_packets{asked and f' {asked}'}."
     )
 
@@ -61,7 +71,7 @@ def _named(ids: Sequence[str]) -> str:
     return f"document{'s' if len(ids) > 1 else ''} {', '.join(map(repr, ids[:5]))}{more}"
 
 
-def said(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: str) -> str:
+def unknown(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: str) -> str:
     """That a document is in none of some folders of entries, with those that are, closest first.
 
     Args:

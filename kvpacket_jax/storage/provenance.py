@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from kvpacket_jax.packets.packet import Provenance
 
 FORMAT = 1  # of a packet's file
 TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
+REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
+SHARED = "+shared_layers="  # in a model's name: the layers follow
 UNCOMPRESSED = "none"  # what stands for the compressor that a provenance does not name
 
 
@@ -73,19 +76,38 @@ def differing(stored: dict, provenance: Provenance) -> list[str]:
     return [field for field in expected if stored.get(field) != expected[field]]
 
 
-def flags(fields: dict, names: Names, of: Sequence[str]) -> str:
+def flags(names: Names, fields: dict, of: Sequence[str], beside: Names) -> str:
     """The flags of launch.build_packets and launch.answer that give some fields their values.
 
-    Of fields that are known by a digest alone there is none.
+    Where a field is known by a digest alone there is none.
+
+    Args:
+      names, fields: of a provenance; of: the fields in question.
+      beside: the names of the other provenance: what it has, and this one has not, is left out.
     """
-    known = _comparable(fields) | {"model": names.model or fields["model"]}
-    # An adapter whose primer was chosen is called "NAME (what was chosen)", one without a name
-    # "8 + 8 soft tokens".
-    known["adapter"], _, chosen = names.adapter.partition(" (")
-    flag = {"model": "--model", "adapter": "--adapter", "dtype": "--dtype"}
-    flag["compressor"] = "--compress"
-    given = [f"{flag[f]}={known[f]}" for f in flag if f in of and known[f] and " " not in known[f]]
-    return " ".join(given + ([f"--primer={chosen[:-1]}"] if chosen and "adapter" in of else []))
+    given = []
+    if "model" in of and names.model:
+        model, _, layers = names.model.partition(SHARED)
+        given.append(f"--model={shlex.quote(model)}")
+        if SHARED in names.model + beside.model:
+            given.append(f"--shared_layers={layers}")
+    if "adapter" in of and names.adapter:
+        adapter, _, primer = names.adapter.partition(REPLACED)
+        if " soft tokens" not in adapter:  # an adapter without a name, described
+            given.append(f"--adapter={shlex.quote(adapter)}")
+        if primer:
+            given.append(f"--primer={shlex.quote(primer)}")
+        elif REPLACED in beside.adapter:
+            given.append("without --primer")
+    if "dtype" in of:
+        given.append(f"--dtype={fields['dtype']}")
+    if "compressor" in of:
+        compressor = compressor_in(fields)
+        without = compressor == UNCOMPRESSED
+        given.append("without --compress and --keep" if without else f"--compress={compressor}")
+    if "template" in of:
+        given.append("its --template")
+    return " ".join(given)
 
 
 def _comparable(fields: dict) -> dict:

@@ -47,6 +47,7 @@ class StoredDocument(NamedTuple):
     problem: str = ""  # "missing", "damaged", UNSIGNED or which file is damaged
     compressor: str = UNCOMPRESSED  # with its settings
     is_preamble: bool = False
+    build: str = ""  # a digest of its provenance
 
 
 # ---- reading
@@ -67,7 +68,7 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]
         none = "It has no documents."
-        raise ValueError("\n".join(not_found.said(folder, folders, id, none) for id in unknown))
+        raise ValueError("\n".join(not_found.unknown(folder, folders, id, none) for id in unknown))
 
 
 def check_key(folder: pathlib.Path, key: bytes | None) -> None:
@@ -235,7 +236,7 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
             names = Names(
                 names.model or fields["model"][:16], names.adapter or fields["adapter"][:16]
             )
-        blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor)
+        blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor, build=own.name)
         rows = filter(None, (_row(folder, path, blank, key) for path in paths))
         documents += (row for row in rows if row.problem or not row.is_preamble)
     return sorted(documents, key=lambda d: (d.names, d.dtype, d.compressor, d.id))

@@ -37,6 +37,7 @@ class Microbatch(NamedTuple):
     batch: Batch
     hidden: jax.Array  # float32 [E, Q, N, D]
     answers: list[list[str]]  # the teacher's, of each example
+    answer_ids: list[list[list[int]]]  # their tokens, a stop token included
     right: np.ndarray  # bool [E, Q]: a gold answer is in the teacher's
     work: Work
 
@@ -150,6 +151,7 @@ class Teaching:
             batch=batch,
             hidden=pending.answers.hidden,
             answers=texts,
+            answer_ids=answers,
             right=right,
             work=work,
         )

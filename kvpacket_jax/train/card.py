@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW
+from kvpacket_jax.answer_text import RECOMPUTE_BELOW, confidence
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -67,7 +67,9 @@ def write_measured(
     """
     path = hosts.absolute(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    measured_by = identity.digest({"config": config.to_dict(), "dtype": str(model.dtype)})
+    measured_by = identity.digest(
+        {"config": config.to_dict(), "dtype": str(model.dtype), "recompute_below": RECOMPUTE_BELOW}
+    )
     before, rows = card.read(unfinished, adapter), []
     if before and (before.model, before.config) == (model.name, measured_by):
         rows = before.rows
@@ -118,7 +120,7 @@ class _Asked(NamedTuple):
     f1: dict[str, float]
     kl: dict[str, float]
     same: dict[str, bool]
-    confidence: dict[str, float]  # the probability of an answer's least likely token
+    confidence: dict[str, float]  # as answer_text.confidence has it
 
 
 def _compare(
@@ -147,10 +149,19 @@ def _compare(
     for tokens, _, _ in said.values():
         check_finite(teaching.model, tokens)
     examples = microbatch.examples
-    texts = {
-        name: teaching.texts(examples, token_lists(examples, tokens, lengths))
-        for name, (tokens, lengths, _) in said.items()
+    ids = {
+        name: token_lists(examples, tokens, lengths) for name, (tokens, lengths, _) in said.items()
     }
+    texts = {name: teaching.texts(examples, own) for name, own in ids.items()}
+    decode, template = teaching.model.tokenizer.decode, teaching.template
+
+    def sure(name: str, e: int, q: int, same: bool) -> float:
+        """The confidence of an answer, the teacher's own tokens where it is the same."""
+        tokens = (microbatch.answer_ids if same else ids[name])[e][q]
+        known = scores[name]["probabilities"] if same else said[name][2]
+        known = known[e, q, : len(tokens)].tolist()
+        return confidence(decode, template, examples[e].questions[q], tokens, known)
+
     compared = []
     for e, example in enumerate(examples):
         asked, lengths = [], [len(ids) for ids in example.encoded.documents]
@@ -169,7 +180,7 @@ def _compare(
                     {name: f1(full if same[name] else texts[name][e][q]) for name in ways},
                     {name: float(scores[name]["kl"][e, q]) for name in ways},
                     same,
-                    {n: float((scores[n]["least"] if same[n] else said[n][2])[e, q]) for n in ways},
+                    {name: sure(name, e, q, same[name]) for name in ways},
                 )
             )
         compared.append(asked)

@@ -234,9 +234,10 @@ def question_scores(
     module, params, context: KVCache, start, example: Batch, teacher_hidden: jax.Array
 ) -> dict[str, jax.Array]:
     """Of each question: {"kl": summed over its answer, "same": whether the student would have said
-    each of its tokens, "least": the lowest probability of one, "tokens": their number}, each `[Q]`.
+    each of its tokens, "tokens": their number}, each `[Q]`, and "probabilities": of the tokens for
+    the student, float32 `[Q, N]`.
 
-    What has no token in the batch has 0 tokens, and 1 as "least".
+    What has no token in the batch has 0 tokens, and probability 0.
 
     Args:
       context, start: `student_context` of the example, which has no axis E here.
@@ -249,9 +250,10 @@ def question_scores(
     add = lambda x: jax.ops.segment_sum(x * real, example.targets // N, Q)  # noqa: E731
     tokens = add(jnp.ones_like(real))
     same = (add(scores["agree"]) == tokens) & (tokens > 0)
-    surprise = jax.ops.segment_max(scores["cross_entropy"] * real, example.targets // N, Q)
-    least = jnp.exp(-jnp.maximum(surprise, 0.0))
-    return {"kl": add(scores["kl"]), "same": same, "least": least, "tokens": tokens}
+    # Padding has targets too: it adds 0.
+    sure = jnp.zeros(Q * N).at[example.targets].add(jnp.exp(-scores["cross_entropy"]) * real)
+    found = {"kl": add(scores["kl"]), "same": same, "tokens": tokens}
+    return found | {"probabilities": sure.reshape(Q, N)}
 
 
 def _token_scores(

@@ -145,9 +145,8 @@ def compare_microbatch(
       questions: int32 `[E, Q, R]`, without answers; the others as in `add_microbatch`.
 
     Returns:
-      The scores; and tokens int32 `[E, Q, N]` with lengths int32 `[E, Q]`, 0 where the answer is
-      the teacher's or has no token in the batch, and the probability of each answer's least likely
-      token, float32 `[E, Q]`, 1 where it has none.
+      The scores; and tokens int32 `[E, Q, N]`, their lengths int32 `[E, Q]`, 0 where the answer is
+      the teacher's or has no token in the batch, and their probabilities float32 `[E, Q, N]`.
     """
     cache = own_primer(module, params, adapter, primer)
 
@@ -165,7 +164,7 @@ def compare_microbatch(
             new_tokens,
             skipped_Q=scores["same"] | (scores["tokens"] == 0),
         )
-        return scores, (answers.tokens, answers.lengths, answers.least)
+        return scores, (answers.tokens, answers.lengths, answers.probabilities)
 
     return sharding.over_examples(module.config, one)(
         batch, teacher_hidden, questions, question_lengths

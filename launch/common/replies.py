@@ -1,4 +1,4 @@
-"""Answers to the questions of a command line or of standard input, printed as they are decoded."""
+"""Answers to the questions of a command line or of standard input, printed."""
 
 import sys
 
@@ -20,14 +20,15 @@ def give(
     """
     from kvpacket_jax.serve import session
 
+    was_read = False
+
     def in_doubt(doubtful) -> None:
-        tokens = sum(len(packet.manifest.tokens) for packet in opened.packets)
+        nonlocal was_read
+        how = "as they were read in full" if was_read else f"{opened.num_tokens:,} tokens in full"
         for said in doubtful:
-            print(
-                f"In doubt of {said.text!r} ({said.confidence:.2f}): the documents are read in "
-                f"full, {tokens:,} tokens.",
-                file=sys.stderr,
-            )
+            doubt = f"In doubt of {said.text!r} ({said.confidence:.2f})"
+            print(f"{doubt}: answering from the documents, {how}.", file=sys.stderr)
+        was_read = True
 
     def reply(question: str) -> None:
         if recompute_below and opened.full is not None:
@@ -35,9 +36,13 @@ def give(
             given = [question], new_tokens, recompute_below, in_doubt
             (said,) = session.answer_all(opened, *given)
             print(said.text)
+            reread = said.reread
         else:
             _print(session.answer(opened, question, new_tokens))
+            reread = False
         if show_cost:
+            if reread:
+                print("Given in doubt, this answer cost both: packets, and full_recompute.")
             print(session.cost_text(opened, session.measure(opened, question)))
 
     if query is not None:

@@ -42,9 +42,14 @@ def test_what_reading_again_does_is_said_where_it_was_measured():
         r.scores[card.ADAPTER] = known._replace(reread=reread, guarded_right=guarded)
     line = card.remark(Card("m", rows, ""), "mine", "m", 5, 100, 0.9)
     assert "70% (lives) to 80% (prose) of the answers" in line
-    assert "in doubt, 90% (prose) to 95% (lives), and 20% (prose) to 40% (lives) of" in line
+    assert "in doubt" not in line  # at another limit than was asked for
+    measured = Card("m", rows, "", 0.5)
+    line = card.remark(measured, "mine", "m", 5, 100, 0.9, 0.5)
+    assert "in doubt, 90% (prose) to 95% (lives) do; of all questions 20% (prose) to 40%" in line
+    assert "in doubt" not in card.remark(measured, "mine", "m", 5, 100, 0.9, 0.3)
     unknown = [*rows, row("many", 5, 100, 0.9)]
-    assert "in doubt" not in card.remark(Card("m", unknown, ""), "mine", "m", 5, 100, 0.9)
+    other = Card("m", unknown, "", 0.5)
+    assert "in doubt" not in card.remark(other, "mine", "m", 5, 100, 0.9, 0.5)
 
 
 @pytest.mark.parametrize(("known", "model"), [(None, "m"), (CARD, "another")])

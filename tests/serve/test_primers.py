@@ -201,13 +201,14 @@ def test_a_file_of_texts_replaces_the_primer(model, documents, tmp_path):
         expected = adapters.primer(model, "completion", texts).primer
         np.testing.assert_array_equal(maker.adapter.primer, expected)
         assert maker.choice is None
-    assert (one.adapter_name, two.adapter_name) == ("primer (primer.txt)", "primer (primer.jsonl)")
+    names = [f"primer --primer={tmp_path / file}" for file in ("primer.txt", "primer.jsonl")]
+    assert [one.adapter_name, two.adapter_name] == names
     folder = tmp_path / "store"
     build.build(model, plan(model, one, documents), folder)
     assert session.open_session(model, folder, ["d3"], WORDING, "kv_packet", *one).packets
     with pytest.raises(
         ValueError,
-        match=r"another adapter: primer \(primer.txt\) \(\w+…\), not primer \(primer.jsonl\) \(",
+        match=rf"another adapter: {names[0]} \(\w+…\), not {names[1]} \(",
     ):
         session.open_session(model, folder, ["d3"], WORDING, "kv_packet", *two)
 
@@ -229,18 +230,21 @@ def test_a_store_holds_several_choices_and_names_them(model, tmp_path):
     with pytest.raises(ValueError, match="made with another adapter: ") as refused:
         plain.ask("When?", ["ferry"])
     for there in (
-        "primer (similar:1) (",
-        "primer (corpus:1) (",
+        "primer --primer=similar:1 (",
+        "primer --primer=corpus:1 (",
         ", not primer (",
         "--adapter=primer --primer=similar:1",
         "--adapter=primer --primer=corpus:1",
-        "launch.build_packets --adapter=primer.",
+        "launch.build_packets --adapter=primer without --primer.",
     ):
         assert there in str(refused.value)
-    with pytest.raises(ValueError, match=r"not primer \(similar:2\) \("):
+    with pytest.raises(ValueError, match=r"not primer --primer=similar:2 \("):
         kvp.Store(tmp_path, model, primer="similar:2", **options).ask("When?", ["ferry"])
     listed = store.contents(tmp_path)
-    assert {d.names.adapter for d in listed} == {"primer (similar:1)", "primer (corpus:1)"}
+    assert {d.names.adapter for d in listed} == {
+        "primer --primer=similar:1",
+        "primer --primer=corpus:1",
+    }
     assert "Documents: 3, built in 2 ways. Packets: 6, " in listing.total(listed)
     assert not any(d.problem for d in listed)
     assert all(primers.is_replaced(d.names.adapter) for d in listed)

@@ -35,5 +35,5 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     opened = session.open_session(
         model, tmp_path / "store", ["b", "b"], WORDING, "kv_packet", primed
     )
-    assert "a primer of their own" in session.remark(opened, "mine (own.txt)", 0.9)
+    assert "a primer of their own" in session.remark(opened, "mine --primer=own.txt", 0.9)
     assert f"compressed by {small.label}" in remark(["b", "b"], compressor=small)

@@ -255,6 +255,12 @@ def answer(byte_model, folder, tmp_path_factory):
     return run
 
 
+def test_a_program_doubts_what_python_doubts():
+    from launch import answer
+
+    assert answer.RECOMPUTE_BELOW.default == answer_text.RECOMPUTE_BELOW
+
+
 def test_another_process_answers(model, answer):
     questions = ["When does the ferry leave?", "Where?"]
     doubted = answer(f"--query={questions[0]}")  # a random model is sure of nothing
@@ -262,7 +268,7 @@ def test_another_process_answers(model, answer):
     expected = answer_without_packets(model, "full_recompute", questions[0])
     assert (full.returncode, full.stdout.decode()) == (0, f"{expected}\n"), full.stderr
     assert (doubted.returncode, doubted.stdout) == (0, full.stdout), doubted.stderr
-    assert b"): the documents are read in full, " in doubted.stderr
+    assert b"): answering from the documents, " in doubted.stderr
     # Line after line; one that is too long does not end it, and the status says that one failed.
     expected = [expected_answer(model, q) for q in questions]
     lines = answer(

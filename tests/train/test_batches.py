@@ -49,7 +49,8 @@ def fake_answers(monkeypatch, model, *texts: str) -> None:
         for q, ids in enumerate(said):
             tokens[:, q, : len(ids)], counts[:, q] = ids, len(ids)
         hidden = np.zeros((E, Q, new_tokens, params["embedding"].shape[1]), np.float32)
-        return teacher.Answers(*map(jnp.asarray, (tokens, counts, hidden)))
+        sure = np.ones(tokens.shape, np.float32)
+        return teacher.Answers(*map(jnp.asarray, (tokens, counts, hidden, sure)))
 
     monkeypatch.setattr(batches, "_answer", answer)
 

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 import models
 from kvpacket_jax import data
 from kvpacket_jax.adapters import card
+from kvpacket_jax.answer_text import whole
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.compose import compose
-from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.teacher import teach
@@ -50,7 +50,7 @@ def config(byte_model) -> ConfigDict:
 
 
 def served(model, adapter, example) -> tuple[list[str], list[float]]:
-    """The answers of packets as requests read them, and each one's least probability."""
+    """The answers of packets as requests read them, and how sure each is."""
     encoded = data.encode_example(model.tokenizer, data.TEMPLATES["completion"], example)
     packets = [
         *build_packets(model, None, [encoded.preamble]),
@@ -58,16 +58,9 @@ def served(model, adapter, example) -> tuple[list[str], list[float]]:
     ]
     context, start = compose(model, packets)
     ready = prefill(model, (context,), encoded.questions, start, NEW_TOKENS)
-    ids, probabilities = ([[] for _ in example.questions] for _ in "ip")
-    for fresh in stream(model, (context,), ready, NEW_TOKENS):
-        for q in range(len(example.questions)):
-            ids[q] += fresh.tokens[q]
-            probabilities[q] += fresh.probabilities[q]
-    answer = data.TEMPLATES["completion"].answer
-    texts = [
-        answer(q, model.tokenizer.decode(i)) for q, i in zip(example.questions, ids, strict=True)
-    ]
-    return texts, [min(p) for p in probabilities]
+    template = data.TEMPLATES["completion"]
+    said = whole(model, (context,), ready, example.questions, template, NEW_TOKENS)
+    return [each.text for each in said], [each.confidence for each in said]
 
 
 def with_answers(example: data.Example, answers: list[str]) -> data.Example:
