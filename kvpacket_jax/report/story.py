@@ -61,7 +61,7 @@ def _guarded(comparison: Comparison, packets: str) -> str:
     right = sum((f if d else r).right for d, r, f in zip(doubt, mine, full, strict=True))
     return (
         " Where the model is not sure of an answer, launch.answer reads the documents in full: "
-        f"here for {sum(doubt)} of {len(doubt)}, and then {right} are right."
+        f"here for {sum(doubt)} of {len(doubt)} questions, and {right} are right with that."
     )
 
 

@@ -86,9 +86,11 @@ def test_the_demo_says_what_to_conclude_and_what_to_type():
     assert "not sure" not in said  # it is not known here how sure it was
     unsure = comparison()
     unsure.replies[3] = unsure.replies[3]._replace(confidence=0.2)
-    unsure.replies[2] = unsure.replies[2]._replace(confidence=0.4)
+    unsure.replies[2] = unsure.replies[2]._replace(confidence=0.6)
     said = story.conclusion(unsure, "a primer", "kv_packet")
-    assert said.endswith("reads the documents in full: here for 1 of 2, and then 2 are right.")
+    assert said.endswith(
+        "reads the documents in full: here for 1 of 2 questions, and 2 are right with that."
+    )
     assert "wins back none of" in story.conclusion(comparison(), "a primer", "no_recompute")
     assert "--model" not in story.next_command("a", default="a")
     assert story.next_command("b", default="a").count(" --model=b ") == 2
