@@ -136,8 +136,9 @@ def remark(
     shares = [(row.scores[ADAPTER].same_right, row.kind) for row in (rows[0], rows[-1])]
     return (
         f"By the card of {name}, {_between(shares)} of the answers that the full context gets "
-        "right come out the same from packets of documents of this number and length, depending on "
-        f"their kind; the lowest is below --min_agreement={least:g}."
+        "right come out the same from packets of as many documents or more, as long or longer"
+        f"{', depending on their kind' if len(rows) > 1 else ''}. --min_agreement={least:g} asks "
+        "for more."
         f"{_guarded(rows) if recompute_below == card.recompute_below else ''}"
     )
 

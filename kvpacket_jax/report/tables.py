@@ -76,8 +76,8 @@ _LEGEND = (
     "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; ÷ full is its share "
     "of full_recompute's F1, difference the 95 % interval of the paired difference to it. agree: "
     "the share of answers that are full_recompute's; if right: of those where that one is right. "
-    "KL is the divergence from full_recompute at the first token; answer's: summed over the "
-    "answer. One set of documents has no interval."
+    "KL first is the divergence from full_recompute at the first token, KL all its sum over the "
+    "answer. Intervals are rough below a hundred questions; one set of documents has none."
 )
 
 
@@ -86,7 +86,7 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     extra = summary.extra(results)
     table = empty_table(
         ("method",),
-        *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL", "answer's"),
+        *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL first", "KL all"),
         *(summary.EXTRA[name][0] for name in extra),
     )
     for r in results:

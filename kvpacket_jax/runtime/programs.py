@@ -2,14 +2,28 @@
 
 import concurrent.futures
 import ctypes
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
 
 import jax
 
+import models
+
 MAPS = pathlib.Path("/proc/self/maps")
 LIMIT = pathlib.Path("/proc/sys/vm/max_map_count")
+
+
+def keep(cache_dir: str | os.PathLike | None = None) -> None:
+    """Has jax keep compiled programs beside the models, unless it keeps them somewhere already.
+
+    Args:
+      cache_dir: where models are kept; the user's cache folder if None.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        folder = pathlib.Path(cache_dir or models.default_cache_dir()).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 def make_room(share: float = 0.7) -> bool:

@@ -17,6 +17,7 @@ import models
 from kvpacket_jax import compress as compressors
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime import programs
 from kvpacket_jax.serve import build, corpus, primers, session
 from kvpacket_jax.serve.resident import Resident
 from kvpacket_jax.storage import store, store_key
@@ -35,8 +36,8 @@ class Answer(NamedTuple):
 
     text: str
     documents: tuple[str, ...]
-    confidence: float  # the probability of its least likely token
-    reread: bool  # packets left too much doubt: it is from the documents read in full
+    confidence: float  # the probability of this answer's least likely token
+    reread: bool  # packets left too much doubt: it is given from the documents read in full
 
 
 def load_model(
@@ -58,9 +59,13 @@ def load_model(
       shared_layers: "19:23", layers that take the attention weights of the one before them, 18, and
         cache no keys; another model, which may answer worse. "" for none.
 
+    What is compiled for it is kept beside the models for later processes, unless jax keeps programs
+    somewhere already (JAX_COMPILATION_CACHE_DIR).
+
     Raises:
       ValueError, FileNotFoundError, ConnectionError: what was found, and what would do.
     """
+    programs.keep(cache_dir)
     return models.load_text_model(source, dtype, cache_dir, mesh, shared_layers)
 
 

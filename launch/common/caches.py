@@ -22,15 +22,15 @@ def use(distributed: bool = False) -> pathlib.Path:
     import jax
 
     import models
+    from kvpacket_jax.runtime import programs
 
     quiet_logs()
     cache_dir = pathlib.Path(CACHE_DIR.value or models.default_cache_dir()).expanduser()
     if COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(COMPILATION_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    elif not (distributed or jax.config.jax_compilation_cache_dir):
-        # With folders of their own, one host might find a program that others compile.
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir / "compiled"))
+    elif not distributed:  # with folders of their own, one host might find what others compile
+        programs.keep(cache_dir)
     return cache_dir
 
 

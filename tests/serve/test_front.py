@@ -16,8 +16,18 @@ MADE_WITH = {"template": "completion", "preamble": "Answer."}
 
 
 @pytest.fixture(scope="module")
-def model(byte_model):
-    return kvp.load_model(str(byte_model), "float32")
+def model(byte_model, tmp_path_factory):
+    """What is compiled is kept beside the models, as long as these tests run."""
+    name, folder = "jax_compilation_cache_dir", tmp_path_factory.mktemp("models")
+    before = getattr(jax.config, name)
+    jax.config.update(name, None)
+    yield kvp.load_model(str(byte_model), "float32", cache_dir=folder)
+    assert getattr(jax.config, name) == str(folder / "compiled")
+    kept = str(folder / "mine")
+    jax.config.update(name, kept)  # what is set already stays
+    kvp.load_model(str(byte_model), "float32", cache_dir=folder)
+    assert getattr(jax.config, name) == kept
+    jax.config.update(name, before)
 
 
 def test_documents_are_added_listed_and_asked_about(model, tmp_path):
