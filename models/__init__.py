@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+SHARED = "+shared_layers="  # in a model's name: the layers follow
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A decoder ready to run, inside `jax.jit`: `module.bind({"params": params}).embed(ids)`, …"""
@@ -146,7 +149,7 @@ def parse_layers(text: str) -> range | None:
 
 def _name(source: str, config: ModelConfig) -> str:
     shared = config.shared_layers
-    return f"{source}+shared_layers={shared.start}:{shared.stop}" if shared else str(source)
+    return f"{source}{SHARED}{shared.start}:{shared.stop}" if shared else str(source)
 
 
 def _load(

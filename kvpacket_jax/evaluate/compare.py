@@ -74,9 +74,16 @@ def compare(
                     model, entries[name], targets, example.questions, template, new_tokens
                 )
         for question, given in zip(example.questions, answers, strict=True):
-            right = metrics.contains(given.text, question.answers)
-            expected, kl = question.answers[0], float(given.kl[0])
-            reply = Reply(name, question.text, given.text, expected, right, kl)
-            replies.append(reply._replace(confidence=given.confidence))
+            replies.append(
+                Reply(
+                    name,
+                    question.text,
+                    given.text,
+                    expected=question.answers[0],
+                    right=metrics.contains(given.text, question.answers),
+                    kl=float(given.kl[0]),
+                    confidence=given.confidence,
+                )
+            )
     costs = measure(model, entries, request, runs, machine, progress=progress)
     return Comparison(replies, costs)

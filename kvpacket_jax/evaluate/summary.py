@@ -55,7 +55,6 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
       each kind.
     """
     summaries = _aggregate(rows, seed)
-    _add_guarded(summaries, rows)
     kinds = sorted({row.get("kind", "") for row in rows})
     if len(kinds) > 1:
         for kind in kinds:
@@ -130,18 +129,11 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
             scores[f"num_{name}"] = len(chosen)
             scores[f"agree_{name}"] = _mean([r["same"] for r in chosen])
             scores[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
+        if all(r.get("confidence") is not None for r in rows):
+            scores["guarded"] = [_guarded(pairs, below) for below in GUARDS]
         lost = [r for r, full in pairs if full["exact_match"] and not r["exact_match"]]
         scores["lost"] = dict(collections.Counter(r.get("place", "") for r in lost))
     return scores
-
-
-def _add_guarded(summaries: Sequence[dict], rows: Sequence[dict]) -> None:
-    reference = {_key(r): r for r in rows if (r["method"], r["setting"]) == (REFERENCE, "")}
-    for s in summaries:
-        own = [r for r in rows if (r["method"], r["setting"]) == (s["method"], s["setting"])]
-        if all(_key(r) in reference and r.get("confidence") is not None for r in own):
-            pairs = [(r, reference[_key(r)]) for r in own]
-            s["guarded"] = [_guarded(pairs, below) for below in GUARDS]
 
 
 def unknown_confidences(rows: Sequence[dict]) -> int:

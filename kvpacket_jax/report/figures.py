@@ -110,11 +110,7 @@ def by_number(
       note: below the figure.
     """
     figure, axes = _figure(axis, note, score)
-    looks = [look for method, look in STYLES.items() if look[1]] + OTHERS
-    for i, (name, points) in enumerate(series.items()):
-        color, marker, dashes = STYLES.get(name.split(":")[0], looks[i % len(looks)])
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, label=name)
+    _plot(axes, series, [look for look in STYLES.values() if look[1]] + OTHERS)
     highest = max(y for points in series.values() for _, y in points)
     axes.set_ylim(0, max(1.0, 1.05 * highest) if highest <= 1 else 1.05 * highest)
     return _finish(figure, axes)
@@ -128,14 +124,7 @@ def by_tokens(series: Mapping[str, Sequence[tuple[float, float]]], note: str) ->
       note: below the figure.
     """
     figure, axes = _figure("cached tokens", note, "TTFT, seconds")
-    drawn: collections.Counter = collections.Counter()
-    for name, points in series.items():
-        method = name.split(":")[0]
-        color, marker, dashes = _style(method)
-        fill = FILLS[drawn[method] % len(FILLS)]  # tells the settings of a method apart
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, fillstyle=fill, label=name)
-        drawn[method] += 1
+    _plot(axes, series)
     seconds = [s for points in series.values() for _, s in points]
     axes.set(xscale="log", ylim=(min(seconds) / 1.3, max(seconds) * 1.3), yscale="log")
     xs = sorted({x for points in series.values() for x, _ in points})
@@ -155,6 +144,27 @@ def _figure(axis: str, note: str, score: str = "F1") -> tuple[Figure, plt.Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _plot(
+    axes: plt.Axes,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    looks: Sequence[tuple] = (),
+) -> None:
+    """A line for each of the series; fills tell the settings of a method apart.
+
+    Args:
+      looks: of those that are no method of STYLES, in turn; by their names if there are none.
+    """
+    drawn: collections.Counter = collections.Counter()
+    for i, (name, points) in enumerate(series.items()):
+        method, _, setting = name.partition(":")
+        own = looks and method not in STYLES
+        color, marker, dashes = looks[i % len(looks)] if own else _style(method, setting)
+        fill = FILLS[drawn[method] % len(FILLS)]
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=color, marker=marker, ls=dashes, lw=1.2, fillstyle=fill, label=name)
+        drawn[method] += 1
 
 
 def _draw(axes: plt.Axes, line: Sequence[Point], variant: int) -> None:

@@ -46,14 +46,13 @@ def why(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names:
 
 def _made_otherwise(others: Sequence[dict], provenance: Provenance, names: Names) -> str:
     """What is said where documents are there, but of other makes than was asked for."""
-    makes, there = [], []
-    for stored in others:
-        fields, known = differing(stored, provenance), names_in(stored)
-        makes.append((len(fields), fields, known))
-        there.append(flags(known, stored, fields, names))
     made = "; or with ".join(differences(stored, provenance, names) for stored in others)
-    _, fields, known = min(makes, key=lambda make: make[0])
-    asked = flags(names, to_fields(provenance), fields, known)
+    there = [
+        flags(names_in(stored), stored, differing(stored, provenance), names) for stored in others
+    ]
+    closest = min(others, key=lambda stored: len(differing(stored, provenance)))
+    fields = differing(closest, provenance)
+    asked = flags(names, to_fields(provenance), fields, names_in(closest))
     if asked and asked in there and "template" not in fields:  # the same names
         return (
             f"made with {made}. What is called the same has changed since: build them again, "

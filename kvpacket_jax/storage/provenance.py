@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Provenance
+from models import SHARED
 
 FORMAT = 1  # of a packet's file
 TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
 REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
-SHARED = "+shared_layers="  # in a model's name: the layers follow
 UNCOMPRESSED = "none"  # what stands for the compressor that a provenance does not name
 
 
