@@ -26,7 +26,12 @@ def shipped() -> dict[str, pathlib.Path]:
 
 def name_for(model: LanguageModel, name: str | None) -> str:
     """The name of the adapter that `choose` takes: the one given, else the model's default."""
-    return name or (model.name if model.name in shipped() else PRIMER)
+    return name or default_for(model.name)
+
+
+def default_for(model_name: str) -> str:
+    """The name of the adapter that a model has where none is asked for."""
+    return model_name if model_name in shipped() else PRIMER
 
 
 def folder(name: str) -> pathlib.Path:

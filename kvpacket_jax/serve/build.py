@@ -57,6 +57,7 @@ WRITERS = 8  # threads: writing waits for the disk, and goes on while the next b
 class Wording(NamedTuple):
     """What a store's texts are put into."""
 
+    name: str  # the template's
     template: Template
     instruction: str  # of the preamble
 
@@ -95,14 +96,20 @@ class Progress(NamedTuple):
 def wording(template: str, instruction: str | None = None) -> Wording:
     """The wording of a template's name, with the usual instruction if None."""
     known_names.check(template, TEMPLATES, "template")
-    return Wording(TEMPLATES[template], INSTRUCTION if instruction is None else instruction)
+    instruction = INSTRUCTION if instruction is None else instruction
+    return Wording(template, TEMPLATES[template], instruction)
 
 
-def names_of(model: LanguageModel, adapter: Adapter | None, name: str | None = None) -> Names:
-    """What a model and an adapter are called; an adapter without a name by its parts."""
-    if adapter is None:
-        return Names(model.name, adapters.NONE)
-    return Names(model.name, name or describe(adapter))
+def names_of(
+    model: LanguageModel, adapter: Adapter | None, wording: Wording, name: str | None = None
+) -> Names:
+    """What a model, an adapter and a template are called; an adapter without a name by its parts.
+
+    Args:
+      name: the adapter's.
+    """
+    called = adapters.NONE if adapter is None else name or describe(adapter)
+    return Names(model.name, called, wording.name)
 
 
 def document_provenance(
@@ -181,7 +188,7 @@ def plan(
 
     def part(adapter, provenance, adapter_name, items: list[Item], primer: Primer = ()) -> Part:
         lengths = [_length(adapter, item.tokens) for item in items]
-        names = names_of(model, adapter, adapter_name)
+        names = names_of(model, adapter, wording, adapter_name)
         batches = plan_batches(lengths, buckets.build, batch_tokens)
         return Part(adapter, provenance, names, items, batches, primer)
 

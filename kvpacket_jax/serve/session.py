@@ -38,7 +38,8 @@ from kvpacket_jax.storage.packet_file import (
 )
 from models import LanguageModel
 
-READ_PACKETS = ("kv_packet", "no_recompute")
+BARE = "no_recompute"  # packets built without an adapter
+READ_PACKETS = ("kv_packet", BARE)
 # A wrong answer may be the model's: these answer without packets, of the documents only the token
 # ids are read from the store.
 WITHOUT_PACKETS = ("full_recompute", "no_cache")
@@ -156,7 +157,7 @@ def open_session(
     reader = settings.make(method, adapter)[1]
     made_with = adapter if without else reader.adapter
     provenance = build.document_provenance(model, made_with, wording, choice, compressor)
-    names = build.names_of(model, made_with, adapter_name)
+    names = build.names_of(model, made_with, wording, adapter_name)
     entries = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
     documents = []

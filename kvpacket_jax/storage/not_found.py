@@ -10,12 +10,14 @@ from kvpacket_jax.storage import entries
 from kvpacket_jax.storage.entries import PROVENANCE
 from kvpacket_jax.storage.packet_file import Damaged
 from kvpacket_jax.storage.provenance import (
+    UNKNOWN_TEMPLATE,
     Names,
     differences,
     differing,
     flags,
     names_in,
     to_fields,
+    values,
 )
 
 LISTED = 2000  # documents of a store that are read to name those like an unknown id
@@ -25,7 +27,7 @@ def why(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names:
     """Why documents are not found under a provenance; what is true of several is said once.
 
     Args:
-      names: of the model and adapter of `provenance`.
+      names: of the model, adapter and template of `provenance`.
     """
     own = [entries.folder_of(folder, provenance)]
     reasons: dict[str, list[str]] = {}
@@ -47,13 +49,13 @@ def why(folder: pathlib.Path, provenance: Provenance, ids: Sequence[str], names:
 def _made_otherwise(others: Sequence[dict], provenance: Provenance, names: Names) -> str:
     """What is said where documents are there, but of other makes than was asked for."""
     made = "; or with ".join(differences(stored, provenance, names) for stored in others)
-    there = [
-        flags(names_in(stored), stored, differing(stored, provenance), names) for stored in others
-    ]
-    closest = min(others, key=lambda stored: len(differing(stored, provenance)))
-    fields = differing(closest, provenance)
-    asked = flags(names, to_fields(provenance), fields, names_in(closest))
-    if asked and asked in there and "template" not in fields:  # the same names
+    own = values(names, to_fields(provenance))
+    theirs = [values(names_in(stored), stored) for stored in others]
+    fields = [differing(stored, provenance) for stored in others]
+    there = [flags(their, of, own) for their, of in zip(theirs, fields, strict=True)]
+    closest = min(range(len(others)), key=lambda i: len(fields[i]))
+    asked = flags(own, fields[closest], theirs[closest])
+    if asked and asked in there and UNKNOWN_TEMPLATE not in asked:  # the same names
         return (
             f"made with {made}. What is called the same has changed since: build them again, "
             "launch.build_packets."

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Provenance
@@ -13,13 +13,31 @@ FORMAT = 1  # of a packet's file
 TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
 REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
 UNCOMPRESSED = "none"  # what stands for the compressor that a provenance does not name
+# The flags that give a field its value, and what is said of one that is to be left out.
+FLAGS = {
+    "model": ("model", "shared_layers"),
+    "adapter": ("adapter", "primer"),
+    "dtype": ("dtype",),
+    "compressor": ("compress",),
+    "template": ("template",),
+}
+LEFT_OUT = {
+    "shared_layers": "--shared_layers=",
+    "primer": "without --primer",
+    "compress": "without --compress and --keep",
+}
+UNKNOWN_TEMPLATE = "its --template"  # of stores written before templates had names there
 
 
 class Names(NamedTuple):
-    """What people call a model and an adapter: kept for messages, no part of any identity."""
+    """What people call a model, an adapter and a template: no part of any identity.
+
+    They are kept for messages, and as what is asked for where nothing else is.
+    """
 
     model: str = ""
     adapter: str = ""
+    template: str = ""
 
 
 def to_fields(provenance: Provenance) -> dict:
@@ -44,7 +62,7 @@ def check_fields(fields: dict) -> None:
 def names_in(fields: dict) -> Names:
     """The names beside the fields of a provenance on disk; empty in stores that have none."""
     names = fields.get("names", {})
-    return Names(names.get("model", ""), names.get("adapter", ""))
+    return Names(*(names.get(name, "") for name in Names._fields))
 
 
 def compressor_in(fields: dict) -> str:
@@ -76,37 +94,40 @@ def differing(stored: dict, provenance: Provenance) -> list[str]:
     return [field for field in expected if stored.get(field) != expected[field]]
 
 
-def flags(names: Names, fields: dict, of: Sequence[str], beside: Names) -> str:
-    """The flags of launch.build_packets and launch.answer that give some fields their values.
+def values(names: Names, fields: dict) -> dict[str, str]:
+    """The flags of launch.build_packets that make packets so, "" for those that are left out.
 
     Where a field is known by a digest alone there is none.
+    """
+    known = {}
+    if names.model:
+        known["model"], _, known["shared_layers"] = names.model.partition(SHARED)
+    if names.adapter:
+        adapter, _, known["primer"] = names.adapter.partition(REPLACED)
+        if " soft tokens" not in adapter:  # else one without a name, described
+            known["adapter"] = adapter
+    if names.template:
+        known["template"] = names.template
+    compressor = compressor_in(fields)
+    known["compress"] = "" if compressor == UNCOMPRESSED else compressor
+    return known | {"dtype": fields["dtype"]}
+
+
+def flags(own: Mapping[str, str], of: Sequence[str], other: Mapping[str, str]) -> str:
+    """The flags of launch.build_packets and launch.answer that give some fields their values.
 
     Args:
-      names, fields: of a provenance; of: the fields in question.
-      beside: the names of the other provenance: what it has, and this one has not, is left out.
+      own: as `values` has them, of a provenance; of: the fields in question.
+      other: those of another provenance, which differ: what is to be left out is said.
     """
     given = []
-    if "model" in of and names.model:
-        model, _, layers = names.model.partition(SHARED)
-        given.append(f"--model={shlex.quote(model)}")
-        if SHARED in names.model + beside.model:
-            given.append(f"--shared_layers={layers}")
-    if "adapter" in of and names.adapter:
-        adapter, _, primer = names.adapter.partition(REPLACED)
-        if " soft tokens" not in adapter:  # an adapter without a name, described
-            given.append(f"--adapter={shlex.quote(adapter)}")
-        if primer:
-            given.append(f"--primer={shlex.quote(primer)}")
-        elif REPLACED in beside.adapter:
-            given.append("without --primer")
-    if "dtype" in of:
-        given.append(f"--dtype={fields['dtype']}")
-    if "compressor" in of:
-        compressor = compressor_in(fields)
-        without = compressor == UNCOMPRESSED
-        given.append("without --compress and --keep" if without else f"--compress={compressor}")
-    if "template" in of:
-        given.append("its --template")
+    for flag in (flag for field in of for flag in FLAGS.get(field, ())):
+        if own.get(flag):
+            given.append(f"--{flag}={shlex.quote(own[flag])}")
+        elif flag == "template":
+            given.append(UNKNOWN_TEMPLATE)
+        elif own.get(flag) == "" and other.get(flag):
+            given.append(LEFT_OUT[flag])
     return " ".join(given)
 
 

@@ -14,7 +14,7 @@ import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
@@ -28,6 +28,7 @@ from kvpacket_jax.storage.provenance import (
     compressor_in,
     names_in,
     to_fields,
+    values,
 )
 from models.disk import partial
 from models.disk.files import make_folder, publish, sync
@@ -102,7 +103,7 @@ def find(
     """The entries of documents.
 
     Args:
-      names: of the model and adapter of `provenance`, for messages.
+      names: of the model, adapter and template of `provenance`, for messages.
       key: entries that are not signed with it are refused; nothing is asked of them if None.
 
     Raises:
@@ -199,6 +200,30 @@ def provenances(folder: pathlib.Path) -> list[dict]:
     return fields
 
 
+def built_with(
+    folder: pathlib.Path, ids: Sequence[str], asked: Mapping[str, str]
+) -> dict[str, str]:
+    """The flags that documents were built with, as `provenance.values` has them.
+
+    It is what their packets are called, and no more: whether they are what is asked for is seen
+    when they are read.
+
+    Args:
+      ids: of documents; asked: flags with values that they must have.
+
+    Returns:
+      None of them where the documents were built in several ways that are as asked, or in none.
+    """
+    ways = []
+    for own in folder.glob("documents/*"):
+        if all((own / entries.file_name(id)).exists() for id in ids):
+            with contextlib.suppress(Damaged):  # it is said when it is read
+                fields = entries.read_provenance(own / PROVENANCE)
+                ways.append(values(names_in(fields), fields))
+    fit = [way for way in ways if all(way.get(flag, asked[flag]) == asked[flag] for flag in asked)]
+    return fit[0] if len(fit) == 1 else {}
+
+
 def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
     """Where "auto" was asked for, that of the packets that are there, if they have but one.
 
@@ -233,8 +258,9 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
             names, dtype, problem = names_in(fields), fields["dtype"], ""
             compressor = compressor_in(fields)
             # Stores written before names were kept have digests only.
-            names = Names(
-                names.model or fields["model"][:16], names.adapter or fields["adapter"][:16]
+            names = names._replace(
+                model=names.model or fields["model"][:16],
+                adapter=names.adapter or fields["adapter"][:16],
             )
         blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor, build=own.name)
         rows = filter(None, (_row(folder, path, blank, key) for path in paths))

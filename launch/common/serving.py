@@ -1,6 +1,8 @@
 """The flags of the programs that build a store's packets and answer from them: what made them."""
 
 import pathlib
+import shlex
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -51,6 +53,46 @@ TEMPLATE = flags.DEFINE_string(
     "the model reason before it answers.",
 )
 PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
+
+
+def default_to_store(ids: Sequence[str], bare: bool) -> str:
+    """Makes what documents of the store were built with the default of the flags not given.
+
+    Only where they were built in one way that is as the given flags say. It is what packets are
+    called: what is loaded by these names must be what the packets were made with, or is refused.
+
+    Args:
+      bare: packets without an adapter are asked for.
+
+    Returns:
+      What other defaults the flags have now, to be said; "" for none.
+
+    Raises ValueError for a compressor as `compress.make`.
+    """
+    # Imported here: --help needs no jax.
+    from kvpacket_jax import adapters, compress
+    from kvpacket_jax.storage import store
+
+    named = (MODEL, SHARED_LAYERS, ADAPTER, PRIMER, DTYPE, TEMPLATE)
+    asked = {flag.name: flag.value for flag in named if flag.present}
+    if asked.get("dtype") == "auto":
+        del asked["dtype"]
+    if COMPRESS.present or KEEP.present:
+        compressor = compress.make(COMPRESS.value, KEEP.value)
+        asked["compress"] = compressor.label if compressor else ""
+    if bare:
+        asked["adapter"] = adapters.NONE
+    found = store.built_with(stores.folder(), ids, asked)
+    usual = {flag: flags.FLAGS[flag].default for flag in found}
+    usual["adapter"] = adapters.default_for(found.get("model", MODEL.value))
+    new = {flag: value for flag, value in found.items() if value and flag not in asked}
+    for flag, value in new.items():
+        flags.FLAGS.set_default(flag, value)
+    return " ".join(
+        f"--{flag}={shlex.quote(value)}"
+        for flag, value in new.items()
+        if value != usual[flag] and flag != "dtype"
+    )
 
 
 def wording():

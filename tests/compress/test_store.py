@@ -207,5 +207,12 @@ def test_the_programs_build_list_and_answer(byte_model, tmp_path):
     asked = "--documents=d6,d5", "--query=When?", "--max_new_tokens=4"
     answered = run("answer", *asked, *made_with)
     assert answered.returncode == 0 and answered.stdout.strip(), answered.stderr
+    # What is not given is as it was built; with full_recompute too, which reads no packet.
+    alike = run("answer", *asked)
+    assert (alike.returncode, alike.stdout) == (0, answered.stdout), alike.stderr
+    assert f"As the documents were built: --model={byte_model} " in alike.stderr
+    assert "--compress=snapkv/keep=0.25/" in alike.stderr
+    full = run("answer", *asked, "--method=full_recompute")
+    assert full.returncode == 0 and full.stdout.strip(), full.stderr
     refused = run("answer", *asked, *made_with[:-1], "--keep=.5")
     assert refused.returncode == 1 and "another compressor: snapkv/keep=0.25" in refused.stderr

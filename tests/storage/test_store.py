@@ -286,7 +286,7 @@ def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
     model = load()
     packets = put(tmp_path, model, adapter_of(model), ids(0, 20), ids(1, 30), ids(2, 9))
     with store.writing(tmp_path) as writer:
-        writer.provenance(packets[0][1], Names("tiny", "mine"))
+        writer.provenance(packets[0][1], Names("tiny", "mine", "chat"))
         for id, (name, provenance) in zip("cba", packets, strict=True):
             writer.document(provenance, id, Entry(name))
     broken, gone = (packet_path(tmp_path, packets[i][0]) for i in (1, 2))
@@ -299,7 +299,7 @@ def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
         ("c", 20, ""),
     ]
     assert rows[2].num_bytes == packet_path(tmp_path, packets[0][0]).stat().st_size
-    assert {(*r.names, r.dtype) for r in rows} == {("tiny", "mine", "float32")}
+    assert {(*r.names, r.dtype) for r in rows} == {("tiny", "mine", "chat", "float32")}
     assert store.ids(tmp_path, packets[0][1]) == ["a", "b", "c"]
 
 
