@@ -1,10 +1,13 @@
-"""Shows what a store of packets holds: documents, their tokens and bytes, model and adapter.
+"""Shows what a store of packets holds, and removes of it.
 
-python -m launch.store ls --store=DIR
+python -m launch.store ls --store=DIR                       each document, its tokens and bytes
+python -m launch.store rm --store=DIR --documents=id1,id2   documents, in whatever ways built
+python -m launch.store prune --store=DIR                    packets that no document has any more
 
-Ends with status 1 where anything is missing, damaged or not signed; a preamble is listed only then.
-Of packets only the headers are read: launch.answer verifies every byte of those that it reads,
-launch.build_packets of all.
+ls ends with status 1 where anything is missing, damaged or not signed; a preamble is listed only
+then. Of packets only the headers are read: launch.answer verifies every byte of those that it
+reads, launch.build_packets of all. A document with a new text has a new packet, and its old one
+stays for prune; rm ends with it.
 """
 
 import sys
@@ -16,18 +19,28 @@ from launch.common import errors, stores
 flags.adopt_module_key_flags(errors)  # so that --help shows them
 flags.adopt_module_key_flags(stores)
 
+DOCUMENTS = flags.DEFINE_list("documents", None, "Ids to remove; one with a comma in quotes.")
+
 
 def main(argv):
-    if argv[1:] != ["ls"]:
-        raise app.UsageError(f"Give one command, ls, not {' '.join(argv[1:]) or 'none'}.")
+    if len(argv) != 2 or argv[1] not in ("ls", "rm", "prune"):
+        raise app.UsageError(f"Give one of ls, rm and prune, not {' '.join(argv[1:]) or 'none'}.")
+    if (argv[1] == "rm") != bool(DOCUMENTS.value):
+        raise app.UsageError("rm takes --documents=id1,id2, and nothing else does.")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.storage import listing, store
+    from kvpacket_jax.storage import listing, removal, store
 
+    folder, documents = stores.folder(), []
     with errors.in_one_line():
-        documents = store.contents(stores.folder(), stores.key())
-    progress.console.print(listing.table(documents))
-    progress.SHOWN.say(listing.total(documents))
+        if argv[1] == "ls":
+            documents = store.contents(folder, stores.key())
+            progress.console.print(listing.table(documents))
+            progress.SHOWN.say(listing.total(documents))
+        elif argv[1] == "rm":
+            progress.SHOWN.say(listing.removed(removal.remove(folder, DOCUMENTS.value)))
+        else:
+            progress.SHOWN.say(listing.removed(removal.prune(folder)))
     sys.exit(1 if any(document.problem for document in documents) else 0)
 
 

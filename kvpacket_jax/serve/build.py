@@ -15,18 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpacket_jax import adapters
 from kvpacket_jax.compress import Compressor
-from kvpacket_jax.data import (
-    TEMPLATES,
-    EncodedExample,
-    Example,
-    Question,
-    Template,
-    encode_example,
-)
 from kvpacket_jax.data.examples import INSTRUCTION
-from kvpacket_jax.packets.adapter import Adapter, describe
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     BATCH_TOKENS,
@@ -38,15 +29,27 @@ from kvpacket_jax.packets.packet import (
     check_compressor,
     check_document,
     plan_batches,
-    provenance_of,
     read_primer,
 )
-from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.serve import corpus, primers
 from kvpacket_jax.serve.corpus import Document
+from kvpacket_jax.serve.identity import (
+    Item,
+    Wording,
+    document_provenance,
+    encode,
+    names_of,
+    preamble_item,
+)
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.storage import packet_file, store
-from kvpacket_jax.storage.packet_file import DamagedFile, Entry, packet_name
+from kvpacket_jax.storage.packet_file import (
+    DamagedFile,
+    Entry,
+    MissingFile,
+    packet_name,
+    packet_path,
+)
 from kvpacket_jax.storage.provenance import Names
 from models import LanguageModel
 from models.identity import digest
@@ -54,23 +57,7 @@ from models.identity import digest
 WRITERS = 8  # threads: writing waits for the disk, and goes on while the next batch is computed
 
 
-class Wording(NamedTuple):
-    """What a store's texts are put into."""
-
-    name: str  # the template's
-    template: Template
-    instruction: str  # of the preamble
-
-
 Primer = tuple[Sequence[int], ...]  # token ids of its parts: the preamble, then the documents
-
-
-class Item(NamedTuple):
-    """A packet to be there, and the documents whose packet it is (several of the same text)."""
-
-    name: str
-    tokens: Sequence[int]
-    ids: list[str]
 
 
 class Part(NamedTuple):
@@ -91,65 +78,6 @@ class Progress(NamedTuple):
     packets: int
     tokens: int
     built: int  # packets of them that were written; the others were there
-
-
-def wording(template: str, instruction: str | None = None) -> Wording:
-    """The wording of a template's name, with the usual instruction if None."""
-    known_names.check(template, TEMPLATES, "template")
-    instruction = INSTRUCTION if instruction is None else instruction
-    return Wording(template, TEMPLATES[template], instruction)
-
-
-def names_of(
-    model: LanguageModel, adapter: Adapter | None, wording: Wording, name: str | None = None
-) -> Names:
-    """What a model, an adapter and a template are called; an adapter without a name by its parts.
-
-    Args:
-      name: the adapter's.
-    """
-    called = adapters.NONE if adapter is None else name or describe(adapter)
-    return Names(model.name, called, wording.name)
-
-
-def document_provenance(
-    model: LanguageModel,
-    adapter: Adapter | None,
-    wording: Wording,
-    choice: FromCorpus | None = None,
-    compressor: Compressor | None = None,
-) -> Provenance:
-    """The provenance of a store's documents; the instruction is not part of it.
-
-    Documents whose primers are chosen from the corpus are found by the choice, which needs no
-    corpus; what was chosen is part of each packet's name.
-    """
-    template = dataclasses.asdict(wording.template)
-    provenance = provenance_of(model, adapter, digest({"template": template}), compressor)
-    if adapter is None or choice is None:
-        return provenance
-    chosen = digest({"adapter": provenance.adapter, "primer": choice.label})
-    return dataclasses.replace(provenance, adapter=chosen)
-
-
-def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, Item | None]:
-    """The preamble's packet, which is never wrapped; None where the template puts no token there.
-
-    Raises ValueError for a model whose chat template is not known.
-    """
-    template = dataclasses.asdict(wording.template)
-    provenance = provenance_of(
-        model, None, digest({"template": template, "preamble": wording.instruction})
-    )
-    tokens = encode(model, wording).preamble
-    item = Item(packet_name(provenance, tokens, len(tokens)), tokens, [])
-    return provenance, item if tokens else None
-
-
-def encode(model: LanguageModel, wording: Wording, *questions: Question) -> EncodedExample:
-    """The preamble and questions as token ids, without documents."""
-    example = Example("", (), questions, wording.instruction)
-    return encode_example(model.tokenizer, wording.template, example)
 
 
 def plan(
@@ -316,6 +244,10 @@ def _write(
             named = ", ".join(map(repr, item.ids[:3])) or "the preamble"
             raise ValueError(f"{named}: {error}") from error
     with writer.alone():
+        if present is not None and not packet_path(writer.folder, item.name).exists():
+            raise MissingFile(
+                packet_path(writer.folder, item.name)
+            )  # removed since it was looked for
         # Another process may have written it while it was computed here: its last bits may be
         # others, and its documents point to it.
         present = present or look(item) or writer.place(prepared)

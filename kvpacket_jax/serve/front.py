@@ -18,7 +18,7 @@ from kvpacket_jax import compress as compressors
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import programs
-from kvpacket_jax.serve import build, corpus, primers, session
+from kvpacket_jax.serve import build, corpus, identity, primers, session
 from kvpacket_jax.serve.resident import Resident
 from kvpacket_jax.storage import store, store_key
 from models import LanguageModel
@@ -120,7 +120,7 @@ class Store:
         self.model = model
         self._load = Resident(resident_bytes)
         self._key = store_key.read(key_file)
-        self._wording = build.wording(template, preamble)
+        self._wording = identity.wording(template, preamble)
         self._compressor = compressors.make(compress, keep)
         asked = primers.parse(primer)
         self._maker = primers.maker(model, adapter, asked, template, other_model)
@@ -234,7 +234,7 @@ class Store:
         As `ask` finds them: with this model, adapter, template, primer, compressor and key. Their
         packets are not looked at.
         """
-        provenance = build.document_provenance(
+        provenance = identity.document_provenance(
             self.model, self.adapter, self._wording, self._maker.choice, self._compressor
         )
         return store.ids(self.folder, provenance, self._key)

@@ -25,8 +25,8 @@ from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime.format import milliseconds, si
-from kvpacket_jax.serve import build, primers
-from kvpacket_jax.serve.build import Wording
+from kvpacket_jax.serve import identity, primers
+from kvpacket_jax.serve.identity import Wording
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import (
@@ -156,8 +156,8 @@ def open_session(
     without = method in WITHOUT_PACKETS
     reader = settings.make(method, adapter)[1]
     made_with = adapter if without else reader.adapter
-    provenance = build.document_provenance(model, made_with, wording, choice, compressor)
-    names = build.names_of(model, made_with, wording, adapter_name)
+    provenance = identity.document_provenance(model, made_with, wording, choice, compressor)
+    names = identity.names_of(model, made_with, wording, adapter_name)
     entries = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
     documents = []
@@ -165,7 +165,7 @@ def open_session(
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
     try:
         if without:
-            documents = [packet_file.read_tokens(folder, *entry) for entry in entries]
+            documents = [packet_file.read_manifest(folder, *e)["tokens"] for e in entries]
         packets = load(folder, wanted, model)
     except (MissingFile, DamagedFile) as error:
         paths = [packet_path(folder, entry.packet) for entry in entries]
@@ -223,7 +223,7 @@ def _preamble(
     model: LanguageModel, folder: pathlib.Path, wording: Wording, key: bytes | None
 ) -> list[Wanted]:
     """The preamble's packet as `packet_file.load` takes it; none where a template has no token."""
-    provenance, item = build.preamble_item(model, wording)
+    provenance, item = identity.preamble_item(model, wording)
     if item is None:
         return []
     if not packet_path(folder, item.name).exists():
@@ -247,7 +247,7 @@ def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     check_question(text)
     model, question, template = session.model, Question(text, ()), session.wording.template
     new_tokens = template.budget(new_tokens)
-    ids = build.encode(model, session.wording, question).questions
+    ids = identity.encode(model, session.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
     blocks = (fresh.tokens[0] for fresh in stream(model, session.context, ready, new_tokens))
     yield from answer_text.pieces(blocks, model.tokenizer.decode, template, question)
@@ -298,7 +298,7 @@ def _decode(
     model, template = session.model, session.wording.template
     new_tokens = template.budget(new_tokens)
     questions = [Question(text, ()) for text in texts]
-    encoded = [build.encode(model, session.wording, q).questions[0] for q in questions]
+    encoded = [identity.encode(model, session.wording, q).questions[0] for q in questions]
     longest = max(map(len, encoded), default=0)
     model.check_length(start + longest + new_tokens)
     said: list[Said] = []
@@ -337,7 +337,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
       cache on the device. They run in turn, in the same rounds.
     """
     model = session.model
-    query = build.encode(model, session.wording, Question(question, ())).questions[0]
+    query = identity.encode(model, session.wording, Question(question, ())).questions[0]
     preamble, documents = _apart(session)
     request = Request([], [p.manifest.tokens for p in documents], query)
 

@@ -1,4 +1,4 @@
-"""What a store holds, as a table and a sentence."""
+"""What a store holds, as a table and a sentence, and what was taken out of it."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from rich.text import Text
 
 from kvpacket_jax.runtime import format
 from kvpacket_jax.storage.provenance import UNCOMPRESSED
+from kvpacket_jax.storage.removal import Removed
 from kvpacket_jax.storage.store import UNSIGNED, StoredDocument
 
 
@@ -54,3 +55,12 @@ def total(documents: Sequence[StoredDocument]) -> str:
             "launch.build_packets on the same input mends it."
         )
     return text
+
+
+def removed(what: Removed) -> str:
+    """What was taken out of a store."""
+    documents = f"{what.documents:,} documents and " if what.documents else ""
+    return (
+        f"Removed {documents}{what.packets:,} packets that no document has any more, "
+        f"{format.si(what.num_bytes)}B."
+    )

@@ -139,13 +139,13 @@ def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
         return file.seal
 
 
-def read_tokens(folder: pathlib.Path, name: str, seal: str = "") -> list[int]:
-    """The token ids of a packet's document; MissingFile or DamagedFile as in `verify`.
+def read_manifest(folder: pathlib.Path, name: str, seal: str = "") -> dict:
+    """What a packet is of: its provenance's fields, tokens and length.
 
-    Only the file's header is read and compared.
+    Only the file's header is read and compared; MissingFile or DamagedFile as in `verify`.
     """
     with _open(packet_path(folder, name), name, seal) as file:
-        return file.manifest["tokens"]
+        return file.manifest
 
 
 def _read(

@@ -290,7 +290,7 @@ def _row(
 def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> StoredDocument:
     path = packet_path(folder, document.packet)
     try:
-        tokens = packet_file.read_tokens(folder, document.packet, seal)
+        tokens = packet_file.read_manifest(folder, document.packet, seal)["tokens"]
         return document._replace(tokens=len(tokens), num_bytes=path.stat().st_size)
     except FileNotFoundError:
         return document._replace(problem="missing")

@@ -96,11 +96,11 @@ def default_to_store(ids: Sequence[str], bare: bool) -> str:
 
 
 def wording():
-    """The `build.Wording` of the store's texts; ValueError for an unknown template."""
+    """The `identity.Wording` of the store's texts; ValueError for an unknown template."""
     # Imported here: --help needs no jax.
-    from kvpacket_jax.serve import build
+    from kvpacket_jax.serve import identity
 
-    return build.wording(TEMPLATE.value, PREAMBLE.value)
+    return identity.wording(TEMPLATE.value, PREAMBLE.value)
 
 
 def load(cache_dir: pathlib.Path, console=None):

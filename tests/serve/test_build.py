@@ -18,7 +18,7 @@ import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
-from kvpacket_jax.serve import build, corpus, loading
+from kvpacket_jax.serve import build, corpus, identity, loading
 from kvpacket_jax.storage import packet_file, store
 from tests.support.corpus import text, tree, write_corpus
 
@@ -36,7 +36,7 @@ def docs(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("docs") / "docs.jsonl")
 
 
-WORDING = build.wording("completion", "Answer.")
+WORDING = identity.wording("completion", "Answer.")
 
 
 def plan(model, adapter, path, on_bad=corpus.refuse, **options) -> list[build.Part]:
@@ -65,9 +65,9 @@ def reference(model, adapter, docs, tmp_path_factory):
 
 def test_a_store_holds_what_the_method_would_build(model, adapter, docs, tmp_path):
     run_build(model, plan(model, adapter, docs), tmp_path)
-    provenance = build.document_provenance(model, adapter, WORDING)
+    provenance = identity.document_provenance(model, adapter, WORDING)
     ids = ["d3", "d50", "d5"]
-    preamble_by, preamble = build.preamble_item(model, WORDING)
+    preamble_by, preamble = identity.preamble_item(model, WORDING)
     wanted = [(preamble.name, preamble_by)]
     wanted += [(e.packet, provenance) for e in store.find(tmp_path, provenance, ids)]
     found = packet_file.load(tmp_path, wanted, model)
@@ -139,7 +139,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_made_again(
 def test_a_changed_text_moves_the_id_and_keeps_the_rest(model, docs, tmp_path):
     folder = tmp_path / "store"
     run_build(model, plan(model, None, docs), folder)
-    provenance = build.document_provenance(model, None, WORDING)
+    provenance = identity.document_provenance(model, None, WORDING)
     ((old, _),) = store.find(folder, provenance, ["d7"])
     lines = docs.read_text().splitlines()
     lines[7] = json.dumps({"id": "d7", "text": "another text"})
@@ -236,7 +236,7 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         plan(model, None, tmp_path / "absent")
     with pytest.raises(ValueError, match="no template 'x'; there are completion, chat"):
-        build.wording("x")
+        identity.wording("x")
     (tmp_path / "long.jsonl").write_text(json.dumps({"id": "b", "text": "x" * 5000}))
     with pytest.raises(ValueError, match="no document that can be used"):
         plan(model, None, tmp_path / "long.jsonl", on_bad=lambda message: None)
@@ -254,7 +254,7 @@ def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
     assert store.resolved_dtype(tmp_path, "bfloat16") == "bfloat16"
     other = models.load(str(byte_model), "bfloat16")
     with store.writing(tmp_path) as writer:
-        writer.provenance(build.document_provenance(other, None, WORDING))
+        writer.provenance(identity.document_provenance(other, None, WORDING))
     assert store.resolved_dtype(tmp_path, "auto") == "auto"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import kvpacket_jax as kvp
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.serve import build, loading, session
+from kvpacket_jax.serve import identity, loading, session
 from tests.support.corpus import tree
 
 DOCUMENTS = {"ferry": "the ferry leaves at noon", "bus": "the bus leaves at two"}
@@ -42,7 +42,7 @@ def test_documents_are_added_listed_and_asked_about(model, tmp_path):
     given = "When does the ferry leave?", ["bus", "ferry"], 6
     answer = store.ask(*given, recompute_below=0.0)
     assert answer.documents == ("bus", "ferry")
-    wording = build.wording(*MADE_WITH.values())
+    wording = identity.wording(*MADE_WITH.values())
     loaded = loading.load_for_store(
         model.name, "float32", store.folder, template=MADE_WITH["template"]
     )

@@ -12,14 +12,14 @@ from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import packet as packet_lib
 from kvpacket_jax.packets.packet import build_packets
-from kvpacket_jax.serve import build, corpus, loading, primers, session
+from kvpacket_jax.serve import build, corpus, identity, loading, primers, session
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.similarity import Index
 from kvpacket_jax.storage import listing, packet_file, store
 from models import kv_cache
 from tests.support.corpus import tree, write_corpus
 
-WORDING = build.wording("completion", "Answer.")
+WORDING = identity.wording("completion", "Answer.")
 CHOICES = ("corpus:2", "similar:2")
 
 
@@ -45,7 +45,7 @@ def plan(model, maker, documents, **options) -> list[build.Part]:
 
 
 def find(model, maker, folder, ids):
-    provenance = build.document_provenance(model, maker.adapter, WORDING, maker.choice)
+    provenance = identity.document_provenance(model, maker.adapter, WORDING, maker.choice)
     return [(e.packet, provenance) for e in store.find(folder, provenance, ids)]
 
 
@@ -66,7 +66,7 @@ def test_a_packet_is_the_documents_part_of_one_prefill(model, documents, choice,
     parts = plan(model, maker, documents)
     build.build(model, parts, tmp_path)
     texts = {document.id: tokens_of(model, document.text) for document in documents}
-    preamble = build.encode(model, WORDING._replace(instruction=INSTRUCTION)).preamble
+    preamble = identity.encode(model, WORDING._replace(instruction=INSTRUCTION)).preamble
     built = {id: (part, item) for part in parts[1:] for item in part.items for id in item.ids}
     assert built.keys() == texts.keys()
     for id, (part, item) in built.items():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from kvpacket_jax.adapters import card
 from kvpacket_jax.compress import make
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.serve import build, corpus, session
+from kvpacket_jax.serve import build, corpus, identity, session
 
-WORDING = build.wording("completion", "Answer.")
+WORDING = identity.wording("completion", "Answer.")
 
 
 def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path):

@@ -21,13 +21,13 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build, corpus, session
+from kvpacket_jax.serve import build, corpus, identity, session
 from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import packet_path
 from tests.support.corpus import text, tree, write_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
-WORDING = build.wording("completion", "Answer.")
+WORDING = identity.wording("completion", "Answer.")
 IDS = ["d12", "d3", "d17"]
 NEW_TOKENS = 12
 
@@ -46,7 +46,7 @@ def open_session(model, folder, ids=IDS, wording=WORDING, **options):
 
 def expected_answer(model, question: str) -> str:
     """From packets built now, without a store."""
-    encoded = build.encode(model, WORDING, Question(question, ()))
+    encoded = identity.encode(model, WORDING, Question(question, ()))
     texts = [text(int(i[1:])) for i in IDS]
     documents = [model.tokenizer.encode(WORDING.template.document_text(t)) for t in texts]
     packets = build_packets(model, None, [encoded.preamble, *documents])
@@ -68,7 +68,7 @@ def test_an_answer_is_that_of_packets_built_now(model, folder, method):
 
 def answer_without_packets(model, method: str, question: str) -> str:
     """What the model answers from the full documents, or from none."""
-    encoded = build.encode(model, WORDING, Question(question, ()))
+    encoded = identity.encode(model, WORDING, Question(question, ()))
     texts = [WORDING.template.document_text(text(int(i[1:]))) for i in IDS]
     documents = [model.tokenizer.encode(t) for t in texts]
     plain = METHODS[method]()
@@ -151,7 +151,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     costs = session.measure(opened, "Where?", runs=1)
     assert list(costs) == [session.WARM, session.COLD, FULL]
     warm = costs[session.WARM]
-    query = build.encode(model, WORDING, Question("Where?", ())).questions[0]
+    query = identity.encode(model, WORDING, Question("Where?", ())).questions[0]
     entry = Entry(opened.method, opened.method.arrange(model, opened.packets))
     counted = count_work(model, entry, Request([], [], query))
     assert {name: getattr(warm, name) for name in vars(counted)} == vars(counted)
@@ -178,9 +178,12 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
         ({"method": "kv_paket"}, r"no method 'kv_paket' \(did you mean kv_packet\?\)"),
         ({"ids": []}, "No document was named"),
         ({"ids": "d1"}, "Documents are a list of ids, not the text 'd1'"),
-        ({"wording": build.wording("completion", "Be brief.")}, "no packet of the preamble 'Be b"),
         (
-            {"wording": build.wording("chat")._replace(instruction="x")},
+            {"wording": identity.wording("completion", "Be brief.")},
+            "no packet of the preamble 'Be b",
+        ),
+        (
+            {"wording": identity.wording("chat")._replace(instruction="x")},
             "has documents 'd12', 'd3', 'd17', but made with another template",
         ),
     ],
@@ -209,7 +212,7 @@ def test_other_makers_are_named(model, folder, byte_model):
 
 def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    provenance = build.document_provenance(model, None, WORDING)
+    provenance = identity.document_provenance(model, None, WORDING)
     ((name, _),) = store.find(copy, provenance, ["d3"])
     path = packet_path(copy, name)
     path.write_bytes(path.read_bytes()[:-1])
@@ -223,10 +226,10 @@ def test_a_damaged_packet_is_named_and_the_others_still_answer(model, folder, tm
 
 
 def test_a_damaged_preamble_is_no_documents_whatever_the_folder_is_called(model, folder, tmp_path):
-    provenance = build.document_provenance(model, None, WORDING)
+    provenance = identity.document_provenance(model, None, WORDING)
     ((name, _),) = store.find(folder, provenance, ["d12"])
     copy = shutil.copytree(folder, tmp_path / name)
-    path = packet_path(copy, build.preamble_item(model, WORDING)[1].name)
+    path = packet_path(copy, identity.preamble_item(model, WORDING)[1].name)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(store.Damaged, match=f"^{path} is damaged"):
         open_session(model, copy)
@@ -300,7 +303,7 @@ def test_mistakes_are_named_without_a_model(tmp_path):
             lambda: session.check_documents(tmp_path / "absent", ["d1"]),
             "There is no store .*absent",
         ),
-        (lambda: build.wording("chatt"), r"no template 'chatt' \(did you mean chat\?\)"),
+        (lambda: identity.wording("chatt"), r"no template 'chatt' \(did you mean chat\?\)"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             check()

@@ -66,7 +66,7 @@ def test_a_forged_packet_is_refused_and_built_again(model, tmp_path):
     seal = packet_file.verify(tmp_path, entry.packet, model)  # by itself it is sound
     for look in (
         lambda: read(model, tmp_path, ["d0"]),
-        lambda: packet_file.read_tokens(tmp_path, *entry),
+        lambda: packet_file.read_manifest(tmp_path, *entry),
         lambda: store.Vouchers(tmp_path, provenance).check(["d0"], Entry(entry.packet, seal)),
     ):
         with pytest.raises(store.Damaged, match=entry.packet):

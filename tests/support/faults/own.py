@@ -22,7 +22,7 @@ from kvpacket_jax.evaluate.rows import RowFile, claim
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.report import page
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve import build, corpus, session
+from kvpacket_jax.serve import build, corpus, identity, session
 from kvpacket_jax.storage import store
 from kvpacket_jax.train import log, setup
 from kvpacket_jax.train import step as step_lib
@@ -33,7 +33,7 @@ from tests.support.corpus import write_corpus
 from tests.support.faults import mutations
 from tests.support.faults.harness import Attempt, in_file, without_file
 
-WORDING = build.wording("completion", "Answer.")
+WORDING = identity.wording("completion", "Answer.")
 
 
 def tiny_model(folder: pathlib.Path) -> models.LanguageModel:

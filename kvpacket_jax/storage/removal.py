@@ -1,0 +1,94 @@
+"""Takes documents out of a store, and the packets that no document has any more."""
+
+import contextlib
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from kvpacket_jax.storage import entries, packet_file, store
+from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
+from kvpacket_jax.storage.packet_file import PACKETS, Damaged
+from models.disk import partial
+from models.identity import digest
+
+
+class Removed(NamedTuple):
+    """What was taken out of a store."""
+
+    documents: int
+    packets: int
+    num_bytes: int  # of the packets' files
+
+
+def remove(folder: pathlib.Path, ids: Sequence[str]) -> Removed:
+    """Removes documents, in whatever ways they were built, and then as `prune`.
+
+    A packet stays that another document of the same text has; so does what other documents'
+    packets hold of one that they were primed with (primers.py).
+
+    Raises as `prune`, and ValueError for a document that is not there; before anything is removed.
+    """
+    with _alone(folder):
+        store.check_ids(folder, ids)
+        names = {entries.file_name(id) for id in ids}
+        unnamed = _unnamed(folder, names)
+        for name in names:
+            for path in folder.glob(f"documents/*/{name}"):
+                path.unlink()
+        return _removed(len(names), unnamed)
+
+
+def prune(folder: pathlib.Path) -> Removed:
+    """Removes the packets that no document has: of a text before the one it has now, say.
+
+    May run while others build and answer; an answer that is just reading a packet that was
+    superseded may miss its file, and says so.
+
+    Raises:
+      FileNotFoundError: no such store.
+      Damaged: an entry that does not say which packet it is of.
+    """
+    with _alone(folder):
+        return _removed(0, _unnamed(folder))
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """While no build places packets: each appears together with its documents' entries."""
+    store.check_exists(folder)
+    if not (folder / PACKETS).is_dir():  # nothing was built yet
+        yield
+        return
+    partial.remove_abandoned(folder / PACKETS)
+    with partial.locked(folder / PACKETS):
+        yield
+
+
+def _unnamed(folder: pathlib.Path, without: Iterable[str] = ()) -> list[pathlib.Path]:
+    """The packets that no entry names, but for entries whose files have one of some names."""
+    named = set()
+    for path in itertools.chain(*(folder.glob(f"documents/*/{n}") for n in ("*.json", PREAMBLE))):
+        fields = None if path.name in (PROVENANCE, *without) else entries.read_fields(path)
+        if fields is not None:
+            named.add(fields["packet"])
+    packets = folder.glob(f"{PACKETS}/*.safetensors")
+    return [path for path in packets if path.stem not in named and not _is_preamble(folder, path)]
+
+
+def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:
+    """Whether a packet may be a preamble's: in stores of earlier versions they had no entries."""
+    try:
+        manifest = packet_file.read_manifest(folder, path.stem)
+    except Damaged:
+        return False
+    made_by = {k: v for k, v in manifest.items() if k not in ("tokens", "length", "arrays")}
+    # Documents have a folder of their make's, but for those with a primer of their own.
+    return "primer" not in made_by and not (folder / "documents" / digest(made_by)).is_dir()
+
+
+def _removed(documents: int, packets: Sequence[pathlib.Path]) -> Removed:
+    num_bytes = sum(path.stat().st_size for path in packets)
+    for path in packets:
+        path.unlink()
+    return Removed(documents, len(packets), num_bytes)
