@@ -108,8 +108,9 @@ class Store:
           compress: what makes packets smaller: "snapkv", or with settings "snapkv/window=8"; None:
             nothing.
           keep: the share of a packet's slots that stays; the compressor's own if None.
-          resident_bytes: the most bytes of packets kept in device memory between calls of `ask`,
-            so that what many questions are about is read from disk once; 0 keeps none.
+          resident_bytes: the most bytes kept in device memory between calls of `ask`: packets, so
+            that what many questions are about is read from disk once, and documents read in full,
+            for answers in doubt; 0 keeps none.
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
@@ -118,7 +119,7 @@ class Store:
         """
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
-        self._load = Resident(resident_bytes)
+        self._resident = Resident(resident_bytes)
         self._key = store_key.read(key_file)
         self._wording = identity.wording(template, preamble)
         self._compressor = compressors.make(compress, keep)
@@ -223,7 +224,7 @@ class Store:
             *self._maker,
             self._compressor,
             key=self._key,
-            load=self._load,
+            resident=self._resident,
         )
         replies = session.answer_all(opened, questions, new_tokens, recompute_below)
         return [Answer(r.text, tuple(documents), r.confidence, r.reread) for r in replies]

@@ -1,9 +1,10 @@
-"""Packets that stay on the device between requests, so that none is read from its file twice."""
+"""What stays on the device between requests: packets read from files, documents read in full."""
 
 import collections
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import jax
 
@@ -14,22 +15,22 @@ from models import LanguageModel
 
 
 class Resident:
-    """Called like `packet_file.load`; reads from disk only what is not resident.
+    """Called like `packet_file.load`; reads from disk only what is not resident. One model's.
 
     A packet is known by its name and its seal, so a document's new text is another packet. What was
     read and verified once is right whatever becomes of its file. A request holds its packets
     itself: evicting one never takes it from a request. Threads may share it.
 
     Args:
-      num_bytes: the most bytes of packets kept in the memory of all devices together; the least
-        recently used go first. 0 keeps none.
+      num_bytes: the most bytes kept in the memory of all devices together; the least recently used
+        go first. 0 keeps none.
     """
 
     def __init__(self, num_bytes: int):
         if num_bytes < 0:
             raise ValueError(f"resident_bytes is {num_bytes}: it is 0 or more.")
         self._limit = num_bytes
-        self._packets: collections.OrderedDict[Wanted, Packet] = collections.OrderedDict()
+        self._values: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -38,26 +39,37 @@ class Resident:
     ) -> list[Packet]:
         """The packets, in order; raises as `packet_file.load`."""
         with self._lock:
-            known = {w: self._packets[w] for w in wanted if w in self._packets}
+            known = {w: self._values[w] for w in wanted if w in self._values}
         missing = [w for w in dict.fromkeys(wanted) if w not in known]
         # Outside the lock: a long read holds up nobody, and two threads may read the same.
         read = packet_file.load(folder, missing, model) if missing else []
         fresh = dict(zip(missing, read if self._limit == 0 else jax.device_put(read), strict=True))
         packets = known | fresh
-        with self._lock:
-            for w in wanted:
-                self._keep(w, packets[w])
-            while self._bytes > self._limit:
-                _, dropped = self._packets.popitem(last=False)
-                self._bytes -= _size(dropped)
+        self._keep({w: packets[w] for w in wanted})
         return [packets[w] for w in wanted]
 
-    def _keep(self, wanted: Wanted, packet: Packet) -> None:
-        if wanted not in self._packets:
-            self._bytes += _size(packet)
-        self._packets[wanted] = packet
-        self._packets.move_to_end(wanted)
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What a key stands for, arrays and what else there is: resident, or made now."""
+        with self._lock:
+            known = key in self._values
+            value = self._values[key] if known else None
+        if not known:
+            value = make()
+        self._keep({key: value})
+        return value
+
+    def _keep(self, values: dict[Hashable, Any]) -> None:
+        with self._lock:
+            for key, value in values.items():
+                if (size := _size(value)) > self._limit:  # it would drive out the others
+                    continue
+                self._bytes += 0 if key in self._values else size
+                self._values[key] = value
+                self._values.move_to_end(key)
+            while self._bytes > self._limit:
+                _, dropped = self._values.popitem(last=False)
+                self._bytes -= _size(dropped)
 
 
-def _size(packet: Packet) -> int:
-    return sum(x.nbytes for x in jax.tree.leaves(packet.cache))
+def _size(value: Any) -> int:
+    return sum(getattr(x, "nbytes", 0) for x in jax.tree.leaves(value))

@@ -4,7 +4,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -13,10 +13,7 @@ from kvpacket_jax.adapters import card
 from kvpacket_jax.answer_text import Said
 from kvpacket_jax.compress import Compressor
 from kvpacket_jax.data import Question
-from kvpacket_jax.measure import cost, timing
-from kvpacket_jax.measure.cost import Cost
-from kvpacket_jax.measure.machine import measure_machine
-from kvpacket_jax.measure.request import Entry
+from kvpacket_jax.measure import cost
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.methods.base import Prepared
 from kvpacket_jax.packets.adapter import Adapter
@@ -24,10 +21,10 @@ from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
-from kvpacket_jax.runtime.format import milliseconds, si
 from kvpacket_jax.serve import identity, primers
 from kvpacket_jax.serve.identity import Wording
 from kvpacket_jax.serve.primers import FromCorpus
+from kvpacket_jax.serve.resident import Resident
 from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import (
     Damaged,
@@ -67,7 +64,15 @@ class Session(NamedTuple):
     @property
     def num_tokens(self) -> int:
         """Of the documents, as they were tokenised."""
-        return sum(len(packet.manifest.tokens) for packet in _apart(self)[1])
+        return sum(len(packet.manifest.tokens) for packet in self.apart()[1])
+
+    def apart(self) -> tuple[list[Packet], list[Packet]]:
+        """The preamble's packet, if there is one, and the documents'."""
+        documents_by = self.wanted[-1].provenance
+        preamble, documents = [], []
+        for packet, wanted in zip(self.packets, self.wanted, strict=True):
+            (documents if wanted.provenance == documents_by else preamble).append(packet)
+        return preamble, documents
 
 
 class Reply(NamedTuple):
@@ -133,7 +138,7 @@ def open_session(
     choice: FromCorpus | None = None,
     compressor: Compressor | None = None,
     key: bytes | None = None,
-    load: Callable[..., list[Packet]] = packet_file.load,
+    resident: Resident = Resident(0),
 ) -> Session:
     """Reads the packets of documents, in their order, and lays them side by side.
 
@@ -143,7 +148,7 @@ def open_session(
       adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
       compressor: of the documents' packets.
       key: documents whose entries are not signed with it are refused.
-      load: reads packets; a Resident keeps them.
+      resident: keeps what is read between sessions.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
@@ -166,28 +171,40 @@ def open_session(
     try:
         if without:
             documents = [packet_file.read_manifest(folder, *e)["tokens"] for e in entries]
-        packets = load(folder, wanted, model)
+        packets = resident(folder, wanted, model)
     except (MissingFile, DamagedFile) as error:
         paths = [packet_path(folder, entry.packet) for entry in entries]
         if error.path not in paths:  # the preamble's
             raise
         kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
         raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
-    stored = reader.arrange(model, packets)
-    ready = reader.shared_context(model, stored, Request([], documents, []))
+    if method == cost.FULL:
+        ready = _in_full(model, packets, documents, resident)
+    else:
+        stored = reader.arrange(model, packets)
+        ready = reader.shared_context(model, stored, Request([], documents, []))
     opened = Session(
         model, wording, reader, folder, wanted, packets, ready.context, ready.query_start, None
     )
-    return opened if without else opened._replace(full=_in_full(opened))
+    if without:
+        return opened
+    preamble, documents = opened.apart()
+    ids_of = [packet.manifest.tokens for packet in documents]
+    full = functools.cache(lambda: _in_full(model, preamble, ids_of, resident))
+    return opened._replace(full=full)
 
 
-def _in_full(session: Session) -> Callable[[], Prepared]:
-    """Reads the documents of a session's packets in full, when first called."""
-    preamble, documents = _apart(session)
-    request = Request([], [p.manifest.tokens for p in documents], [])
-    return functools.cache(
-        lambda: METHODS[cost.FULL]().shared_context(session.model, preamble, request)
-    )
+def _in_full(
+    model: LanguageModel,
+    preamble: list[Packet],
+    documents: Sequence[Sequence[int]],
+    resident: Resident,
+) -> Prepared:
+    """The token ids of documents read in full, if they are not resident."""
+    read = METHODS[cost.FULL]().shared_context
+    tokens = (*(packet.manifest.tokens for packet in preamble), *map(tuple, documents))
+    request = Request([], documents, [])
+    return resident.get((cost.FULL, tokens), lambda: read(model, preamble, request))
 
 
 def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:
@@ -199,7 +216,7 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     adapter, model = session.method.adapter, session.model
     if adapter is None:
         return ""
-    documents = _apart(session)[1]
+    documents = session.apart()[1]
     if by := documents[0].manifest.compressor:
         return f"No card says how well packets answer that are compressed by {by}."
     if documents[0].manifest.primer or primers.is_replaced(adapter_name):
@@ -208,15 +225,6 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     known = card.read(adapters.card_path(model, adapter_name), adapter)
     sizes = len(lengths), max(lengths)
     return card.remark(known, adapter_name, model.name, *sizes, least, recompute_below)
-
-
-def _apart(session: Session) -> tuple[list[Packet], list[Packet]]:
-    """The preamble's packet, if there is one, and the documents'."""
-    documents_by = session.wanted[-1].provenance
-    preamble, documents = [], []
-    for packet, wanted in zip(session.packets, session.wanted, strict=True):
-        (documents if wanted.provenance == documents_by else preamble).append(packet)
-    return preamble, documents
 
 
 def _preamble(
@@ -322,70 +330,3 @@ def questions() -> Iterator[str]:
     except (EOFError, KeyboardInterrupt):
         if terminal:
             print()  # the shell's prompt gets a line of its own
-
-
-# Sides of `measure`; the third is cost.FULL.
-WARM, COLD = "packets, files in memory", "packets, files from the disk"
-
-
-def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
-    """What an answer to this question costs, warmed up and timed anew, with packets on disk.
-
-    Returns:
-      By side: `WARM`, from files that the system may hold in memory; `COLD`, from files that it
-      was told to forget before each run; `cost.FULL`, over the same documents with the preamble's
-      cache on the device. They run in turn, in the same rounds.
-    """
-    model = session.model
-    query = identity.encode(model, session.wording, Question(question, ())).questions[0]
-    preamble, documents = _apart(session)
-    request = Request([], [p.manifest.tokens for p in documents], query)
-
-    def load() -> Any:
-        packets = packet_file.load(session.folder, session.wanted, model)
-        return session.method.arrange(model, packets)
-
-    def forget() -> None:
-        packet_file.forget(session.folder, session.wanted)
-
-    packets = Entry(session.method, session.method.arrange(model, session.packets), "disk", load)
-    full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
-    entries = {WARM: packets, COLD: packets._replace(forget=forget), cost.FULL: full}
-    machine = measure_machine(model.dtype, model.num_devices)
-    rows = cost.measure(model, entries, request, runs, machine)
-    return {row.method: row for row in rows}
-
-
-def cost_text(session: Session, costs: dict[str, Cost]) -> str:
-    """The figures of `measure`, in words."""
-    warm, full = costs[WARM], costs[cost.FULL]
-    files = {packet_path(session.folder, wanted.name) for wanted in session.wanted}
-    size = sum(path.stat().st_size for path in files)
-    tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
-    times = [
-        f"  {name:<30}{milliseconds(row.ttft_s):>7} ms "
-        f"({' to '.join(map(milliseconds, row.ttft_quartiles_s))})"
-        for name, row in costs.items()
-    ]
-    if costs[COLD].ttft_s <= warm.ttft_s:
-        times.append("  The disk made no difference that can be told from that between runs.")
-    ratio = timing.ratio(full.runs_s, warm.runs_s)
-    parts = {"load": warm.load_s, "compose": warm.compose_s, "prefill": warm.prefill_s}
-    return "\n".join(
-        [
-            f"{len(files)} packets on disk ({si(size)}B), {tokens:,} tokens.",
-            f"TTFT to the logits on the host, median (quartiles) of {len(warm.runs_s)} runs in "
-            "turn:",
-            *times,
-            f"{cost.FULL} takes {ratio:.1f} times the TTFT of {WARM}.",
-            f"Parts of {WARM}, each from synchronised runs of its own, so that they do not add up "
-            "to the TTFT: "
-            + ", ".join(f"{name} {milliseconds(s)} ms" for name, s in parts.items())
-            + ".",
-            f"FLOPs {si(warm.flops_total)}; {si(warm.flops_overhead)} of them are overhead: beyond "
-            "the query's own pass over a ready cache.",
-            f"TTFT of {WARM} is {warm.to_floor:.1f} times the floor: the "
-            f"{milliseconds(warm.floor_s)} ms that this machine takes at the least for these FLOPs "
-            f"and {si(warm.least_bytes)}B.",
-        ]
-    )

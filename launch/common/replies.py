@@ -18,7 +18,7 @@ def give(
       recompute_below: as `session.answer_all` has it.
       show_cost: says after each answer what it cost.
     """
-    from kvpacket_jax.serve import session
+    from kvpacket_jax.serve import request_cost, session
 
     was_read = False
 
@@ -43,7 +43,7 @@ def give(
         if show_cost:
             if reread:
                 print("Given in doubt, this answer cost both: packets, and full_recompute.")
-            print(session.cost_text(opened, session.measure(opened, question)))
+            print(request_cost.text(opened, request_cost.measure(opened, question)))
 
     if query is not None:
         with errors.in_one_line():

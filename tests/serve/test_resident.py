@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import kvpacket_jax as kvp
+from kvpacket_jax.methods import METHODS
 from kvpacket_jax.serve import resident as resident_lib
 from kvpacket_jax.serve.resident import Resident
 from kvpacket_jax.storage import packet_file
@@ -118,7 +119,7 @@ def test_threads_share_it(store, wanted, share):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, range(40)))  # raises what a thread raised
     assert not wrong
-    kept = list(resident._packets.values())
+    kept = list(resident._values.values())
     assert 0 < len(kept) <= len(expected)
     assert sum(map(resident_lib._size, kept)) == resident._bytes <= size * share
 
@@ -129,3 +130,22 @@ def test_a_document_may_be_named_twice_and_read_in_full(store):
     full = store.ask("When?", ["ferry", "bus"], 4, method="full_recompute")
     fresh = kvp.Store(store.folder, store.model, **MADE_WITH)
     assert fresh.ask("When?", ["ferry", "bus"], 4, method="full_recompute") == full
+
+
+def test_documents_are_read_in_full_once(store, monkeypatch):
+    method, made = METHODS["full_recompute"], []
+    read = method.shared_context
+    noted = lambda *args: made.append(args) or read(*args)  # noqa: E731
+    monkeypatch.setattr(method, "shared_context", noted)
+    first = store.ask("When?", ["ferry", "bus"], 4, recompute_below=1)
+    assert first.reread and len(made) == 1
+    assert store.ask("When?", ["ferry", "bus"], 4, recompute_below=1) == first
+    full = store.ask("When?", ["ferry", "bus"], 4, method="full_recompute")
+    assert full.text == first.text and len(made) == 1
+    assert store.ask("When?", ["bus", "ferry"], 4, recompute_below=1).reread and len(made) == 2
+    store.add({"ferry": "no ferry leaves today"})
+    assert store.ask("When?", ["ferry", "bus"], 4, recompute_below=1).reread and len(made) == 3
+    forgetful = kvp.Store(store.folder, store.model, **MADE_WITH, resident_bytes=0)
+    for number in (4, 5):
+        forgetful.ask("When?", ["ferry"], 4, recompute_below=1)
+        assert len(made) == number

@@ -21,7 +21,7 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build, corpus, identity, session
+from kvpacket_jax.serve import build, corpus, identity, request_cost, session
 from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import packet_path
 from tests.support.corpus import text, tree, write_corpus
@@ -148,9 +148,9 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     loads = []
     load = packet_file.load
     monkeypatch.setattr(packet_file, "load", lambda *a: loads.append(a) or load(*a))
-    costs = session.measure(opened, "Where?", runs=1)
-    assert list(costs) == [session.WARM, session.COLD, FULL]
-    warm = costs[session.WARM]
+    costs = request_cost.measure(opened, "Where?", runs=1)
+    assert list(costs) == [request_cost.WARM, request_cost.COLD, FULL]
+    warm = costs[request_cost.WARM]
     query = identity.encode(model, WORDING, Question("Where?", ())).questions[0]
     entry = Entry(opened.method, opened.method.arrange(model, opened.packets))
     counted = count_work(model, entry, Request([], [], query))
@@ -159,13 +159,13 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     assert min(warm.load_s, warm.compose_s, warm.prefill_s) > 0
     # In the chain and by itself, each warmed up first, and once for the later parts; then cold.
     assert len(loads) == 2 * (2 + 2 + 1)
-    assert costs[session.COLD].ttft_s > 0 and costs[FULL].ttft_s > 0
-    assert costs[session.COLD].tier == warm.tier == "disk" and costs[FULL].tier == "device"
+    assert costs[request_cost.COLD].ttft_s > 0 and costs[FULL].ttft_s > 0
+    assert costs[request_cost.COLD].tier == warm.tier == "disk" and costs[FULL].tier == "device"
     size = sum(packet_path(folder, n).stat().st_size for n in {w.name for w in opened.wanted})
-    shown = session.cost_text(opened, costs)
+    shown = request_cost.text(opened, costs)
     assert f"4 packets on disk ({size / 1e3:.3g} kB" in shown
     ratio = costs[FULL].ttft_s / warm.ttft_s  # of one round
-    assert f"full_recompute takes {ratio:.1f} times the TTFT of {session.WARM}" in shown
+    assert f"full_recompute takes {ratio:.1f} times the TTFT of {request_cost.WARM}" in shown
 
 
 @pytest.mark.parametrize(
