@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kvpacket_jax.report.results import Table, run_name
+from kvpacket_jax.report.page_tables import Table
+from kvpacket_jax.report.results import run_name
 from kvpacket_jax.train import log
 
 FILE = "metrics.jsonl"  # of a workdir of launch.train

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import jinja2
 
-from kvpacket_jax.report import curves, figures, results
+from kvpacket_jax.report import curves, figures, page_tables, results
 from kvpacket_jax.report.curves import Training
-from kvpacket_jax.report.results import Evaluation, Group, Point, Table
+from kvpacket_jax.report.page_tables import Table
+from kvpacket_jax.report.results import Evaluation, Group, Point
 from models.disk.files import write_whole
 
 TITLE = "KV Packet: F1 and what it costs"
@@ -29,14 +30,16 @@ COMPRESSED = "compress="  # in a setting: only then do caches differ in what the
 
 READING = (
     "F1 is the mean SQuAD token F1 over questions, with its 95 % bootstrap interval (sets of "
-    "documents are drawn); micro-F1 counts the tokens of all questions together. Differences are "
-    "paired, to full_recompute on the same questions. FLOPs are counted on what runs, padding "
-    "included; overhead is what a method adds to the question's own pass over a ready cache. TTFT "
-    "is the median of interleaved runs, from token ids on the host to the first token's logits; "
-    "its bar goes from the fastest run to the slowest, over all timed examples. Points of a method "
-    "are joined in the order of its setting. Grey is the Pareto front of all but single_cache, "
-    "whose one cache serves just these documents in this order: no other point has a higher F1 for "
-    "as little."
+    "documents are drawn); micro-F1 counts the tokens of all questions together. ÷ full is its "
+    "share of full_recompute's; differences are paired, to full_recompute on the same questions. "
+    "agree is the share of answers that are full_recompute's, if right: of those where that one is "
+    "right; KL all is the divergence from it, summed over an answer. FLOPs are counted on what "
+    "runs, padding included; overhead is what a method adds to the question's own pass over a "
+    "ready cache. TTFT is the median of interleaved runs, from token ids on the host to the first "
+    "token's logits; its bar goes from the fastest run to the slowest, over all timed examples. "
+    "Points of a method are joined in the order of its setting. Grey is the Pareto front of all "
+    "but single_cache, whose one cache serves just these documents in this order: no other point "
+    "has a higher F1 for as little."
 )
 TRAINING_READING = (
     "A run's packets against the full context, on validation questions that none was trained on: "
@@ -62,7 +65,7 @@ class Section(NamedTuple):
     title: str
     notes: Sequence[str]
     shown: Sequence[Shown]
-    table: Table | None = None
+    tables: Sequence[Table] = ()
     published: bool = False
 
 
@@ -158,7 +161,10 @@ def _measured(number: int, group: Group) -> Section:
         svg = figures.by_number(doubted, axis, score, f"{group.title}\n{group.conditions}")
         caption = f"{score.capitalize()}, by the {axis}, the most doubtful first: {group.title}"
         shown.append(Shown(f"measured_{number}_doubt", caption, svg))
-    return Section(group.title, notes, shown, results.table(group.rows))
+    rows = group.rows
+    more = page_tables.guarded(rows), page_tables.lost(rows, group.answers)
+    tables = [page_tables.scores(rows), *filter(None, more)]
+    return Section(group.title, notes, shown, tables)
 
 
 def _trained(runs: Sequence[Training]) -> Section:
@@ -176,7 +182,7 @@ def _trained(runs: Sequence[Training]) -> Section:
         for kind in curves.kinds(runs)
         for key, score in curves.SCORES.items()
     ]
-    return Section(TRAINED, [TRAINING_READING], shown, curves.table(runs))
+    return Section(TRAINED, [TRAINING_READING], shown, [curves.table(runs)])
 
 
 def _published(datasets: Iterable[str]) -> list[Section]:
@@ -196,9 +202,9 @@ def _published(datasets: Iterable[str]) -> list[Section]:
             shown.append(
                 Shown(name, f"Published: micro-F1 against {axis}, {dataset}, {model}", svg)
             )
-        table = results.published_table(rows)
+        tables = [page_tables.published(rows)]
         notes = () if sections else (PUBLISHED_READING, f"Source: {source}.")
-        sections.append(Section(title, notes, shown, table, published=True))
+        sections.append(Section(title, notes, shown, tables, published=True))
     return sections
 
 
@@ -212,7 +218,7 @@ def page(sections: Sequence[Section]) -> str:
 def markdown(sections: Sequence[Section]) -> str:
     """The report as Markdown; figures are files beside it."""
     environment = _environment(finalize=lambda x: escaped(x) if isinstance(x, str) else x)
-    environment.filters["table"] = lambda t: Verbatim(results.markdown(t, escaped))
+    environment.filters["table"] = lambda t: Verbatim(page_tables.markdown(t, escaped))
     return _render(environment, "report.md", sections)
 
 

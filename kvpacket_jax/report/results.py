@@ -4,15 +4,13 @@ import collections
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.evaluate import summary
-from kvpacket_jax.evaluate.rows import spec_of
-from kvpacket_jax.evaluate.summary import REFERENCE
+from kvpacket_jax.evaluate.rows import RowFile, spec_of
 from kvpacket_jax.methods import METHODS
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.runtime.format import milliseconds, si
 
 PUBLISHED = pathlib.Path(__file__).parent / "published_results.json"
 
@@ -38,6 +36,7 @@ class Evaluation(NamedTuple):
     run: dict  # run.json: all that the answers depend on
     rows: list[dict]  # results.json: a summary for each method and setting
     date: str  # when it was timed
+    answers: list[dict]  # of rows.jsonl, one for each question and method
 
 
 class Group(NamedTuple):
@@ -45,6 +44,7 @@ class Group(NamedTuple):
 
     evaluations: list[Evaluation]
     rows: list[dict]  # theirs together, each once; an adapter that differs is in its setting
+    answers: list[dict]  # likewise
 
     @property
     def run(self) -> dict:
@@ -126,7 +126,7 @@ def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
             f"{path} and its run.json are not launch.evaluate's, or an earlier version's: "
             f"{error!r}. {anew}"
         ) from error
-    return Evaluation(name, run, rows, date)
+    return Evaluation(name, run, rows, date, RowFile(folder / "rows.jsonl").rows)
 
 
 def group(evaluations: Sequence[Evaluation]) -> list[Group]:
@@ -139,20 +139,28 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
         machine = {k: v for k, v in e.rows[0]["machine"].items() if k not in MEASURED}
         questions = {k: v for k, v in e.run.items() if k != "adapter"}
         groups.setdefault(json.dumps([questions, machine], sort_keys=True), []).append(e)
-    return [Group(members, _merged(members)) for members in groups.values()]
+    return [_group(members) for members in groups.values()]
 
 
-def _merged(evaluations: Sequence[Evaluation]) -> list[dict]:
+def _group(evaluations: Sequence[Evaluation]) -> Group:
     several = len({e.run.get("adapter") for e in evaluations}) > 1
+
+    def named(e: Evaluation, r: dict) -> dict:
+        own = several and r["method"] in WITH_ADAPTER
+        return r | {"setting": ", ".join(filter(None, (r["setting"], e.name)))} if own else r
+
     rows: dict[tuple, dict] = {}
+    answers: dict[tuple, dict] = {}
     for e in evaluations:
-        for r in e.rows:
-            setting = r["setting"]
-            if several and r["method"] in WITH_ADAPTER:
-                setting = ", ".join(filter(None, (setting, e.name)))
-            rows.setdefault((r["method"], setting), r | {"setting": setting})
+        for r in (named(e, r) for r in e.rows):
+            rows.setdefault((r["method"], r["setting"]), r)
+        for r in (named(e, r) for r in e.answers):
+            answers.setdefault((r["example"], r["question"], r["method"], r["setting"]), r)
     order = list(dict.fromkeys(method for method, _ in rows))
-    return sorted(rows.values(), key=lambda r: (order.index(r["method"]), _numbers(r["setting"])))
+    by_method = sorted(
+        rows.values(), key=lambda r: (order.index(r["method"]), _numbers(r["setting"]))
+    )
+    return Group(list(evaluations), by_method, list(answers.values()))
 
 
 def _numbers(setting: str) -> list[float]:
@@ -256,7 +264,7 @@ def by_documents(evaluations: Sequence[Evaluation]) -> list[Series]:
 def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Series:
     evaluations = [by_value[x] for x in sorted(by_value)]
     title = _title(evaluations[0].run["dataset"], without=option)
-    machines = dict.fromkeys(Group([e], e.rows).conditions for e in evaluations)
+    machines = dict.fromkeys(Group([e], e.rows, []).conditions for e in evaluations)
     placed = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
     return Series(title, axis, "\n".join(machines), placed)
 
@@ -293,102 +301,3 @@ def published(datasets: Iterable[str]) -> tuple[str, dict[tuple[str, str], list[
         if r["dataset"] in chosen:
             rows.setdefault((r["dataset"], r["model"]), []).append(r)
     return file["source"], rows
-
-
-# ---- tables, as text
-
-
-def _score(r: Mapping, key: str) -> str:
-    value, low, high = (r.get(f"{key}{end}") for end in ("", "_low", "_high"))
-    if value is None:
-        return "-"
-    # z: no -0.000
-    return f"{value:z.3f}" if low is None else f"{value:z.3f} ({low:z.2f} … {high:z.2f})"
-
-
-class Table(NamedTuple):
-    header: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-
-
-NUM_TEXT = 2  # columns of text before those of numbers
-
-
-def table(rows: Sequence[dict]) -> Table:
-    """Header and cells, one line a method and setting."""
-    extra = summary.extra(rows)
-    header = (
-        "method",
-        "setting",
-        "n",
-        "F1 (95 %)",
-        "F1 of full",
-        "difference (95 %)",
-        "micro-F1",
-        "same answer",
-        "KL answer",
-        "TTFT ms",
-        "FLOPs",
-        "overhead",
-        "cache bytes",
-        *(summary.EXTRA[name][0] for name in extra),
-    )
-    cells = []
-    for r in rows:
-        reference = r["method"] == REFERENCE
-        cells.append(
-            (
-                r["method"],
-                r["setting"],
-                str(r["num_samples"]),
-                _score(r, "f1"),
-                _score(r, "f1_share"),
-                "-" if reference else _score(r, "f1_difference"),
-                _score(r, "f1_micro"),
-                _score(r, "agree"),
-                _score(r, "kl_answer"),
-                milliseconds(r.get("ttft_s")),
-                si(r.get("flops_total")),
-                si(r.get("flops_overhead")),
-                si(r.get("cache_bytes")),
-                *(_score(r, name) for name in extra),
-            )
-        )
-    return Table(header, cells)
-
-
-def published_table(rows: Sequence[dict]) -> Table:
-    """Header and cells of the authors' rows."""
-    header = ("method", "setting", "micro-F1", "TTFT ms", "FLOPs, as they count")
-    cells = [
-        (
-            r["method"],
-            r["setting"],
-            f"{r['f1']:.3f}",
-            milliseconds(r["ttft_s"]),
-            si(r["flops"]),
-        )
-        for r in rows
-    ]
-    return Table(header, cells)
-
-
-def markdown(table: Table, escaped: Callable[[str], str]) -> str:
-    """A Markdown table of escaped cells, padded so that it reads as text too."""
-    header, *cells = (tuple(map(escaped, line)) for line in (table.header, *table.lines))
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    rule = [
-        "-" * w if i < NUM_TEXT else "-" * (w - 1) + ":" for i, w in enumerate(map(_wide, widths))
-    ]
-    text = []
-    for line in (header, rule, *cells):
-        padded = [
-            c.ljust(_wide(w)) if i < NUM_TEXT else c.rjust(_wide(w))
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        text.append("| " + " | ".join(padded) + " |")
-    return "\n".join(text)
-
-
-def _wide(width: int) -> int:
-    return max(3, width)

@@ -7,7 +7,7 @@ import pytest
 import rich.console
 
 from kvpacket_jax.evaluate import summary
-from kvpacket_jax.report import results, tables
+from kvpacket_jax.report import page_tables, tables
 
 
 def rows(method: str, f1, same, setting: str = "", per_set: int = 2):
@@ -113,8 +113,8 @@ def test_what_only_some_rows_have_is_summed_over_those_and_shown_only_then():
     rich.console.Console(file=text, width=200).print(tables.quality_table(found))
     assert summary.extra(found) == ["gold_tokens"] and "gold tokens" in text.getvalue()
     assert "gold tokens: the share" in tables.quality_legend(found).lower()
-    assert "gold tokens" in results.table(found).header
-    for shown in (results.table(summary.aggregate(FULL)).header, tables.quality_legend([])):
+    assert "gold tokens" in page_tables.scores(found).header
+    for shown in (page_tables.scores(summary.aggregate(FULL)).header, tables.quality_legend([])):
         assert "gold" not in str(shown)
 
 

@@ -12,7 +12,8 @@ import rich.console
 
 from kvpacket_jax import compress
 from kvpacket_jax.evaluate import summary
-from kvpacket_jax.report import figures, page, results, tables
+from kvpacket_jax.evaluate.rows import RowFile, spec_of
+from kvpacket_jax.report import figures, page, page_tables, results, tables
 from kvpacket_jax.report.results import Point
 from kvpacket_jax.runtime import sealed
 
@@ -51,36 +52,41 @@ FOUND = {
 }
 
 
+def answers(found=FOUND) -> list[dict]:
+    return [
+        {
+            "example": f"set-{i // 2}",
+            "question": i % 2,
+            "method": label.partition(":")[0],
+            "setting": label.partition(":")[2],
+            "asked": f"Which *colour* has {i}?",
+            "answer": "red" if value else "blue",
+            "expected": ["red"],
+            "f1": value,
+            "exact_match": bool(value),
+            "same": bool(value),
+            "kl": 1.0,
+            "kl_answer": 2.0,
+            "confidence": None if label == "full_recompute" else (i + 1) / 5,
+        }
+        for label, (f1, *_) in found.items()
+        for i, value in enumerate(f1)
+    ]
+
+
 def summaries(found=FOUND, **machine) -> list[dict]:
-    rows, costs = [], {}
-    for label, (f1, overhead, runs) in found.items():
-        method, _, setting = label.partition(":")
-        costs[method, setting] = {
+    costs = {
+        label: {
             "ttft_s": sorted(runs)[1],
             "ttft_runs": [list(runs)],
             "flops_total": overhead + 1e10,
             "flops_overhead": overhead,
             "cache_bytes": 5_000_000.0,
         }
-        rows += [
-            {
-                "example": f"set-{i // 2}",
-                "question": i % 2,
-                "method": method,
-                "setting": setting,
-                "answer": "red" if value else "blue",
-                "expected": ["red"],
-                "f1": value,
-                "exact_match": bool(value),
-                "same": bool(value),
-                "kl": 1.0,
-                "kl_answer": 2.0,
-                "confidence": None if method == "full_recompute" else (i + 1) / 5,
-            }
-            for i, value in enumerate(f1)
-        ]
+        for label, (_, overhead, runs) in found.items()
+    }
     about = {"machine": MACHINE | machine, "date": "2026-01-02", "model": "small"}
-    return [s | costs[s["method"], s["setting"]] | about for s in summary.aggregate(rows)]
+    return [s | costs[spec_of(s)] | about for s in summary.aggregate(answers(found))]
 
 
 def write(folder, rows=None, options=None, **run):
@@ -117,7 +123,7 @@ def test_markdown_has_the_numbers(tmp_path, plain):
     _, path = page.write_report([tmp_path], tmp_path / "report")
     text = path.read_text()
     packet = dict(zip(cells(text, "method"), cells(text, "kv_packet"), strict=True))
-    assert packet["n"] == "4" and packet["F1 of full"] == "0.667"
+    assert packet["n"] == "4" and packet["÷ full"] == "0.667"
     # Two sets of F1 (1, 1) and (0, 0), where full_recompute has (1, 1) and (1, 0).
     assert packet["F1 (95 %)"] == "0.500 (0.00 … 1.00)"
     assert packet["difference (95 %)"] == "-0.250 (-0.50 … 0.00)"
@@ -252,7 +258,8 @@ def test_markdown_shows_text_as_it_is(tmp_path, plain):
     shown = r"path &lt;img src=x&gt; \*.\[1\](y) \_z\_ a_b \~\~no\~\~ \$x\$"
     assert f"## biography, document_words 60-80, num_documents 5, {shown}" in text
     assert "<" not in text.replace("&lt;", "") and r"| a\|b " in text
-    lines = [t for t in text.splitlines() if t.startswith("| ")]
+    scores = text.partition("With full_recompute's answer")[0]
+    lines = [t for t in scores.splitlines() if t.startswith("| ")]
     assert len({len(t) for t in lines}) == 1  # the columns are still aligned
 
 
@@ -301,6 +308,33 @@ def test_reading_again_in_doubt_is_a_line_from_packets_to_the_full_context(tmp_p
     assert (tmp_path / "report" / "figures" / "measured_1_doubt.svg").exists()
     earlier = [{k: v for k, v in s.items() if k != "guarded"} for s in summaries()]
     assert results.doubted(earlier) == {}
+
+
+def test_what_packets_lose_is_shown_with_what_they_say(tmp_path, plain):
+    found = FOUND | {"no_recompute": ([0, 1, 0, 0], 0.0, (0.1, 0.1, 0.1))}
+    folder = write(tmp_path / "run", summaries(found))
+    rows = RowFile(folder / "rows.jsonl")
+    for example in ("set-0", "set-1"):
+        rows.write([r for r in answers(found) if r["example"] == example])
+    (group,) = read_group(folder)
+    table = page_tables.lost(group.rows, group.answers)
+    assert table.header == ("question", "full_recompute", "kv_packet", "no_recompute")
+    assert table.lines == [("Which *colour* has 2?", "red", "blue", "blue")]
+    assert "1 of the 1 questions, of 4, that full_recompute answers right" in table.caption
+    shown = page.write_report([folder], tmp_path / "report")[1].read_text()
+    assert "| Which \\*colour\\* has 2? | red" in shown
+    assert "| read again |" in shown and re.search(r"\| kv_packet +\| +0.5 \| +50% \|", shown)
+    # Of more than fit some are shown, from all sets; of answers that are not there, none.
+    many = [
+        r | {"example": f"{i:03}", "asked": f"{i:03} {'x' * 99}"}
+        for i in range(100)
+        for r in group.answers
+        if r["question"] == 0 and r["example"] == "set-1"
+    ]
+    table = page_tables.lost(group.rows, many)
+    assert 10 <= len(table.lines) <= page_tables.EXAMPLES and table.lines[-1][0] > "09"
+    assert all(len(cell) <= page_tables.LONGEST for line in table.lines for cell in line)
+    assert page_tables.lost(group.rows, []) is None
 
 
 def test_brackets_of_an_answer_are_no_markup():

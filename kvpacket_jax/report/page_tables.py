@@ -1,0 +1,159 @@
+"""The tables of a report's page: cells of text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from kvpacket_jax.evaluate import summary
+from kvpacket_jax.evaluate.rows import spec_of
+from kvpacket_jax.evaluate.summary import REFERENCE
+from kvpacket_jax.methods import METHODS
+from kvpacket_jax.runtime.format import milliseconds, si
+
+EXAMPLES = 12  # questions that are shown with their answers
+ASIDE = 2  # methods that are shown beside the one whose answers are lost
+LONGEST = 60  # characters of a cell
+
+
+class Table(NamedTuple):
+    header: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    caption: str = ""
+    texts: int = 2  # columns of text, before those of numbers
+
+
+def scores(rows: Sequence[dict]) -> Table:
+    """One line a method and setting."""
+    extra = summary.extra(rows)
+    header = (
+        *("method", "setting", "n", "F1 (95 %)", "÷ full", "difference (95 %)", "micro-F1"),
+        *("agree", "if right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
+        *(summary.EXTRA[name][0] for name in extra),
+    )
+    cells = [
+        (
+            r["method"],
+            r["setting"],
+            str(r["num_samples"]),
+            _score(r, "f1"),
+            _score(r, "f1_share"),
+            "-" if r["method"] == REFERENCE else _score(r, "f1_difference"),
+            _score(r, "f1_micro"),
+            _score(r, "agree"),
+            _score(r, "agree_where_right"),
+            _score(r, "kl_answer"),
+            milliseconds(r.get("ttft_s")),
+            *(si(r.get(key)) for key in ("flops_total", "flops_overhead", "cache_bytes")),
+            *(_score(r, name) for name in extra),
+        )
+        for r in rows
+    ]
+    return Table(header, cells)
+
+
+def guarded(rows: Sequence[dict]) -> Table | None:
+    """What comes of reading again what is in doubt; None where confidences are not known."""
+    lines = [
+        (
+            spec_of(r),
+            f"{g['below']:g}",
+            f"{g['reread']:.0%}",
+            *(_score(g, key) for key in ("f1", "f1_share", "agree", "agree_where_right")),
+        )
+        for r in summary.guarded(rows)
+        for g in r["guarded"]
+        if g["below"] in summary.SHOWN_GUARDS
+    ]
+    if not lines:
+        return None
+    header = ("method", "limit", "read again", "F1", "÷ full", "agree", "if right")
+    caption = (
+        "With full_recompute's answer in place of those whose least likely token is less probable "
+        "than the limit."
+    )
+    return Table(header, lines, caption, texts=1)
+
+
+def lost(rows: Sequence[dict], answers: Sequence[dict]) -> Table | None:
+    """Questions that full_recompute answers right and the first method of packets does not.
+
+    None where there are none. EXAMPLES of them are shown, spread over all.
+
+    Args:
+      rows: summaries; answers: to single questions, of the same methods.
+    """
+    specs = [spec_of(r) for r in rows if METHODS[r["method"]].reads_packets]
+    said: dict[tuple, dict[str, dict]] = {}
+    for r in answers:
+        said.setdefault((r["example"], r["question"]), {})[spec_of(r)] = r
+    specs = [s for s in specs if any(s in by for by in said.values())][: 1 + ASIDE]
+    if not specs:
+        return None
+    shown = (REFERENCE, *specs)
+    whole = [by for by in said.values() if by.keys() >= set(shown)]
+    found = [by for by in whole if by[REFERENCE]["exact_match"] and not by[specs[0]]["exact_match"]]
+    if not found:
+        return None
+    chosen = found[:: -(-len(found) // EXAMPLES)]
+    lines = [
+        tuple(
+            _cut(by[REFERENCE]["asked"]) if i == 0 else _cut(by[s]["answer"])
+            for i, s in enumerate(("", *shown))
+        )
+        for by in chosen
+    ]
+    caption = (
+        f"{len(chosen)} of the {len(found)} questions, of {len(whole)}, that {REFERENCE} answers "
+        f"right and {specs[0]} does not."
+    )
+    return Table(("question", *shown), lines, caption, texts=1 + len(shown))
+
+
+def published(rows: Sequence[dict]) -> Table:
+    """The authors' rows."""
+    header = ("method", "setting", "micro-F1", "TTFT ms", "FLOPs, as they count")
+    cells = [
+        (
+            r["method"],
+            r["setting"],
+            f"{r['f1']:.3f}",
+            milliseconds(r["ttft_s"]),
+            si(r["flops"]),
+        )
+        for r in rows
+    ]
+    return Table(header, cells)
+
+
+def _score(r: Mapping, key: str) -> str:
+    value, low, high = (r.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return "-"
+    # z: no -0.000
+    return f"{value:z.3f}" if low is None else f"{value:z.3f} ({low:z.2f} … {high:z.2f})"
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+
+
+def markdown(table: Table, escaped: Callable[[str], str]) -> str:
+    """A Markdown table of escaped cells, padded so that it reads as text too."""
+    header, *cells = (tuple(map(escaped, line)) for line in (table.header, *table.lines))
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    rule = [
+        "-" * w if i < table.texts else "-" * (w - 1) + ":"
+        for i, w in enumerate(map(_wide, widths))
+    ]
+    text = []
+    for line in (header, rule, *cells):
+        padded = [
+            c.ljust(_wide(w)) if i < table.texts else c.rjust(_wide(w))
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("| " + " | ".join(padded) + " |")
+    return "\n".join(text)
+
+
+def _wide(width: int) -> int:
+    return max(3, width)
