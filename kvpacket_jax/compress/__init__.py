@@ -1,5 +1,7 @@
 """Compressors of packets, by name. One file each; base.py says what they are."""
 
+import dataclasses
+
 from kvpacket_jax.compress.base import Compressor
 from kvpacket_jax.compress.expected_attention import ExpectedAttention
 from kvpacket_jax.compress.knorm import KNorm
@@ -50,4 +52,18 @@ def make(spec: str | None, keep: float | None = None) -> Compressor | None:
     return COMPRESSORS[name](**values)
 
 
-__all__ = ["COMPRESSORS", "Compressor", "make"]
+def shortened(label: str) -> str:
+    """What `make` takes for the compressor of a label: its share, and settings that are not usual.
+
+    The label itself where this version has none such.
+    """
+    try:
+        compressor = make(label)
+    except ValueError:
+        return label
+    usual = {f.name: f.default for f in dataclasses.fields(compressor)}
+    of = {k: v for k, v in vars(compressor).items() if k == "keep" or v != usual[k]}
+    return f"{compressor.name}/{fields.show(of, type(compressor), '/')}"
+
+
+__all__ = ["COMPRESSORS", "Compressor", "make", "shortened"]

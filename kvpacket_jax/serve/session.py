@@ -11,7 +11,7 @@ import jax
 from kvpacket_jax import adapters, answer_text
 from kvpacket_jax.adapters import card
 from kvpacket_jax.answer_text import Said
-from kvpacket_jax.compress import Compressor
+from kvpacket_jax.compress import Compressor, shortened
 from kvpacket_jax.data import Question
 from kvpacket_jax.measure import cost
 from kvpacket_jax.methods import METHODS, Method, Request, settings
@@ -218,7 +218,7 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
         return ""
     documents = session.apart()[1]
     if by := documents[0].manifest.compressor:
-        return f"No card says how well packets answer that are compressed by {by}."
+        return f"No card says how well packets answer that are compressed by {shortened(by)}."
     if documents[0].manifest.primer or primers.is_replaced(adapter_name):
         return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import rich.table
 from rich.text import Text
 
+from kvpacket_jax import compress
 from kvpacket_jax.runtime import format
 from kvpacket_jax.storage.provenance import UNCOMPRESSED
 from kvpacket_jax.storage.removal import Removed
@@ -19,6 +20,8 @@ def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
     rows = format.table(tuple(columns), "tokens", "bytes")
     for document in documents:
         shown = document._asdict() | document.names._asdict()
+        if document.compressor != UNCOMPRESSED:
+            shown["compressor"] = compress.shortened(document.compressor)
         texts = [shown[column] for column in columns]
         numbers = (f"{document.tokens:,}", f"{document.num_bytes:,}")
         # Text: brackets in an id are no markup.

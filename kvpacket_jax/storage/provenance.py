@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from kvpacket_jax import compress
 from kvpacket_jax.packets.packet import Provenance
 from models import SHARED
 
@@ -109,7 +110,7 @@ def values(names: Names, fields: dict) -> dict[str, str]:
     if names.template:
         known["template"] = names.template
     compressor = compressor_in(fields)
-    known["compress"] = "" if compressor == UNCOMPRESSED else compressor
+    known["compress"] = "" if compressor == UNCOMPRESSED else compress.shortened(compressor)
     return known | {"dtype": fields["dtype"]}
 
 

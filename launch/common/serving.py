@@ -79,7 +79,7 @@ def default_to_store(ids: Sequence[str], bare: bool) -> str:
         del asked["dtype"]
     if COMPRESS.present or KEEP.present:
         compressor = compress.make(COMPRESS.value, KEEP.value)
-        asked["compress"] = compressor.label if compressor else ""
+        asked["compress"] = compress.shortened(compressor.label) if compressor else ""
     if bare:
         asked["adapter"] = adapters.NONE
     found = store.built_with(stores.folder(), ids, asked)

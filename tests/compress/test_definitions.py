@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import models
-from kvpacket_jax.compress import COMPRESSORS, make
+from kvpacket_jax.compress import COMPRESSORS, make, shortened
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.packet import build_packets
@@ -201,7 +201,9 @@ def test_mistakes_are_named(spec, keep, error):
 def test_a_label_makes_the_same_compressor():
     for name in COMPRESSORS:
         compressor = make(name, 0.25)
-        assert make(compressor.label) == compressor
+        assert make(compressor.label) == make(shortened(compressor.label)) == compressor
     assert make(None) is make("none") is None
+    assert shortened(make("snapkv/window=4").label) == "snapkv/keep=0.5/window=4"
+    assert shortened("of_another_version/keep=0.5") == "of_another_version/keep=0.5"
     label = "snapkv/keep=0.25/keep_soft_tokens=true/window=8/kernel=5"
     assert make("snapkv", 0.25).label == label  # stores are found by it

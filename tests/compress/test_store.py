@@ -165,7 +165,8 @@ def test_the_compressor_is_of_a_packets_identity(load, tmp_path):
             packet_file.load(tmp_path, [(stored, asked)], model)
         if wanted:
             with pytest.raises(
-                ValueError, match=f"{message}.*launch.build_packets --compress={label}4/"
+                ValueError,
+                match=f"{message}.*launch.build_packets --compress=snapkv/keep=0.5/window=4[.]",
             ):
                 store.find(tmp_path, asked, [wanted])
 
@@ -203,7 +204,7 @@ def test_the_programs_build_list_and_answer(byte_model, tmp_path):
     built = run("build_packets", f"--input={corpus}", *made_with)
     assert built.returncode == 0 and "built" in built.stdout, built.stderr
     listed = run("store", "ls")
-    assert listed.returncode == 0 and "snapkv/keep=0.25/" in "".join(listed.stdout.split())
+    assert listed.returncode == 0 and "snapkv/keep=0.25/window=4" in "".join(listed.stdout.split())
     asked = "--documents=d6,d5", "--query=When?", "--max_new_tokens=4"
     answered = run("answer", *asked, *made_with)
     assert answered.returncode == 0 and answered.stdout.strip(), answered.stderr
@@ -211,7 +212,7 @@ def test_the_programs_build_list_and_answer(byte_model, tmp_path):
     alike = run("answer", *asked)
     assert (alike.returncode, alike.stdout) == (0, answered.stdout), alike.stderr
     assert f"As the documents were built: --model={byte_model} " in alike.stderr
-    assert "--compress=snapkv/keep=0.25/" in alike.stderr
+    assert "--compress=snapkv/keep=0.25/window=4\n" in alike.stderr
     full = run("answer", *asked, "--method=full_recompute")
     assert full.returncode == 0 and full.stdout.strip(), full.stderr
     refused = run("answer", *asked, *made_with[:-1], "--keep=.5")

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from kvpacket_jax.adapters import card
-from kvpacket_jax.compress import make
+from kvpacket_jax.compress import make, shortened
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.serve import build, corpus, identity, session
 
@@ -36,4 +36,4 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
         model, tmp_path / "store", ["b", "b"], WORDING, "kv_packet", primed
     )
     assert "a primer of their own" in session.remark(opened, "mine --primer=own.txt", 0.9)
-    assert f"compressed by {small.label}" in remark(["b", "b"], compressor=small)
+    assert f"compressed by {shortened(small.label)}." in remark(["b", "b"], compressor=small)
