@@ -44,6 +44,12 @@ def total(documents: Sequence[StoredDocument]) -> str:
         f"{f', built in {builds} ways' if builds > 1 else ''}. Packets: {len(packets):,}, of "
         f"{tokens:,} tokens, {format.si(num_bytes)}B."
     )
+    if changed := _of_several_texts(documents):
+        text += (
+            f" Builds have different texts of {', '.join(changed[:5])}"
+            f"{f' and {len(changed) - 5:,} more' if len(changed) > 5 else ''}: an answer goes by "
+            "the build that it asks for, and launch.build_packets renews one at a time."
+        )
     unsigned = sum(1 for d in documents if d.problem == UNSIGNED)
     if bad := sum(1 for d in documents if d.problem) - unsigned:
         text += f" {bad:,} missing or damaged: launch.build_packets on the same input mends them."
@@ -58,6 +64,15 @@ def total(documents: Sequence[StoredDocument]) -> str:
             "launch.build_packets on the same input mends it."
         )
     return text
+
+
+def _of_several_texts(documents: Sequence[StoredDocument]) -> list[str]:
+    """Ids of documents that differ between builds which read the same text alike."""
+    texts: dict[tuple[str, str], set[str]] = {}
+    for d in documents:
+        if not d.problem:
+            texts.setdefault((d.id, d.read_by), set()).add(d.text)
+    return sorted({id for (id, _), found in texts.items() if len(found) > 1})
 
 
 def removed(what: Removed) -> str:

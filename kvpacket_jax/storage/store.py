@@ -32,6 +32,7 @@ from kvpacket_jax.storage.provenance import (
 )
 from models.disk import partial
 from models.disk.files import make_folder, publish, sync
+from models.identity import digest
 
 UNSIGNED = "not signed"  # with the store's key, where there is one
 
@@ -49,6 +50,8 @@ class StoredDocument(NamedTuple):
     compressor: str = UNCOMPRESSED  # with its settings
     is_preamble: bool = False
     build: str = ""  # a digest of its provenance
+    read_by: str = ""  # a digest of tokenizer and template: only what they read alike is compared
+    text: str = ""  # a digest of its tokens
 
 
 # ---- reading
@@ -290,8 +293,14 @@ def _row(
 def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> StoredDocument:
     path = packet_path(folder, document.packet)
     try:
-        tokens = packet_file.read_manifest(folder, document.packet, seal)["tokens"]
-        return document._replace(tokens=len(tokens), num_bytes=path.stat().st_size)
+        manifest = packet_file.read_manifest(folder, document.packet, seal)
+        tokens = manifest["tokens"]
+        return document._replace(
+            tokens=len(tokens),
+            num_bytes=path.stat().st_size,
+            read_by=digest({name: manifest[name] for name in ("tokenizer", "template")}),
+            text=digest(tokens),
+        )
     except FileNotFoundError:
         return document._replace(problem="missing")
     except Damaged:

@@ -9,7 +9,7 @@ import models
 from kvpacket_jax.serve import Store
 from kvpacket_jax.storage import listing
 from kvpacket_jax.storage.provenance import Names
-from kvpacket_jax.storage.store import StoredDocument
+from kvpacket_jax.storage.store import StoredDocument, contents
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -56,3 +56,19 @@ def test_what_is_not_whole_is_counted_apart():
         shown = [column.header for column in listing.table(rows).columns]
         assert shown[-len(columns) :] == columns and ("problem" in shown) == ("problem" in columns)
     assert listing.total([]) == "No documents."
+
+
+def test_an_older_text_of_another_build_is_named(byte_model, tmp_path):
+    model = models.load(str(byte_model), "float32")
+    made = [("none", None), ("none", "knorm"), ("primer", None)]
+    stores = [Store(tmp_path, model, a, "completion", compress=c) for a, c in made]
+    other = Store(tmp_path, model, "none", "completion_reasoning")  # it reads the same otherwise
+    for store in (*stores, other):
+        store.add({"a": "one", "b": "two"})
+    total = lambda: listing.total(contents(tmp_path))  # noqa: E731
+    assert "different texts" not in total()
+    stores[1].add({"b": "three"})
+    assert "Builds have different texts of b: an answer goes by the build" in total()
+    for store in (stores[0], stores[2]):
+        store.add({"b": "three"})
+    assert "different texts" not in total()
