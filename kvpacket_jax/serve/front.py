@@ -20,7 +20,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import programs
 from kvpacket_jax.serve import build, corpus, identity, primers, session
 from kvpacket_jax.serve.resident import Resident
-from kvpacket_jax.storage import store, store_key
+from kvpacket_jax.storage import removal, store, store_key
 from models import LanguageModel
 
 
@@ -228,6 +228,22 @@ class Store:
         )
         replies = session.answer_all(opened, questions, new_tokens, recompute_below)
         return [Answer(r.text, tuple(documents), r.confidence, r.reread) for r in replies]
+
+    def remove(self, documents: Sequence[str]) -> None:
+        """Takes documents out of the folder, of whatever model and adapter their packets are.
+
+        With them go packets that no document has any more, those of earlier texts too. What other
+        packets hold of a document that they were primed with stays.
+
+        Args:
+          documents: ids.
+
+        Raises, before anything is removed:
+          ValueError: a document that is not there, with those that are.
+          FileNotFoundError: no such folder.
+          storage.packet_file.Damaged: an entry that does not say which packet it is of.
+        """
+        removal.remove(self.folder, documents)
 
     def documents(self) -> list[str]:
         """Ids of the documents that `add` has put here, in alphabetical order.

@@ -54,7 +54,7 @@ def test_a_document_is_removed_from_all_its_builds(model, tmp_path):
         store.add(TEXTS)
     number = len(packets(tmp_path))
     assert removal.remove(tmp_path, ["a"])[:2] == (1, 0)  # b has the same text, and keeps it
-    assert removal.remove(tmp_path, ["b", "b"])[:2] == (1, 2)
+    stores[0].remove(["b"])
     assert len(packets(tmp_path)) == number - 2
     for store in stores:
         assert store.documents() == ["c"] and store.ask("When?", ["c"], 4).documents == ("c",)
