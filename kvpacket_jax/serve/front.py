@@ -240,7 +240,7 @@ class Store:
 
         Raises, before anything is removed:
           ValueError: a document that is not there, with those that are.
-          FileNotFoundError: no such folder.
+          FileNotFoundError: no such folder, or a packet that another document should have.
           storage.packet_file.Damaged: an entry that does not say which packet it is of.
         """
         removal.remove(self.folder, documents)

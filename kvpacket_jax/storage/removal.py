@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kvpacket_jax.storage import entries, packet_file, store
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
-from kvpacket_jax.storage.packet_file import PACKETS, Damaged
+from kvpacket_jax.storage.packet_file import PACKETS, Damaged, MissingFile, packet_path
 from models.disk import partial
 from models.identity import digest
 
@@ -47,7 +47,8 @@ def prune(folder: pathlib.Path) -> Removed:
 
     Raises:
       FileNotFoundError: no such store.
-      Damaged: an entry that does not say which packet it is of.
+      Damaged, MissingFile: an entry that does not say which packet it is of, or names one that is
+        not there: what it should name would go. launch.build_packets mends it.
     """
     with _alone(folder):
         return _removed(0, _unnamed(folder))
@@ -72,8 +73,11 @@ def _unnamed(folder: pathlib.Path, without: Iterable[str] = ()) -> list[pathlib.
         fields = None if path.name in (PROVENANCE, *without) else entries.read_fields(path)
         if fields is not None:
             named.add(fields["packet"])
-    packets = folder.glob(f"{PACKETS}/*.safetensors")
-    return [path for path in packets if path.stem not in named and not _is_preamble(folder, path)]
+    packets = {path.stem: path for path in folder.glob(f"{PACKETS}/*.safetensors")}
+    for name in sorted(named - packets.keys()):  # an entry may name another than it did
+        raise MissingFile(packet_path(folder, name))
+    unnamed = [packets[name] for name in sorted(packets.keys() - named)]
+    return [path for path in unnamed if not _is_preamble(folder, path)]
 
 
 def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:

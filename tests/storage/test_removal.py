@@ -1,5 +1,6 @@
 """What is taken out of a store: documents, and packets that none has; nothing else."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,10 @@ def test_nothing_is_removed_where_something_is_wrong(model, tmp_path):
         removal.remove(tmp_path, ["a", "d"])
     entry = next(p for p in tmp_path.glob("documents/*/*.json") if '"id": "c"' in p.read_text())
     text = entry.read_text()
+    name = json.loads(text)["packet"]
+    entry.write_text(text.replace(name, name[::-1]))  # a packet that is not there
+    with pytest.raises(MissingFile, match=name[::-1]):
+        removal.prune(tmp_path)
     entry.write_text(text[:-5])
     for take in (lambda: removal.prune(tmp_path), lambda: removal.remove(tmp_path, ["a"])):
         with pytest.raises(Damaged, match=f"{entry.name} is damaged"):
