@@ -2,9 +2,9 @@
 
 python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,id2 --query="…"
 
-Flags that are not given are, but for --preamble, as the documents were built, where they were built
-in one way. Without --query it answers line after line of standard input, until it ends or has the
-line "quit" or "exit"; with status 1 where a question had no answer.
+Flags that are not given are as the documents were built, but for --preamble and --other_model; of
+several builds, what they share. Without --query it answers line after line of standard input, until
+it ends or has the line "quit" or "exit"; with status 1 where a question had no answer.
 """
 
 import sys
@@ -64,8 +64,9 @@ def main(argv):
         if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
             raise ValueError("--show_cost compares packets with full_recompute: omit --method.")
         session.check_documents(folder, DOCUMENTS.value)
-        bare = METHOD.value == session.BARE
-        if built_with := serving.default_to_store(DOCUMENTS.value, bare):
+        method = METHOD.value
+        which = method == session.BARE, method in session.WITHOUT_PACKETS
+        if built_with := serving.default_to_store(DOCUMENTS.value, *which):
             print(f"As the documents were built: {built_with}", file=sys.stderr)
         wording, key = serving.wording(), stores.key()
         if QUERY.value is not None:

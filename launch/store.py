@@ -1,13 +1,14 @@
-"""Shows what a store of packets holds, and removes of it.
+"""Shows what a store of packets holds, and removes documents.
 
 python -m launch.store ls --store=DIR                       each document, its tokens and bytes
 python -m launch.store rm --store=DIR --documents=id1,id2   documents, in whatever ways built
-python -m launch.store prune --store=DIR                    packets that no document has any more
+python -m launch.store prune --store=DIR                    packets that no document refers to
 
 ls ends with status 1 where anything is missing, damaged or not signed; a preamble is listed only
 then. Of packets only the headers are read: launch.answer verifies every byte of those that it
-reads, launch.build_packets of all. A document with a new text has a new packet, and its old one
-stays for prune; rm ends with it.
+reads, launch.build_packets of all. A document that is built with a new text has a new packet; its
+old one stays until prune or rm, which prunes too. Packets built with --primer=corpus:3 or similar:3
+keep what they read of a document that is removed. To remove takes no key.
 """
 
 import sys

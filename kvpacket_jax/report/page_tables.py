@@ -76,7 +76,7 @@ def guarded(rows: Sequence[dict]) -> Table | None:
 def lost(rows: Sequence[dict], answers: Sequence[dict]) -> Table | None:
     """Questions that full_recompute answers right and the first method of packets does not.
 
-    None where there are none. EXAMPLES of them are shown, spread over all.
+    None where there are none; no more than EXAMPLES of them, spread over all.
 
     Args:
       rows: summaries; answers: to single questions, of the same methods.
@@ -93,7 +93,8 @@ def lost(rows: Sequence[dict], answers: Sequence[dict]) -> Table | None:
     found = [by for by in whole if by[REFERENCE]["exact_match"] and not by[specs[0]]["exact_match"]]
     if not found:
         return None
-    chosen = found[:: -(-len(found) // EXAMPLES)]
+    number = min(EXAMPLES, len(found))
+    chosen = [found[i * len(found) // number] for i in range(number)]
     lines = [
         tuple(
             _cut(by[REFERENCE]["asked"]) if i == 0 else _cut(by[s]["answer"])
@@ -101,9 +102,10 @@ def lost(rows: Sequence[dict], answers: Sequence[dict]) -> Table | None:
         )
         for by in chosen
     ]
+    right = sum(by[REFERENCE]["exact_match"] for by in whole)
     caption = (
-        f"{len(chosen)} of the {len(found)} questions, of {len(whole)}, that {REFERENCE} answers "
-        f"right and {specs[0]} does not."
+        f"{REFERENCE} has {right} of {len(whole)} questions right; {specs[0]} loses {len(found)} "
+        f"of them. Shown with what is said instead: {number}."
     )
     return Table(("question", *shown), lines, caption, texts=1 + len(shown))
 

@@ -46,7 +46,6 @@ from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import (
     DamagedFile,
     Entry,
-    MissingFile,
     packet_name,
     packet_path,
 )
@@ -244,10 +243,12 @@ def _write(
             named = ", ".join(map(repr, item.ids[:3])) or "the preamble"
             raise ValueError(f"{named}: {error}") from error
     with writer.alone():
-        if present is not None and not packet_path(writer.folder, item.name).exists():
-            raise MissingFile(
-                packet_path(writer.folder, item.name)
-            )  # removed since it was looked for
+        path = packet_path(writer.folder, item.name)
+        if present is not None and not path.exists():
+            raise FileNotFoundError(
+                f"{path} was there and is not any more: it was removed while this build ran. Run "
+                "the build again."
+            )
         # Another process may have written it while it was computed here: its last bits may be
         # others, and its documents point to it.
         present = present or look(item) or writer.place(prepared)
@@ -297,7 +298,8 @@ def build(
     Raises:
       ValueError: packets of numbers that are not finite; a store that another key signed, or one
         that is signed where `key` is None, before anything is computed.
-      OSError: the disk is full or may not be written; what was written stays.
+      OSError: the disk is full or may not be written, or packets were removed meanwhile; what was
+        written stays.
     """
 
     def wait() -> None:

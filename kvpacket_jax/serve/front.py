@@ -141,7 +141,8 @@ class Store:
           ValueError: before anything is computed: no document, two with the same id, an empty text,
             one that is longer than the model's context, fewer than a primer is chosen from, a
             store that another key signed; and numbers that are not finite, of a damaged model.
-          OSError: the disk is full or may not be written; what was written stays.
+          OSError: the disk is full or may not be written, or packets were removed meanwhile; what
+            was written stays.
         """
         parts = build.plan(
             self.model,
@@ -239,8 +240,9 @@ class Store:
           documents: ids.
 
         Raises, before anything is removed:
-          ValueError: a document that is not there, with those that are.
+          ValueError: no id, or a document that is not there, with those that are.
           FileNotFoundError: no such folder, or a packet that another document should have.
+          BlockingIOError: a build is under way.
           storage.packet_file.Damaged: an entry that does not say which packet it is of.
         """
         removal.remove(self.folder, documents)

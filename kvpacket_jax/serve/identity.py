@@ -1,6 +1,7 @@
 """What a store's packets are: how texts become tokens, and what their packets' identity is."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,11 +19,12 @@ from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packets.adapter import Adapter, describe
 from kvpacket_jax.packets.packet import Provenance, provenance_of
 from kvpacket_jax.runtime import names as known_names
-from kvpacket_jax.serve.primers import FromCorpus
+from kvpacket_jax.serve.primers import REPLACED, FromCorpus
 from kvpacket_jax.storage.packet_file import packet_name
 from kvpacket_jax.storage.provenance import Names
-from models import LanguageModel
+from models import SHARED, LanguageModel
 from models.identity import digest
+from models.sources.demo_models import DEMO_MODELS
 
 
 class Wording(NamedTuple):
@@ -51,13 +53,26 @@ def wording(template: str, instruction: str | None = None) -> Wording:
 def names_of(
     model: LanguageModel, adapter: Adapter | None, wording: Wording, name: str | None = None
 ) -> Names:
-    """What a model, an adapter and a template are called; an adapter without a name by its parts.
+    """What was given to make packets; files by their whole path, for other folders to work in.
 
     Args:
-      name: the adapter's.
+      name: the adapter's, as a Maker has it.
     """
-    called = adapters.NONE if adapter is None else name or describe(adapter)
-    return Names(model.name, called, wording.name)
+    base, _, layers = model.name.partition(SHARED)
+    given, _, primer = (name or "").partition(REPLACED)
+    if adapter is None:
+        given, parts = adapters.NONE, ""
+    else:
+        known = (*adapters.shipped(), adapters.PRIMER)
+        given, parts = given if given in known else _placed(given), describe(adapter)
+    base = base if base in DEMO_MODELS else _placed(base)
+    return Names(base, given, wording.name, layers, _placed(primer), parts)
+
+
+def _placed(name: str) -> str:
+    """A file's or folder's whole path; any other name as it is."""
+    path = pathlib.Path(name).expanduser()
+    return str(path.absolute()) if name and path.exists() else name
 
 
 def document_provenance(

@@ -1,15 +1,18 @@
 """A model, and what the packets of a store are made with, from their names."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import models
+from kvpacket_jax import adapters
 from kvpacket_jax.compress import Compressor
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import primers
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.storage import store
 from models import LanguageModel, sharding
+from models.sources.demo_models import DEMO_MODELS
 
 
 class Loaded(NamedTuple):
@@ -49,3 +52,26 @@ def load_for_store(
     sharding.log_layout(model.config, model.params)
     maker = primers.maker(model, adapter, primer, template, other_model)
     return Loaded(model, *maker, compressor)
+
+
+def check_found(built_with: Mapping[str, str]) -> None:
+    """Raises ValueError where documents were built with what is not on this machine.
+
+    A store may come from elsewhere: what it names is neither looked for nor fetched.
+
+    Args:
+      built_with: flags, as `ways.built_with` returns them.
+    """
+    known = {
+        "model": DEMO_MODELS,
+        "adapter": (*adapters.shipped(), adapters.PRIMER, adapters.NONE),
+    }
+    for flag in ("model", "adapter", "primer"):
+        name = built_with.get(flag, "")
+        if name in ("", *known.get(flag, ())) or (flag == "primer" and primers.of_corpus(name)):
+            continue
+        if not pathlib.Path(name).expanduser().exists():
+            raise ValueError(
+                f"The documents were built with --{flag}={name}, which is not on this machine by "
+                f"that name: give --{flag}."
+            )

@@ -18,15 +18,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax import adapters
-from kvpacket_jax.packets.adapter import Adapter, describe
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import corpus
 from kvpacket_jax.similarity import Index
-from kvpacket_jax.storage.provenance import REPLACED
 from models import LanguageModel
 
 # Tokens that are read of a document of the corpus that primes others: similar:K reads K of them
 # for every document, and no long one should keep short ones from fitting the model's context.
 LONGEST = 512
+REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
 WAYS = (
     "--primer takes a file of texts, corpus:K (K documents of the corpus) or similar:K (for each "
     "document the K most similar ones)"
@@ -68,11 +68,8 @@ def parse(primer: str | os.PathLike | None) -> Texts | FromCorpus | None:
     """
     if primer is None:
         return None
-    kind, colon, number = str(primer).partition(":")
-    if colon and kind in ("corpus", "similar"):
-        if not re.fullmatch(r"[1-9]\d*", number):
-            raise ValueError(f"{primer} has no number of documents: as {kind}:3. {WAYS}.")
-        return FromCorpus(kind, int(number))
+    if (choice := of_corpus(str(primer))) is not None:
+        return choice
     path = pathlib.Path(primer).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no primer {str(primer)!r}: no such file. {WAYS}.")
@@ -85,6 +82,16 @@ def parse(primer: str | os.PathLike | None) -> Texts | FromCorpus | None:
     if not text.strip():
         raise ValueError(f"{path} has no text.")
     return Texts(str(primer), (text,))
+
+
+def of_corpus(primer: str) -> FromCorpus | None:
+    """What "corpus:3" or "similar:3" asks for, None for any other text; ValueError as `parse`."""
+    kind, colon, number = primer.partition(":")
+    if not colon or kind not in ("corpus", "similar"):
+        return None
+    if not re.fullmatch(r"[1-9]\d*", number):
+        raise ValueError(f"{primer} has no number of documents: as {kind}:3. {WAYS}.")
+    return FromCorpus(kind, int(number))
 
 
 def check(adapter: object, primer: Texts | FromCorpus | None) -> None:
@@ -123,7 +130,7 @@ def maker(
         adapter = adapters.choose(model, given, template, other_model)
     if primer is None:
         return Maker(adapter, name)
-    label = f"{name or describe(adapter)}{REPLACED}{primer.label}"
+    label = f"{name or ''}{REPLACED}{primer.label}"
     if isinstance(primer, FromCorpus):
         return Maker(adapter._replace(primer=None), label, primer)
     ids = adapters.primer(model, template, primer.texts).primer

@@ -1,9 +1,9 @@
 """What stays on the device between requests: packets read from files, documents read in full."""
 
-import collections
 import pathlib
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,14 +23,15 @@ class Resident:
 
     Args:
       num_bytes: the most bytes kept in the memory of all devices together; the least recently used
-        go first. 0 keeps none.
+        go first, documents read in full before packets. 0 keeps none.
     """
 
     def __init__(self, num_bytes: int):
         if num_bytes < 0:
             raise ValueError(f"resident_bytes is {num_bytes}: it is 0 or more.")
         self._limit = num_bytes
-        self._values: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+        self._packets: OrderedDict[Wanted, Packet] = OrderedDict()
+        self._made: OrderedDict[Hashable, Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -39,35 +40,36 @@ class Resident:
     ) -> list[Packet]:
         """The packets, in order; raises as `packet_file.load`."""
         with self._lock:
-            known = {w: self._values[w] for w in wanted if w in self._values}
+            known = {w: self._packets[w] for w in wanted if w in self._packets}
         missing = [w for w in dict.fromkeys(wanted) if w not in known]
         # Outside the lock: a long read holds up nobody, and two threads may read the same.
         read = packet_file.load(folder, missing, model) if missing else []
         fresh = dict(zip(missing, read if self._limit == 0 else jax.device_put(read), strict=True))
         packets = known | fresh
-        self._keep({w: packets[w] for w in wanted})
+        self._keep(self._packets, {w: packets[w] for w in wanted})
         return [packets[w] for w in wanted]
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What a key stands for, arrays and what else there is: resident, or made now."""
-        with self._lock:
-            known = key in self._values
-            value = self._values[key] if known else None
-        if not known:
-            value = make()
-        self._keep({key: value})
-        return value
+        """What a key stands for, arrays and what else there is: resident, or made now.
 
-    def _keep(self, values: dict[Hashable, Any]) -> None:
+        It serves one request's documents in their order, packets serve all: it goes before them.
+        """
+        with self._lock:
+            found = {key: self._made[key]} if key in self._made else {}
+        found = found or {key: make()}
+        self._keep(self._made, found)
+        return found[key]
+
+    def _keep(self, kept: OrderedDict, values: Mapping) -> None:
         with self._lock:
             for key, value in values.items():
-                if (size := _size(value)) > self._limit:  # it would drive out the others
-                    continue
-                self._bytes += 0 if key in self._values else size
-                self._values[key] = value
-                self._values.move_to_end(key)
+                if (size := _size(value)) > self._limit or not self._limit:
+                    continue  # it would drive out the others
+                self._bytes += 0 if key in kept else size
+                kept[key] = value
+                kept.move_to_end(key)
             while self._bytes > self._limit:
-                _, dropped = self._values.popitem(last=False)
+                _, dropped = (self._made or self._packets).popitem(last=False)
                 self._bytes -= _size(dropped)
 
 

@@ -117,12 +117,6 @@ def check_documents(folder: pathlib.Path, ids: Sequence[str]) -> None:
       FileNotFoundError: no such store.
       ValueError: no document is named, or one that the store does not hold.
     """
-    if isinstance(ids, str):
-        raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
-    if not ids:
-        raise ValueError("No document was named: give the ids of those to answer from.")
-    if others := [id for id in ids if not isinstance(id, str)]:
-        raise ValueError(f"Ids of documents are texts; {others[0]!r} is none.")
     store.check_exists(folder)
     store.check_ids(folder, ids)
 
@@ -210,13 +204,15 @@ def _in_full(
 def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
-    Nothing is said of bare packets, nor of answers that read none; of compressed ones, that no card
-    is of them.
+    Nothing is said where bare packets were asked for, nor of answers that read none; of compressed
+    ones, that no card is of them.
     """
     adapter, model = session.method.adapter, session.model
-    if adapter is None:
-        return ""
     documents = session.apart()[1]
+    if session.full is None or isinstance(session.method, METHODS[BARE]):
+        return ""
+    if adapter is None:
+        return "These packets are bare: they lack what documents would have read of each other."
     if by := documents[0].manifest.compressor:
         return f"No card says how well packets answer that are compressed by {shortened(by)}."
     if documents[0].manifest.primer or primers.is_replaced(adapter_name):

@@ -13,13 +13,16 @@ from kvpacket_jax.storage.store import UNSIGNED, StoredDocument
 
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
-    """A row for each document; columns of compressors and of problems where there are any."""
+    """A row for each document; columns of what differs, or is not as usual, where there is any."""
     columns = ["id", "model", "adapter", "dtype"]
+    columns += ["template"] if len({d.names.template for d in documents}) > 1 else []
     columns += ["compressor"] if any(d.compressor != UNCOMPRESSED for d in documents) else []
     columns += ["problem"] if any(d.problem for d in documents) else []
     rows = format.table(tuple(columns), "tokens", "bytes")
     for document in documents:
-        shown = document._asdict() | document.names._asdict()
+        names = document.names
+        shown = document._asdict() | {"model": names.shown_model, "adapter": names.shown_adapter}
+        shown["template"] = names.template or "?"
         if document.compressor != UNCOMPRESSED:
             shown["compressor"] = compress.shortened(document.compressor)
         texts = [shown[column] for column in columns]
@@ -77,8 +80,10 @@ def _of_several_texts(documents: Sequence[StoredDocument]) -> list[str]:
 
 def removed(what: Removed) -> str:
     """What was taken out of a store."""
-    documents = f"{what.documents:,} documents and " if what.documents else ""
-    return (
-        f"Removed {documents}{what.packets:,} packets that no document has any more, "
-        f"{format.si(what.num_bytes)}B."
-    )
+    documents = f"{_counted(what.documents, 'document')} and " if what.documents else ""
+    packets = _counted(what.packets, "packet")
+    return f"Removed {documents}{packets} that no document refers to, {format.si(what.num_bytes)}B."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from models import SHARED
 
 FORMAT = 1  # of a packet's file
 TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
-REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
+# How earlier versions described adapters without a name, in place of one.
+DESCRIBED = r"\d+ \+ \d+ soft tokens|a (primer|writer|distiller) of |no parts$"
 UNCOMPRESSED = "none"  # what stands for the compressor that a provenance does not name
 # The flags that give a field its value, and what is said of one that is to be left out.
 FLAGS = {
@@ -31,14 +33,25 @@ UNKNOWN_TEMPLATE = "its --template"  # of stores written before templates had na
 
 
 class Names(NamedTuple):
-    """What people call a model, an adapter and a template: no part of any identity.
+    """What a user gave to make packets: no part of their identity.
 
-    They are kept for messages, and as what is asked for where nothing else is.
+    It is kept for messages, and is what launch.answer asks for unless told otherwise.
     """
 
     model: str = ""
-    adapter: str = ""
+    adapter: str = ""  # "" where it came without a name: `parts` describes it then
     template: str = ""
+    shared_layers: str = ""
+    primer: str = ""  # in place of the adapter's own
+    parts: str = ""
+
+    @property
+    def shown_model(self) -> str:
+        return self.model + (f"{SHARED}{self.shared_layers}" if self.shared_layers else "")
+
+    @property
+    def shown_adapter(self) -> str:
+        return (self.adapter or self.parts) + (f" --primer={self.primer}" if self.primer else "")
 
 
 def to_fields(provenance: Provenance) -> dict:
@@ -63,7 +76,13 @@ def check_fields(fields: dict) -> None:
 def names_in(fields: dict) -> Names:
     """The names beside the fields of a provenance on disk; empty in stores that have none."""
     names = fields.get("names", {})
-    return Names(*(names.get(name, "") for name in Names._fields))
+    if "parts" in names:
+        return Names(*(names.get(name, "") for name in Names._fields))
+    # Earlier versions kept what is shown.
+    model, _, layers = names.get("model", "").partition(SHARED)
+    adapter, _, primer = names.get("adapter", "").partition(" --primer=")
+    parts = adapter if re.match(DESCRIBED, adapter) else ""
+    return Names(model, "" if parts else adapter, "", layers, primer, parts)
 
 
 def compressor_in(fields: dict) -> str:
@@ -78,12 +97,17 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
       stored: the fields on disk.
       names: of the model and adapter of `provenance`.
     """
-    stored_names, different = names_in(stored), differing(stored, provenance)
+    theirs, ours, different = names_in(stored), names, differing(stored, provenance)
     stored, expected = _comparable(stored), _comparable(to_fields(provenance))
+    called = {
+        "model": (theirs.shown_model, ours.shown_model),
+        "adapter": (theirs.shown_adapter, ours.shown_adapter),
+        "template": (theirs.template, ours.template),
+    }
+    both = {field: called.get(field, ("", "")) for field in different}
     return " and ".join(
-        f"another {field}: {_shown(stored.get(field), getattr(stored_names, field, ''))}, not "
-        f"{_shown(expected[field], getattr(names, field, ''))}"
-        for field in different
+        f"another {field}: {_shown(stored.get(field), their)}, not {_shown(expected[field], our)}"
+        for field, (their, our) in both.items()
     )
 
 
@@ -102,11 +126,11 @@ def values(names: Names, fields: dict) -> dict[str, str]:
     """
     known = {}
     if names.model:
-        known["model"], _, known["shared_layers"] = names.model.partition(SHARED)
+        known |= {"model": names.model, "shared_layers": names.shared_layers}
     if names.adapter:
-        adapter, _, known["primer"] = names.adapter.partition(REPLACED)
-        if " soft tokens" not in adapter:  # else one without a name, described
-            known["adapter"] = adapter
+        known["adapter"] = names.adapter
+    if names.adapter or names.parts:
+        known["primer"] = names.primer
     if names.template:
         known["template"] = names.template
     compressor = compressor_in(fields)

@@ -6,10 +6,12 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from kvpacket_jax.packets.adapter import fingerprint
 from kvpacket_jax.storage import entries, packet_file, store
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, MissingFile, packet_path
 from models.disk import partial
+from models.disk.files import sync
 from models.identity import digest
 
 
@@ -27,26 +29,26 @@ def remove(folder: pathlib.Path, ids: Sequence[str]) -> Removed:
     A packet stays that another document of the same text has; so does what other documents'
     packets hold of one that they were primed with (primers.py).
 
-    Raises as `prune`, and ValueError for a document that is not there; before anything is removed.
+    Raises as `prune`, and ValueError for no ids, or a document that is not there; before anything
+    is removed.
     """
     with _alone(folder):
         store.check_ids(folder, ids)
         names = {entries.file_name(id) for id in ids}
         unnamed = _unnamed(folder, names)
-        for name in names:
-            for path in folder.glob(f"documents/*/{name}"):
-                path.unlink()
+        _unlink([path for name in names for path in folder.glob(f"documents/*/{name}")])
         return _removed(len(names), unnamed)
 
 
 def prune(folder: pathlib.Path) -> Removed:
     """Removes the packets that no document has: of a text before the one it has now, say.
 
-    May run while others build and answer; an answer that is just reading a packet that was
-    superseded may miss its file, and says so.
+    Others may answer meanwhile; an answer that is just reading a packet that was superseded may
+    miss its file, and says so.
 
     Raises:
       FileNotFoundError: no such store.
+      BlockingIOError: a build is under way.
       Damaged, MissingFile: an entry that does not say which packet it is of, or names one that is
         not there: what it should name would go. launch.build_packets mends it.
     """
@@ -61,8 +63,12 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
     if not (folder / PACKETS).is_dir():  # nothing was built yet
         yield
         return
-    partial.remove_abandoned(folder / PACKETS)
     with partial.locked(folder / PACKETS):
+        # The lock is this machine's; another's builds are seen by what they are writing.
+        if builds := partial.under_way(folder / PACKETS):
+            raise BlockingIOError(
+                f"A build is under way in {folder} ({builds[0].name}): remove when it has ended."
+            )
         yield
 
 
@@ -86,13 +92,23 @@ def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:
         manifest = packet_file.read_manifest(folder, path.stem)
     except Damaged:
         return False
+    if manifest["adapter"] != fingerprint(None) or "compressor" in manifest:
+        return False
     made_by = {k: v for k, v in manifest.items() if k not in ("tokens", "length", "arrays")}
-    # Documents have a folder of their make's, but for those with a primer of their own.
-    return "primer" not in made_by and not (folder / "documents" / digest(made_by)).is_dir()
+    own = folder / "documents" / digest(made_by)
+    # A preamble's make is no document's.
+    return not any(path.name != PROVENANCE for path in own.glob("*"))
 
 
 def _removed(documents: int, packets: Sequence[pathlib.Path]) -> Removed:
     num_bytes = sum(path.stat().st_size for path in packets)
-    for path in packets:
-        path.unlink()
+    _unlink(packets)
     return Removed(documents, len(packets), num_bytes)
+
+
+def _unlink(paths: Sequence[pathlib.Path]) -> None:
+    """Removes files, for good: after a power cut they are not back."""
+    for path in paths:
+        path.unlink()
+    for parent in {path.parent for path in paths}:
+        sync(parent)

@@ -14,7 +14,7 @@ import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
@@ -28,7 +28,6 @@ from kvpacket_jax.storage.provenance import (
     compressor_in,
     names_in,
     to_fields,
-    values,
 )
 from models.disk import partial
 from models.disk.files import make_folder, publish, sync
@@ -64,10 +63,16 @@ def check_exists(folder: pathlib.Path) -> None:
 
 
 def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
-    """Raises ValueError for documents that a store has with no provenance at all.
+    """Raises ValueError for no ids, and for documents that a store has with no provenance at all.
 
     Needs no model; `find` says what else keeps a document from being read.
     """
+    if isinstance(ids, str):
+        raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
+    if not ids:
+        raise ValueError("No document was named: give the ids of one or more.")
+    if others := [id for id in ids if not isinstance(id, str)]:
+        raise ValueError(f"Ids of documents are texts; {others[0]!r} is none.")
     unknown = [id for id in ids if not any(folder.glob(f"documents/*/{entries.file_name(id)}"))]
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]
@@ -203,30 +208,6 @@ def provenances(folder: pathlib.Path) -> list[dict]:
     return fields
 
 
-def built_with(
-    folder: pathlib.Path, ids: Sequence[str], asked: Mapping[str, str]
-) -> dict[str, str]:
-    """The flags that documents were built with, as `provenance.values` has them.
-
-    It is what their packets are called, and no more: whether they are what is asked for is seen
-    when they are read.
-
-    Args:
-      ids: of documents; asked: flags with values that they must have.
-
-    Returns:
-      None of them where the documents were built in several ways that are as asked, or in none.
-    """
-    ways = []
-    for own in folder.glob("documents/*"):
-        if all((own / entries.file_name(id)).exists() for id in ids):
-            with contextlib.suppress(Damaged):  # it is said when it is read
-                fields = entries.read_provenance(own / PROVENANCE)
-                ways.append(values(names_in(fields), fields))
-    fit = [way for way in ways if all(way.get(flag, asked[flag]) == asked[flag] for flag in asked)]
-    return fit[0] if len(fit) == 1 else {}
-
-
 def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
     """Where "auto" was asked for, that of the packets that are there, if they have but one.
 
@@ -263,7 +244,7 @@ def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocum
             # Stores written before names were kept have digests only.
             names = names._replace(
                 model=names.model or fields["model"][:16],
-                adapter=names.adapter or fields["adapter"][:16],
+                parts=names.parts if names.shown_adapter else fields["adapter"][:16],
             )
         blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor, build=own.name)
         rows = filter(None, (_row(folder, path, blank, key) for path in paths))
@@ -340,10 +321,13 @@ class Writer:
     def provenance(self, provenance: Provenance, names: Names = Names()) -> None:
         """Writes down what the next documents are made with; before the first of them.
 
-        The names are kept beside it, for messages and listings.
+        The names are kept beside it; one of an adapter stays where none comes now.
         """
         path = entries.folder_of(self.folder, provenance) / PROVENANCE
         make_folder(path.parent)
+        if not names.adapter:
+            with contextlib.suppress(Damaged):
+                names = names._replace(adapter=names_in(entries.read_provenance(path)).adapter)
         fields = to_fields(provenance) | {"names": names._asdict()}
         self._text(path, sealed.stamped(fields))
 

@@ -55,23 +55,25 @@ TEMPLATE = flags.DEFINE_string(
 PREAMBLE = flags.DEFINE_string("preamble", None, "The instruction; default: the usual one.")
 
 
-def default_to_store(ids: Sequence[str], bare: bool) -> str:
-    """Makes what documents of the store were built with the default of the flags not given.
+def default_to_store(ids: Sequence[str], bare: bool, any_way: bool) -> str:
+    """Sets defaults of flags that were not given: what the store's documents were built with.
 
-    Only where they were built in one way that is as the given flags say. It is what packets are
-    called: what is loaded by these names must be what the packets were made with, or is refused.
+    What is loaded so must be what packets were made with, or they are refused.
 
     Args:
       bare: packets without an adapter are asked for.
+      any_way: whichever of several builds will do.
 
     Returns:
-      What other defaults the flags have now, to be said; "" for none.
+      Those defaults that are not the usual ones, to be said; "" for none.
 
-    Raises ValueError for a compressor as `compress.make`.
+    Raises ValueError for a compressor as `compress.make`, and as `ways.built_with` and
+      `loading.check_found`.
     """
     # Imported here: --help needs no jax.
     from kvpacket_jax import adapters, compress
-    from kvpacket_jax.storage import store
+    from kvpacket_jax.serve import loading
+    from kvpacket_jax.storage import ways
 
     named = (MODEL, SHARED_LAYERS, ADAPTER, PRIMER, DTYPE, TEMPLATE)
     asked = {flag.name: flag.value for flag in named if flag.present}
@@ -82,10 +84,11 @@ def default_to_store(ids: Sequence[str], bare: bool) -> str:
         asked["compress"] = compress.shortened(compressor.label) if compressor else ""
     if bare:
         asked["adapter"] = adapters.NONE
-    found = store.built_with(stores.folder(), ids, asked)
+    found = ways.built_with(stores.folder(), ids, asked, any_way)
     usual = {flag: flags.FLAGS[flag].default for flag in found}
     usual["adapter"] = adapters.default_for(found.get("model", MODEL.value))
     new = {flag: value for flag, value in found.items() if value and flag not in asked}
+    loading.check_found(new)
     for flag, value in new.items():
         flags.FLAGS.set_default(flag, value)
     return " ".join(

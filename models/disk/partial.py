@@ -56,6 +56,12 @@ def remove_abandoned(destination: pathlib.Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def under_way(destination: pathlib.Path) -> list[pathlib.Path]:
+    """The partial folders of `destination` that somebody is, or may be, writing."""
+    remove_abandoned(destination)
+    return sorted(destination.parent.glob(f"{glob.escape(destination.name)}.*{SUFFIX}"))
+
+
 @contextlib.contextmanager
 def locked(path: pathlib.Path, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
     """Holds a folder's lock, alone of all processes and threads; False without locks there.

@@ -216,4 +216,5 @@ def test_the_programs_build_list_and_answer(byte_model, tmp_path):
     full = run("answer", *asked, "--method=full_recompute")
     assert full.returncode == 0 and full.stdout.strip(), full.stderr
     refused = run("answer", *asked, *made_with[:-1], "--keep=.5")
-    assert refused.returncode == 1 and "another compressor: snapkv/keep=0.25" in refused.stderr
+    assert refused.returncode == 1 and "Loading" not in refused.stderr
+    assert "built with --compress=snapkv/keep=0.25/window=4; asked for: --comp" in refused.stderr

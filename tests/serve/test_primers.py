@@ -241,13 +241,13 @@ def test_a_store_holds_several_choices_and_names_them(model, tmp_path):
     with pytest.raises(ValueError, match=r"not primer --primer=similar:2 \("):
         kvp.Store(tmp_path, model, primer="similar:2", **options).ask("When?", ["ferry"])
     listed = store.contents(tmp_path)
-    assert {d.names.adapter for d in listed} == {
+    assert {d.names.shown_adapter for d in listed} == {
         "primer --primer=similar:1",
         "primer --primer=corpus:1",
     }
     assert "Documents: 3, built in 2 ways. Packets: 6, " in listing.total(listed)
     assert not any(d.problem for d in listed)
-    assert all(primers.is_replaced(d.names.adapter) for d in listed)
+    assert all(primers.is_replaced(d.names.shown_adapter) for d in listed)
     assert not primers.is_replaced(
         primers.maker(model, "primer", template="completion").adapter_name
     )

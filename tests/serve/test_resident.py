@@ -103,6 +103,26 @@ def test_the_longest_unused_goes_first(store, wanted, reads):
     assert reads[1:] == [bus]
 
 
+def test_what_was_made_goes_before_packets(store, wanted, reads):
+    (packet,) = packet_file.load(store.folder, wanted[-1:], store.model)
+    resident, made = Resident(3 * resident_lib._size(packet)), []
+    get = lambda w: resident(store.folder, [w], store.model)[0]  # noqa: E731
+    make = lambda: made.append(0) or packet  # noqa: E731
+    get(wanted[-1]), resident.get("a", make), resident.get("b", make), resident.get("a", make)
+    assert len(made) == 2
+    get(wanted[-2])  # "b" goes, which was used before "a"
+    reads.clear()
+    get(wanted[-1]), get(wanted[-2]), resident.get("a", make)
+    assert (reads, len(made)) == ([], 2)
+    resident.get("b", make)
+    assert len(made) == 3
+    resident.get("large", lambda: (packet,) * 4)
+    get(wanted[-1]), get(wanted[-2])
+    assert reads == []
+    none = Resident(0)
+    assert none.get("a", lambda: 1) == 1 and none.get("a", lambda: 2) == 2
+
+
 @pytest.mark.parametrize("share", [0.5, 2])
 def test_threads_share_it(store, wanted, share):
     """Half of the packets fit, or all of them."""
@@ -119,7 +139,7 @@ def test_threads_share_it(store, wanted, share):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, range(40)))  # raises what a thread raised
     assert not wrong
-    kept = list(resident._values.values())
+    kept = list(resident._packets.values())
     assert 0 < len(kept) <= len(expected)
     assert sum(map(resident_lib._size, kept)) == resident._bytes <= size * share
 

@@ -6,10 +6,12 @@ import re
 import pytest
 
 from kvpacket_jax.packets.packet import Provenance
+from kvpacket_jax.storage.entries import folder_of, read_provenance
 from kvpacket_jax.storage.not_found import why
 from kvpacket_jax.storage.packet_file import Entry
-from kvpacket_jax.storage.provenance import Names
-from kvpacket_jax.storage.store import built_with, writing
+from kvpacket_jax.storage.provenance import Names, names_in
+from kvpacket_jax.storage.store import writing
+from kvpacket_jax.storage.ways import built_with
 from models.rope import Rope
 
 IT = Provenance("m" * 64, "t" * 64, "p" * 64, "a" * 64, "float32", Rope(1e4))
@@ -22,13 +24,13 @@ OTHER = dataclasses.replace(IT, adapter="b" * 64)
     ("stored", "asked", "said"),
     [
         (
-            (SHARED, Names("small+shared_layers=1:2", "none")),
+            (SHARED, Names("small", "none", shared_layers="1:2")),
             (IT, NAMES),
             "(--model=small --shared_layers=1:2), or .* --model=small --shared_layers=.",
         ),
         ((SHARED, Names()), (IT, NAMES), "Give what it was built with, or .* --model=small."),
         (
-            (OTHER, Names("small", "primer --primer=my notes.txt")),
+            (OTHER, Names("small", "primer", primer="my notes.txt")),
             (IT, NAMES),
             "(--adapter=primer --primer='my notes.txt'), .* --adapter='runs/my adapter' without "
             "--primer.",
@@ -63,6 +65,7 @@ def test_flags_are_those_that_a_program_takes(tmp_path, stored, asked, said):
 
 
 COMPRESSED = dataclasses.replace(IT, compressor="snapkv/keep=0.25")
+HALF = dataclasses.replace(IT, compressor="snapkv/keep=0.5")
 ITS = {
     "model": "small",
     "shared_layers": "",
@@ -71,6 +74,10 @@ ITS = {
     "compress": "",
     "dtype": "float32",
 }
+SMALL = {"compress": "snapkv/keep=0.25"}
+ALIKE = {flag: value for flag, value in ITS.items() if flag != "compress"}
+PRIMED = NAMES._replace(shared_layers="1:2", adapter="primer", primer="similar:3")
+UNNAMED = NAMES._replace(adapter="", parts="8 + 8 soft tokens")
 
 
 @pytest.mark.parametrize(
@@ -78,29 +85,78 @@ ITS = {
     [
         ([(IT, NAMES)], {}, ITS),
         ([(IT, NAMES._replace(template="chat"))], {}, ITS | {"template": "chat"}),
-        ([(IT, NAMES)], {"adapter": "none"}, {}),
         ([(IT, NAMES)], {"template": "chat"}, ITS),  # not known, and so not another
-        ([(COMPRESSED, NAMES)], {}, ITS | {"compress": "snapkv/keep=0.25"}),
-        ([(IT, NAMES), (COMPRESSED, NAMES)], {}, {}),  # which of them is not said
+        ([(COMPRESSED, NAMES)], {}, ITS | SMALL),
+        # A path may be another name for the same; it is seen when packets are read.
+        ([(IT, NAMES)], {"adapter": "./runs/my adapter"}, ITS),
+        ([(IT, NAMES)], {"adapter": "elsewhere"}, ITS),
+        # Of several what they share, unless one alone is as asked.
+        ([(IT, NAMES), (COMPRESSED, NAMES)], {}, ALIKE),
         ([(IT, NAMES), (COMPRESSED, NAMES)], {"compress": ""}, ITS),
+        ([(OTHER, PRIMED), (COMPRESSED, NAMES)], {"adapter": "runs/my adapter"}, ITS | SMALL),
         (
-            [(SHARED, Names("small+shared_layers=1:2", "primer --primer=similar:3"))],
+            [(SHARED, PRIMED)],
             {},
-            ITS | {"shared_layers": "1:2", "adapter": "primer", "primer": "similar:3"},
+            ITS | dict(shared_layers="1:2", adapter="primer", primer="similar:3"),
         ),
         # Of an adapter without a name, and of a store of an earlier version, less is known.
-        ([(IT, Names("small", "8 + 8 soft tokens"))], {}, ITS | {"adapter": None}),
+        ([(IT, UNNAMED)], {}, ITS | {"adapter": None}),
         ([(IT, Names())], {}, {"compress": "", "dtype": "float32"}),
     ],
 )
-def test_what_was_built_in_one_way_is_asked_for_so(tmp_path, builds, asked, found):
+def test_what_documents_were_built_with_is_asked_for(tmp_path, builds, asked, found):
     with writing(tmp_path) as writer:
         for made_by, names in builds:
             writer.provenance(made_by, names)
             for id in ("a", "b"):
                 writer.document(made_by, id, Entry("x" * 64))
-        writer.provenance(OTHER, NAMES)
-        writer.document(OTHER, "b", Entry("x" * 64))
+        writer.provenance(HALF, NAMES)
+        writer.document(HALF, "b", Entry("x" * 64))
     expected = {flag: value for flag, value in found.items() if value is not None}
     assert built_with(tmp_path, ["a", "b"], asked) == expected
     assert built_with(tmp_path, ["a", "absent"], asked) == {}
+    any_way = built_with(tmp_path, ["a", "b"], asked, any_way=True)
+    assert any_way.keys() >= expected.keys() and "compress" in any_way
+
+
+def test_what_was_never_built_so_is_said_without_a_model(tmp_path):
+    with writing(tmp_path) as writer:
+        for made_by in (COMPRESSED, HALF):
+            writer.provenance(made_by, NAMES)
+            writer.document(made_by, "a", Entry("x" * 64))
+    asked = {"adapter": "any", "dtype": "float32", "compress": ""}
+    with pytest.raises(ValueError) as refused:
+        built_with(tmp_path, ["a"], asked)
+    for said in ("--compress=snapkv/keep=0.25", "--compress=snapkv/keep=0.5"):
+        assert said in str(refused.value)
+    assert "; asked for: no --compress. Leave it out, or build" in str(refused.value)
+
+
+def test_a_name_is_not_lost_to_an_adapter_without_one(tmp_path):
+    fields = lambda: read_provenance(folder_of(tmp_path, IT) / "provenance.json")  # noqa: E731
+    with writing(tmp_path) as writer:
+        for given, kept in ((UNNAMED, UNNAMED), (NAMES, NAMES), (UNNAMED, NAMES.adapter)):
+            writer.provenance(IT, given)
+            found = names_in(fields())
+            assert found == kept or found == UNNAMED._replace(adapter=kept)
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ({"model": "m", "adapter": "runs/a"}, Names("m", "runs/a")),
+        (
+            {"model": "m+shared_layers=1:2", "adapter": "primer --primer=my notes"},
+            Names("m", "primer", shared_layers="1:2", primer="my notes"),
+        ),
+        ({"model": "m", "adapter": "8 + 8 soft tokens"}, Names("m", parts="8 + 8 soft tokens")),
+        (
+            {"model": "m", "adapter": "a primer of 5 tokens"},
+            Names("m", parts="a primer of 5 tokens"),
+        ),
+    ],
+)
+def test_names_of_earlier_versions_are_told_apart(written, found):
+    assert names_in({"names": written}) == found
+    shown = found.shown_model, found.shown_adapter
+    assert shown == (written["model"], written["adapter"])

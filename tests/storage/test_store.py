@@ -299,7 +299,7 @@ def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
         ("c", 20, ""),
     ]
     assert rows[2].num_bytes == packet_path(tmp_path, packets[0][0]).stat().st_size
-    assert {(*r.names, r.dtype) for r in rows} == {("tiny", "mine", "chat", "float32")}
+    assert {(r.names, r.dtype) for r in rows} == {(Names("tiny", "mine", "chat"), "float32")}
     assert store.ids(tmp_path, packets[0][1]) == ["a", "b", "c"]
 
 
