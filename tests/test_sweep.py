@@ -237,7 +237,11 @@ def test_slurm_gets_what_is_not_done(file, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["ratios", "ratios.py:niah", "documents", "lengths", "compress.py:own_docs"]
+    "name",
+    [
+        *("ratios", "ratios.py:niah", "documents", "lengths", "compress.py:own_docs"),
+        *("primers", "primers.py:own_docs"),
+    ],
 )
 def test_shipped_sweeps_name_what_exists(name, tmp_path):
     file, _, arg = name.partition(":")

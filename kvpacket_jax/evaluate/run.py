@@ -4,8 +4,10 @@ Methods know nothing of it. Stopped, it goes on where it was.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -124,11 +126,12 @@ def prepare_run(
             "kv_packet needs an adapter: with --config.adapter=none it would be no_recompute. "
             "Leave it out of --config.methods, or give an adapter."
         )
+    texts = _primer_texts(config)
     model = models.load_text_model(
         config.model, config.dtype, cache_dir, mesh, config.shared_layers
     )
     sharding.log_layout(model.config, model.params)
-    by_role = _load_adapters(config, model, specs)
+    by_role = _load_adapters(config, model, specs, texts)
     methods = dict(make(spec, **by_role) for spec in specs)
     for method in methods.values():
         method.check(model)
@@ -159,6 +162,11 @@ def _check_settings(config: ConfigDict) -> None:
     if config.template not in data.TEMPLATES:
         known = ", ".join(data.TEMPLATES)
         raise ValueError(f"template {config.template!r} is not one of {known}.")
+    if config.primer and not re.fullmatch(r"\w+:[1-9]\d*", config.primer):
+        raise ValueError(
+            f"primer {config.primer!r} is not a data set and a number of its documents, as "
+            "biography:3."
+        )
     if config.num_samples < 0:
         raise ValueError(f"num_samples is {config.num_samples}: it is 0, for all, or more.")
     if config.new_tokens < 1:
@@ -189,14 +197,32 @@ def _first_questions(source: Sequence[Example], count: int) -> list[Example]:
 
 
 def _load_adapters(
-    config: ConfigDict, model: LanguageModel, specs: Sequence[str]
+    config: ConfigDict,
+    model: LanguageModel,
+    specs: Sequence[str],
+    primer_texts: tuple[str, ...] | None,
 ) -> dict[str, Adapter]:
     """The adapters that methods have a role for, by role."""
-    names = {"adapter": config.adapter, "primer": adapters.PRIMER}
-    return {
-        role: adapters.choose(model, names[role], config.template, config.other_model)
-        for role in sorted(_roles(specs))
-    }
+    roles, found = _roles(specs), {}
+    if "adapter" in roles:
+        given = config.adapter, config.template, config.other_model
+        found["adapter"] = adapters.choose(model, *given)
+    if "primer" in roles:
+        found["primer"] = adapters.primer(model, config.template, primer_texts)
+    return found
+
+
+def _primer_texts(config: ConfigDict) -> tuple[str, ...] | None:
+    """The first documents of a data set's training split, which no test question is about.
+
+    None for the usual primer.
+    """
+    if not config.primer:
+        return None
+    name, _, number = config.primer.partition(":")
+    examples = data.load(name, "train")
+    documents = (d for i in range(len(examples)) for d in examples[i].documents)
+    return tuple(itertools.islice(documents, int(number)))
 
 
 def _roles(specs: Sequence[str]) -> set[str]:

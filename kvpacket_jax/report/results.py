@@ -22,8 +22,9 @@ DOCUMENT_OPTIONS = {
     "num_tokens": "tokens in all documents",
 }
 
-# Methods whose answers depend on the adapter that is evaluated.
-WITH_ADAPTER = tuple(name for name, m in METHODS.items() if m.adapter_role == "adapter")
+# What only methods of that role depend on, in run.json.
+ROLES = ("adapter", "primer")
+NONE = {None, "none"}  # where no method has a role
 BOUND = "single_cache"  # no rival: its cache holds just these documents in this order
 NUMBER = r"\d+(?:\.\d+)?"
 MEASURED = ("peak", "bandwidth")  # of a machine, measured again in every run
@@ -130,23 +131,23 @@ def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
 
 
 def group(evaluations: Sequence[Evaluation]) -> list[Group]:
-    """Puts together what has the same questions, model and machine; adapters may differ.
+    """Puts together what has the same questions, model and machine; adapters, primers may differ.
 
     A method and setting that several evaluations of a group share is taken from the first.
     """
     groups: dict[str, list[Evaluation]] = {}
     for e in evaluations:
         machine = {k: v for k, v in e.rows[0]["machine"].items() if k not in MEASURED}
-        questions = {k: v for k, v in e.run.items() if k != "adapter"}
+        questions = {k: v for k, v in e.run.items() if k not in ROLES}
         groups.setdefault(json.dumps([questions, machine], sort_keys=True), []).append(e)
     return [_group(members) for members in groups.values()]
 
 
 def _group(evaluations: Sequence[Evaluation]) -> Group:
-    several = len({e.run.get("adapter") for e in evaluations}) > 1
+    several = {role for role in ROLES if len({e.run.get(role) for e in evaluations} - NONE) > 1}
 
     def named(e: Evaluation, r: dict) -> dict:
-        own = several and r["method"] in WITH_ADAPTER
+        own = METHODS[r["method"]].adapter_role in several
         return r | {"setting": ", ".join(filter(None, (r["setting"], e.name)))} if own else r
 
     rows: dict[tuple, dict] = {}

@@ -214,6 +214,16 @@ def test_adapters_of_folders_with_one_name_are_told_apart(tmp_path):
     assert labels == [str(folder) for folder in folders]
 
 
+def test_primers_of_a_sweep_stand_together(tmp_path):
+    found = FOUND | {"primed": ([1, 1, 0, 0], 1e7, (0.1,) * 3)}
+    for name in ("one", "three"):
+        write(tmp_path / name / "evaluate", summaries(found), adapter="none", primer=name)
+    write(tmp_path / "later" / "evaluate", adapter="one", primer="none")
+    (group,) = read_group(tmp_path)
+    labels = {m: [r["setting"] for r in group.rows if r["method"] == m] for m in found}
+    assert labels["primed"] == ["one", "three"] and labels["kv_packet"] == [""]
+
+
 def test_series_by_documents_hold_all_else(tmp_path):
     better = summaries(FOUND | {"kv_packet": ([1, 1, 1, 1], 1e7, (0.1,) * 3)})
     write(tmp_path / "10", better, {"num_documents": 10})

@@ -65,6 +65,7 @@ def test_programs_find_the_projects_configs_from_any_folder(program, flags, mess
         "sweep_distractors",
         "sweep_compress",
         "sweep_parts",
+        "sweep_primers",
     ],
 )
 def test_every_config_refuses_a_name_it_does_not_know(name):

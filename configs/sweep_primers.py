@@ -1,0 +1,29 @@
+"""What a primer does, by its number of documents and by their kind; nothing is trained.
+
+    python -m launch.sweep --config=configs/sweep_primers.py:biography --workdir=runs/primers
+    python -m launch.report --workdir=runs/primers
+
+`:wikipedia` and `:own_docs`, which are documents such as people have, likewise. A primer's
+documents are of a training split, so that none is of the kind for own_docs: sheets, price lists and
+timetables that a generator wrote, are nearest.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, evaluate
+
+PRIMERS = ("biography:1", "biography:3", "wikipedia:1", "wikipedia:3", "sheets:1", "sheets:3", "")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    program, _, name = (arg or "evaluate").partition(":")
+    arguments.check("configs/sweep_primers.py", program, ["evaluate"])
+    config = evaluate.get_config(name or None)
+    config.methods = ("primed", "no_recompute")
+    config.num_timed, config.runs = 1, 1
+    return config
+
+
+def sweep(add):
+    for primer in PRIMERS:
+        add(primer.replace(":", "_") or "usual", "evaluate", primer=primer)
