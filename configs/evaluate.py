@@ -94,6 +94,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.teacher = ""  # a folder for the teacher's targets, for many runs; empty: in the workdir
 
     # Timed apart from answering, alone and interleaved.
-    config.num_timed = 2  # examples, each with all methods: on a CPU they take as long as many answers
+    config.num_timed = 2  # examples; on a CPU they take as long as many answers
     config.runs = 3  # of each
     return config
