@@ -68,7 +68,7 @@ $(STAMP): $(REQUIREMENTS) $(CONSTRAINTS)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "Python cannot make virtual environments here. Install what is missing, then again:"; \
 	  echo "  sudo apt-get install $(notdir $(PYTHON))-venv"; exit 1; }
-	@echo "Installing the pinned requirements into .venv (a minute or two, 1 GB)"
+	@echo "Installing the pinned requirements into .venv (a minute or two, 1.3 GB)"
 	@.venv/bin/python -c 'import pip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' \
 	  2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv .venv; }
 	.venv/bin/pip install --quiet --disable-pip-version-check $(REQUIREMENTS:%=-r %) -c $(CONSTRAINTS)

@@ -66,8 +66,8 @@ def main(argv):
         session.check_documents(folder, DOCUMENTS.value)
         method = METHOD.value
         which = method == session.BARE, method in session.WITHOUT_PACKETS
-        if built_with := serving.default_to_store(DOCUMENTS.value, *which):
-            print(f"As the documents were built: {built_with}", file=sys.stderr)
+        if said := serving.default_to_store(DOCUMENTS.value, *which):
+            print(said, file=sys.stderr)
         wording, key = serving.wording(), stores.key()
         if QUERY.value is not None:
             session.check_question(QUERY.value)

@@ -36,10 +36,12 @@ def main(argv):
     consequence = "Nothing was built. --on_error=skip leaves such lines out."
     on_bad = print if ON_ERROR.value == "skip" else corpus.refusing(consequence)
     cache_dir = caches.use()
-    with errors.in_one_line():
+    with errors.in_one_line("Stopped. What was built stays: the same command goes on."):
         # First what needs no model: loading one takes a while.
         wording = serving.wording()
-        shard, key = shards.parse(SHARD.value), stores.key()
+        shard, key, folder = shards.parse(SHARD.value), stores.key(), stores.folder()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: give a folder for the packets.")
         documents = corpus.read_file(pathlib.Path(INPUT.value).expanduser(), on_bad)
         loaded = serving.load(cache_dir)
         with progress.step(f"Tokenising {len(documents):,} documents"):
@@ -56,7 +58,6 @@ def main(argv):
                 compressor=loaded.compressor,
             )
         with BuildProgress(parts) as bar:
-            folder = stores.folder()
             build.build(loaded.model, parts, folder, on_batch=bar.add, on_damaged=bar.say, key=key)
     print(bar.summary())
 

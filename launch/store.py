@@ -37,7 +37,7 @@ def main(argv):
         if argv[1] == "ls":
             documents = store.contents(folder, stores.key())
             progress.console.print(listing.table(documents))
-            progress.SHOWN.say(listing.total(documents))
+            progress.SHOWN.say(listing.total(documents, removal.superseded(folder)))
         elif argv[1] == "rm":
             progress.SHOWN.say(listing.removed(removal.remove(folder, DOCUMENTS.value)))
         else:

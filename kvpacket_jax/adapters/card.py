@@ -121,7 +121,8 @@ def remark(
         return f"The adapter {name} has no card for {model}: {unknown}. launch.card measures it."
     fitting = [row for row in card.rows if row.documents >= documents and row.tokens >= tokens]
     if not fitting:
-        sizes = sorted({(row.documents, row.tokens) for row in card.rows})
+        every = {(row.documents, row.tokens) for row in card.rows}
+        sizes = sorted(s for s in every if not any(_covers(o, s) for o in every - {s}))
         return (
             f"The card of {name} does not cover {documents} documents of up to {tokens} tokens, "
             f"only up to {' or '.join(f'{n} of {t}' for n, t in sizes)}: {unknown}."
@@ -135,12 +136,15 @@ def remark(
         return ""
     shares = [(row.scores[ADAPTER].same_right, row.kind) for row in (rows[0], rows[-1])]
     return (
-        f"By the card of {name}, {_between(shares)} of the answers that the full context gets "
-        "right come out the same from packets of as many documents or more, as long or longer"
-        f"{', depending on their kind' if len(rows) > 1 else ''}. --min_agreement={least:g} asks "
-        "for more."
+        f"By the card of {name}, {_between(shares)} of the answers that reading in full gets right "
+        "come out the same from packets of such documents. --min_agreement=0 leaves this line out."
         f"{_guarded(rows) if recompute_below == card.recompute_below else ''}"
     )
+
+
+def _covers(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether documents are as many and as long."""
+    return one[0] >= other[0] and one[1] >= other[1]
 
 
 def _guarded(rows: Sequence[Row]) -> str:

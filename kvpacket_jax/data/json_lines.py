@@ -52,7 +52,8 @@ def refuse(path: pathlib.Path, bad: list[str], remedy: str = "") -> None:
 def check_exists(path: pathlib.Path) -> None:
     """Raises FileNotFoundError where there is no such file."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        is_folder = f"{path} is a folder, not a file."
+        raise FileNotFoundError(is_folder if path.is_dir() else f"There is no file {path}.")
 
 
 def check_text(name: str, value: Any) -> None:

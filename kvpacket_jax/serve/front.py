@@ -116,7 +116,10 @@ class Store:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
             bare documents; negative resident_bytes; a key that is too short.
           FileNotFoundError: no such adapter, primer or key file.
+          TypeError: a model's name in place of a model.
         """
+        if not isinstance(model, LanguageModel):
+            raise TypeError(f"A store's model is what load_model returns; found {model!r}.")
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
         self._resident = Resident(resident_bytes)

@@ -32,8 +32,12 @@ def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
     return rows
 
 
-def total(documents: Sequence[StoredDocument]) -> str:
-    """How many documents, packets, tokens and bytes; how many are not whole."""
+def total(documents: Sequence[StoredDocument], superseded: Removed = Removed(0, 0, 0)) -> str:
+    """How many documents, packets, tokens and bytes; how many are not whole.
+
+    Args:
+      superseded: packets that no document refers to.
+    """
     preambles = [d for d in documents if d.is_preamble]
     documents = [d for d in documents if not d.is_preamble]
     if not documents:
@@ -47,6 +51,11 @@ def total(documents: Sequence[StoredDocument]) -> str:
         f"{f', built in {builds} ways' if builds > 1 else ''}. Packets: {len(packets):,}, of "
         f"{tokens:,} tokens, {format.si(num_bytes)}B."
     )
+    if superseded.packets:
+        text += (
+            f" {_counted(superseded.packets, 'more packet')}, {format.si(superseded.num_bytes)}B, "
+            "that no document refers to: launch.store prune removes them."
+        )
     if changed := _of_several_texts(documents):
         text += (
             f" Builds have different texts of {', '.join(changed[:5])}"

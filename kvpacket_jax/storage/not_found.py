@@ -1,6 +1,7 @@
 """What is said of documents that a store does not have, or has from another make."""
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -53,17 +54,18 @@ def _made_otherwise(others: Sequence[dict], provenance: Provenance, names: Names
     theirs = [values(names_in(stored), stored) for stored in others]
     fields = [differing(stored, provenance) for stored in others]
     there = [flags(their, of, own) for their, of in zip(theirs, fields, strict=True)]
-    closest = min(range(len(others)), key=lambda i: len(fields[i]))
-    asked = flags(own, fields[closest], theirs[closest])
-    if asked and asked in there and UNKNOWN_TEMPLATE not in asked:  # the same names
+    asked = [flags(own, of, their) for their, of in zip(theirs, fields, strict=True)]
+    if any(a == t and a and UNKNOWN_TEMPLATE not in a for a, t in zip(asked, there, strict=True)):
         return (
             f"made with {made}. What is called the same has changed since: build them again, "
             "launch.build_packets."
         )
     ways = "; or ".join(dict.fromkeys(filter(None, there)))
+    any_of = {flag: next((t[flag] for t in theirs if t.get(flag)), "") for flag in own}
+    every = flags(own, list(dict.fromkeys(itertools.chain(*fields))), any_of)
     return (
         f"made with {made}. Give what it was built with{ways and f' ({ways})'}, or build it as "
-        f"asked for: launch.build_packets{asked and f' {asked}'}."
+        f"asked for: launch.build_packets{every and f' {every}'}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kvpacket_jax.packets.adapter import fingerprint
 from kvpacket_jax.storage import entries, packet_file, store
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
-from kvpacket_jax.storage.packet_file import PACKETS, Damaged, MissingFile, packet_path
+from kvpacket_jax.storage.packet_file import PACKETS, Damaged, packet_path
 from models.disk import partial
 from models.disk.files import sync
 from models.identity import digest
@@ -47,13 +47,22 @@ def prune(folder: pathlib.Path) -> Removed:
     miss its file, and says so.
 
     Raises:
-      FileNotFoundError: no such store.
       BlockingIOError: a build is under way.
-      Damaged, MissingFile: an entry that does not say which packet it is of, or names one that is
-        not there: what it should name would go. launch.build_packets mends it.
+      Damaged: an entry that does not say which packet it is of.
+      FileNotFoundError: no such store; or an entry names a packet that is not there: what it should
+        name would go.
     """
     with _alone(folder):
         return _removed(0, _unnamed(folder))
+
+
+def superseded(folder: pathlib.Path) -> Removed:
+    """What `prune` would remove now, as far as that can be told."""
+    try:
+        packets = _unnamed(folder)
+        return Removed(0, len(packets), sum(path.stat().st_size for path in packets))
+    except (Damaged, OSError):
+        return Removed(0, 0, 0)
 
 
 @contextlib.contextmanager
@@ -74,15 +83,18 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
 
 def _unnamed(folder: pathlib.Path, without: Iterable[str] = ()) -> list[pathlib.Path]:
     """The packets that no entry names, but for entries whose files have one of some names."""
-    named = set()
+    named: dict[str, str] = {}  # packets, and a document of each
     for path in itertools.chain(*(folder.glob(f"documents/*/{n}") for n in ("*.json", PREAMBLE))):
         fields = None if path.name in (PROVENANCE, *without) else entries.read_fields(path)
         if fields is not None:
-            named.add(fields["packet"])
+            named.setdefault(fields["packet"], fields["id"])
     packets = {path.stem: path for path in folder.glob(f"{PACKETS}/*.safetensors")}
-    for name in sorted(named - packets.keys()):  # an entry may name another than it did
-        raise MissingFile(packet_path(folder, name))
-    unnamed = [packets[name] for name in sorted(packets.keys() - named)]
+    for name in sorted(named.keys() - packets.keys()):  # an entry may name another than it did
+        raise FileNotFoundError(
+            f"Document {named[name]!r}: {packet_path(folder, name)} is not there. Build it again, "
+            "launch.build_packets, or remove it too: launch.store rm."
+        )
+    unnamed = [packets[name] for name in sorted(packets.keys() - named.keys())]
     return [path for path in unnamed if not _is_preamble(folder, path)]
 
 

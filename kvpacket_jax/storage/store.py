@@ -58,8 +58,12 @@ class StoredDocument(NamedTuple):
 
 def check_exists(folder: pathlib.Path) -> None:
     """Raises FileNotFoundError where there is no store."""
+    if folder.exists() and not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is a file. A store is a folder of packets.")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
+    if any(folder.iterdir()) and not (folder / PACKETS).is_dir():
+        raise FileNotFoundError(f"{folder} is no store: it has no folder {PACKETS}.")
 
 
 def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
@@ -72,7 +76,9 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if not ids:
         raise ValueError("No document was named: give the ids of one or more.")
     if others := [id for id in ids if not isinstance(id, str)]:
-        raise ValueError(f"Ids of documents are texts; {others[0]!r} is none.")
+        raise ValueError(
+            f"Ids of documents are texts; {others[0]!r} is not one: give {str(others[0])!r}."
+        )
     unknown = [id for id in ids if not any(folder.glob(f"documents/*/{entries.file_name(id)}"))]
     if unknown:
         folders = [path for path in folder.glob("documents/*") if path.is_dir()]

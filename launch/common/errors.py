@@ -13,13 +13,19 @@ EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
-    """Ends the program with an error's own words, or with nothing but a status after Ctrl-C."""
+def in_one_line(interrupted: str = "") -> Iterator[None]:
+    """Ends the program with an error's own words, or with a status after Ctrl-C.
+
+    Args:
+      interrupted: what is said then.
+    """
     try:
         yield
     except EXPECTED as error:
         sys.exit(f"\n{words(error)}")
     except KeyboardInterrupt:
+        if interrupted:
+            print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # the status that shells give
 
 

@@ -1,7 +1,6 @@
 """The flags of the programs that build a store's packets and answer from them: what made them."""
 
 import pathlib
-import shlex
 from collections.abc import Sequence
 
 from absl import flags
@@ -65,7 +64,7 @@ def default_to_store(ids: Sequence[str], bare: bool, any_way: bool) -> str:
       any_way: whichever of several builds will do.
 
     Returns:
-      Those defaults that are not the usual ones, to be said; "" for none.
+      What is to be said of it: defaults that are not the usual ones, and several builds; or "".
 
     Raises ValueError for a compressor as `compress.make`, and as `ways.built_with` and
       `loading.check_found`.
@@ -84,18 +83,21 @@ def default_to_store(ids: Sequence[str], bare: bool, any_way: bool) -> str:
         asked["compress"] = compress.shortened(compressor.label) if compressor else ""
     if bare:
         asked["adapter"] = adapters.NONE
-    found = ways.built_with(stores.folder(), ids, asked, any_way)
+    found, several = ways.built_with(stores.folder(), ids, asked, any_way)
     usual = {flag: flags.FLAGS[flag].default for flag in found}
     usual["adapter"] = adapters.default_for(found.get("model", MODEL.value))
     new = {flag: value for flag, value in found.items() if value and flag not in asked}
     loading.check_found(new)
     for flag, value in new.items():
         flags.FLAGS.set_default(flag, value)
-    return " ".join(
-        f"--{flag}={shlex.quote(value)}"
-        for flag, value in new.items()
-        if value != usual[flag] and flag != "dtype"
-    )
+    said = [flag for flag, value in new.items() if value != usual[flag] and flag != "dtype"]
+    lines = [f"As the documents were built: {ways.shown(new, said)}"] if said else []
+    if several:
+        lines.append(
+            f"The documents were built in {len(several)} ways: {'; or '.join(several)}. Flags that "
+            "are not given are as usual."
+        )
+    return "\n".join(lines)
 
 
 def wording():

@@ -27,7 +27,7 @@ CARD = Card(
         (6, 100, 0.5, ""),
         (6, 100, 0.9, "60% (many) of the answers"),
         (6, 101, 0.1, "does not cover 6 documents of up to 101 tokens"),
-        (21, 10, 0.1, "5 of 100 or 5 of 300 or 20 of 100"),
+        (21, 10, 0.1, "only up to 5 of 300 or 20 of 100"),
     ],
 )
 def test_a_request_is_judged_by_kinds_that_are_as_large(documents, tokens, least, said):

@@ -101,7 +101,7 @@ def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
     squeezed = kvp.Store(tmp_path, model, "none", **MADE_WITH, compress="knorm", keep=0.25)
     bare.add({"ferry": DOCUMENTS["ferry"]})
     label = "knorm/keep=0.25"
-    said = rf"\(without --compress and --keep\), or .* --compress={label}\."
+    said = rf"\(without --compress and --keep\), or .* --compress={label} --adapter=none\."
     with pytest.raises(ValueError, match=said):
         squeezed.ask("When?", ["ferry"])
     assert (bare.documents(), wrapped.documents()) == (["ferry"], ["bus", "ferry"])
@@ -175,7 +175,7 @@ def test_mistakes_are_named(model, tmp_path):
         (("When?", []), "No document was named"),
         (("When?", "ferry"), "a list of ids, not the text 'ferry'"),
         (("When?", ["fery"]), "no document 'fery'. It has ferry, bus"),
-        (("When?", [1]), "Ids of documents are texts; 1 is none"),
+        (("When?", [1]), "Ids of documents are texts; 1 is not one: give '1'"),
         (("When?", ["ferry"], 0), "new_tokens is 0: an answer has 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):

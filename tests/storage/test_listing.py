@@ -7,7 +7,7 @@ import sys
 
 import models
 from kvpacket_jax.serve import Store
-from kvpacket_jax.storage import listing
+from kvpacket_jax.storage import listing, removal
 from kvpacket_jax.storage.provenance import Names
 from kvpacket_jax.storage.store import StoredDocument, contents
 
@@ -56,6 +56,17 @@ def test_what_is_not_whole_is_counted_apart():
         shown = [column.header for column in listing.table(rows).columns]
         assert shown[-len(columns) :] == columns and ("problem" in shown) == ("problem" in columns)
     assert listing.total([]) == "No documents."
+
+
+def test_superseded_packets_are_counted(byte_model, tmp_path):
+    store = Store(tmp_path, models.load(str(byte_model), "float32"), "none", "completion")
+    store.add({"a": "one", "b": "two"})
+    total = lambda: listing.total(contents(tmp_path), removal.superseded(tmp_path))  # noqa: E731
+    assert "refers to" not in total()
+    store.add({"b": "three"})
+    assert "1 more packet, " in total() and "that no document refers to: launch.store pr" in total()
+    removal.prune(tmp_path)
+    assert "refers to" not in total()
 
 
 def test_an_older_text_of_another_build_is_named(byte_model, tmp_path):

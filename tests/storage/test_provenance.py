@@ -113,10 +113,11 @@ def test_what_documents_were_built_with_is_asked_for(tmp_path, builds, asked, fo
         writer.provenance(HALF, NAMES)
         writer.document(HALF, "b", Entry("x" * 64))
     expected = {flag: value for flag, value in found.items() if value is not None}
-    assert built_with(tmp_path, ["a", "b"], asked) == expected
-    assert built_with(tmp_path, ["a", "absent"], asked) == {}
-    any_way = built_with(tmp_path, ["a", "b"], asked, any_way=True)
-    assert any_way.keys() >= expected.keys() and "compress" in any_way
+    shared, several = built_with(tmp_path, ["a", "b"], asked)
+    assert shared == expected and bool(several) == ("compress" not in expected)
+    assert built_with(tmp_path, ["a", "absent"], asked) == ({}, [])
+    any_way, several = built_with(tmp_path, ["a", "b"], asked, any_way=True)
+    assert any_way.keys() >= expected.keys() and "compress" in any_way and not several
 
 
 def test_what_was_never_built_so_is_said_without_a_model(tmp_path):
@@ -130,6 +131,30 @@ def test_what_was_never_built_so_is_said_without_a_model(tmp_path):
     for said in ("--compress=snapkv/keep=0.25", "--compress=snapkv/keep=0.5"):
         assert said in str(refused.value)
     assert "; asked for: no --compress. Leave it out, or build" in str(refused.value)
+
+
+def test_documents_that_share_no_build_are_named_with_theirs(tmp_path):
+    with writing(tmp_path) as writer:
+        for made_by, names, ids in ((IT, NAMES, "ab"), (COMPRESSED, PRIMED, "cd")):
+            writer.provenance(made_by, names)
+            for id in ids:
+                writer.document(made_by, id, Entry("x" * 64))
+    assert built_with(tmp_path, ["c", "d"], {}).shared["compress"] == "snapkv/keep=0.25"
+    with pytest.raises(ValueError, match="No build has all of these documents") as refused:
+        built_with(tmp_path, ["a", "b", "c"], {})
+    said = str(refused.value)
+    assert "'a', 'b' with no --shared_layers --adapter='runs/my adapter' no --primer no --c" in said
+    assert "'c' with --shared_layers=1:2 --adapter=primer --primer=similar:3 --compress=s" in said
+
+
+def test_a_model_that_is_surely_another_is_said_before_one_is_loaded(tmp_path):
+    demo = NAMES._replace(model="smollm2-135m")
+    with writing(tmp_path) as writer:
+        writer.provenance(IT, demo)
+        writer.document(IT, "a", Entry("x" * 64))
+    with pytest.raises(ValueError, match="--model=smollm2-135m; asked for: --model=qwen2.5-coder"):
+        built_with(tmp_path, ["a"], {"model": "qwen2.5-coder-0.5b", "adapter": "runs/my adapter"})
+    assert built_with(tmp_path, ["a"], {"model": "a/folder"}).shared["model"] == "smollm2-135m"
 
 
 def test_a_name_is_not_lost_to_an_adapter_without_one(tmp_path):
