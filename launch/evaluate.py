@@ -48,7 +48,8 @@ def main(argv):
         progress.console.print(kinds, tables.lost_table(results))
         progress.paragraph(f"{tables.KIND_LEGEND} {tables.LOST_LEGEND}")
     progress.paragraph(tables.cost_legend(results))
-    progress.SHOWN.say(f"{folder / 'results.json'}")
+    report = f"launch.report --workdir={folder}"
+    progress.SHOWN.say(f"{folder / 'results.json'}; {report} shows answers that packets lose.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch.common import errors
+from launch.common import caches, errors
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 
@@ -32,6 +32,7 @@ def main(argv):
     # Imported here: --help needs no jax.
     from kvpacket_jax.report import page
 
+    caches.quiet_logs()
     output = OUTPUT.value or pathlib.Path(WORKDIR.value[0]) / "report"
     with errors.in_one_line():
         paths = page.write_report(WORKDIR.value, output, PUBLISHED.value)

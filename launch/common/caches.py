@@ -35,6 +35,7 @@ def use(distributed: bool = False) -> pathlib.Path:
 
 
 def quiet_logs() -> None:
-    """Keeps out what orbax logs of each file, and jax of the backends that are absent."""
+    """Keeps out what orbax logs of files, jax of backends that are absent, matplotlib of fonts."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    for name in ("jax", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
