@@ -32,6 +32,7 @@ def main(argv):
     from kvpacket_jax.runtime import progress, shards
     from kvpacket_jax.serve import build, corpus
     from kvpacket_jax.serve.progress import BuildProgress
+    from kvpacket_jax.storage import store
 
     consequence = "Nothing was built. --on_error=skip leaves such lines out."
     on_bad = print if ON_ERROR.value == "skip" else corpus.refusing(consequence)
@@ -40,8 +41,7 @@ def main(argv):
         # First what needs no model: loading one takes a while.
         wording = serving.wording()
         shard, key, folder = shards.parse(SHARD.value), stores.key(), stores.folder()
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file: give a folder for the packets.")
+        store.check_no_file(folder)
         documents = corpus.read_file(pathlib.Path(INPUT.value).expanduser(), on_bad)
         loaded = serving.load(cache_dir)
         with progress.step(f"Tokenising {len(documents):,} documents"):

@@ -24,6 +24,11 @@ def shipped() -> dict[str, pathlib.Path]:
     return {p.name: p for p in sorted(FOLDER.glob("*")) if (p / adapter_lib.CHECKPOINT).exists()}
 
 
+def names() -> tuple[str, ...]:
+    """What `choose` takes besides folders."""
+    return (*shipped(), PRIMER, NONE)
+
+
 def name_for(model: LanguageModel, name: str | None) -> str:
     """The name of the adapter that `choose` takes: the one given, else the model's default."""
     return name or default_for(model.name)
@@ -74,8 +79,7 @@ def choose(
     try:
         return adapter_lib.load_adapter(name, model, other_model)
     except FileNotFoundError:
-        known = (*shipped(), PRIMER, NONE)
-        close = known_names.by_similarity(str(name), known, len(known))
+        close = known_names.by_similarity(str(name), names(), len(names()))
         raise FileNotFoundError(
             f"There is no adapter {name}: no such folder. By name: {', '.join(close)}."
         ) from None

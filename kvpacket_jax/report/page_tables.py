@@ -96,10 +96,7 @@ def lost(rows: Sequence[dict], answers: Sequence[dict]) -> Table | None:
     number = min(EXAMPLES, len(found))
     chosen = [found[i * len(found) // number] for i in range(number)]
     lines = [
-        tuple(
-            _cut(by[REFERENCE]["asked"]) if i == 0 else _cut(by[s]["answer"])
-            for i, s in enumerate(("", *shown))
-        )
+        tuple(map(_cut, (by[REFERENCE]["asked"], *(by[spec]["answer"] for spec in shown))))
         for by in chosen
     ]
     right = sum(by[REFERENCE]["exact_match"] for by in whole)

@@ -19,9 +19,9 @@ from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packets.adapter import Adapter, describe
 from kvpacket_jax.packets.packet import Provenance, provenance_of
 from kvpacket_jax.runtime import names as known_names
-from kvpacket_jax.serve.primers import REPLACED, FromCorpus
+from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.storage.packet_file import packet_name
-from kvpacket_jax.storage.provenance import Names
+from kvpacket_jax.storage.provenance import REPLACED, Names
 from models import SHARED, LanguageModel
 from models.identity import digest
 from models.sources.demo_models import DEMO_MODELS
@@ -63,8 +63,7 @@ def names_of(
     if adapter is None:
         given, parts = adapters.NONE, ""
     else:
-        known = (*adapters.shipped(), adapters.PRIMER)
-        given, parts = given if given in known else _placed(given), describe(adapter)
+        given, parts = given if given in adapters.names() else _placed(given), describe(adapter)
     base = base if base in DEMO_MODELS else _placed(base)
     return Names(base, given, wording.name, layers, _placed(primer), parts)
 

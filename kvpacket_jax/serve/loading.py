@@ -62,10 +62,7 @@ def check_found(built_with: Mapping[str, str]) -> None:
     Args:
       built_with: flags, as `ways.built_with` returns them.
     """
-    known = {
-        "model": DEMO_MODELS,
-        "adapter": (*adapters.shipped(), adapters.PRIMER, adapters.NONE),
-    }
+    known = {"model": DEMO_MODELS, "adapter": adapters.names()}
     for flag in ("model", "adapter", "primer"):
         name = built_with.get(flag, "")
         if name in ("", *known.get(flag, ())) or (flag == "primer" and primers.of_corpus(name)):

@@ -21,12 +21,12 @@ from kvpacket_jax import adapters
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.serve import corpus
 from kvpacket_jax.similarity import Index
+from kvpacket_jax.storage.provenance import REPLACED
 from models import LanguageModel
 
 # Tokens that are read of a document of the corpus that primes others: similar:K reads K of them
 # for every document, and no long one should keep short ones from fitting the model's context.
 LONGEST = 512
-REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
 WAYS = (
     "--primer takes a file of texts, corpus:K (K documents of the corpus) or similar:K (for each "
     "document the K most similar ones)"

@@ -207,12 +207,12 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     Nothing is said where bare packets were asked for, nor of answers that read none; of compressed
     ones, that no card is of them.
     """
-    adapter, model = session.method.adapter, session.model
-    documents = session.apart()[1]
     if session.full is None or isinstance(session.method, METHODS[BARE]):
         return ""
+    adapter, model = session.method.adapter, session.model
     if adapter is None:
         return "These packets are bare: they lack what documents would have read of each other."
+    documents = session.apart()[1]
     if by := documents[0].manifest.compressor:
         return f"No card says how well packets answer that are compressed by {shortened(by)}."
     if documents[0].manifest.primer or primers.is_replaced(adapter_name):

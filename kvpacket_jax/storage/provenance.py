@@ -13,6 +13,7 @@ from models import SHARED
 
 FORMAT = 1  # of a packet's file
 TEXTS = ("model", "tokenizer", "template", "adapter", "dtype")  # the fields that are text
+REPLACED = " --primer="  # in an adapter's name: what replaces its own primer follows
 # How earlier versions described adapters without a name, in place of one.
 DESCRIBED = r"\d+ \+ \d+ soft tokens|a (primer|writer|distiller) of |no parts$"
 UNCOMPRESSED = "none"  # what stands for the compressor that a provenance does not name
@@ -51,7 +52,12 @@ class Names(NamedTuple):
 
     @property
     def shown_adapter(self) -> str:
-        return (self.adapter or self.parts) + (f" --primer={self.primer}" if self.primer else "")
+        return (self.adapter or self.parts) + (f"{REPLACED}{self.primer}" if self.primer else "")
+
+    def of(self, field: str) -> str:
+        """What a field of a provenance is called; "" for one without a name."""
+        called = {"model": self.shown_model, "adapter": self.shown_adapter}
+        return (called | {"template": self.template}).get(field, "")
 
 
 def to_fields(provenance: Provenance) -> dict:
@@ -80,7 +86,7 @@ def names_in(fields: dict) -> Names:
         return Names(*(names.get(name, "") for name in Names._fields))
     # Earlier versions kept what is shown.
     model, _, layers = names.get("model", "").partition(SHARED)
-    adapter, _, primer = names.get("adapter", "").partition(" --primer=")
+    adapter, _, primer = names.get("adapter", "").partition(REPLACED)
     parts = adapter if re.match(DESCRIBED, adapter) else ""
     return Names(model, "" if parts else adapter, "", layers, primer, parts)
 
@@ -97,17 +103,12 @@ def differences(stored: dict, provenance: Provenance, names: Names = Names()) ->
       stored: the fields on disk.
       names: of the model and adapter of `provenance`.
     """
-    theirs, ours, different = names_in(stored), names, differing(stored, provenance)
+    stored_names, different = names_in(stored), differing(stored, provenance)
     stored, expected = _comparable(stored), _comparable(to_fields(provenance))
-    called = {
-        "model": (theirs.shown_model, ours.shown_model),
-        "adapter": (theirs.shown_adapter, ours.shown_adapter),
-        "template": (theirs.template, ours.template),
-    }
-    both = {field: called.get(field, ("", "")) for field in different}
     return " and ".join(
-        f"another {field}: {_shown(stored.get(field), their)}, not {_shown(expected[field], our)}"
-        for field, (their, our) in both.items()
+        f"another {field}: {_shown(stored.get(field), stored_names.of(field))}, not "
+        f"{_shown(expected[field], names.of(field))}"
+        for field in different
     )
 
 

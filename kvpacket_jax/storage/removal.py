@@ -59,8 +59,7 @@ def prune(folder: pathlib.Path) -> Removed:
 def superseded(folder: pathlib.Path) -> Removed:
     """What `prune` would remove now, as far as that can be told."""
     try:
-        packets = _unnamed(folder)
-        return Removed(0, len(packets), sum(path.stat().st_size for path in packets))
+        return _counted(0, _unnamed(folder))
     except (Damaged, OSError):
         return Removed(0, 0, 0)
 
@@ -83,16 +82,19 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
 
 def _unnamed(folder: pathlib.Path, without: Iterable[str] = ()) -> list[pathlib.Path]:
     """The packets that no entry names, but for entries whose files have one of some names."""
-    named: dict[str, str] = {}  # packets, and a document of each
+    named: dict[str, str | None] = {}  # packets, and a document of each; None is the preamble
     for path in itertools.chain(*(folder.glob(f"documents/*/{n}") for n in ("*.json", PREAMBLE))):
         fields = None if path.name in (PROVENANCE, *without) else entries.read_fields(path)
         if fields is not None:
             named.setdefault(fields["packet"], fields["id"])
     packets = {path.stem: path for path in folder.glob(f"{PACKETS}/*.safetensors")}
     for name in sorted(named.keys() - packets.keys()):  # an entry may name another than it did
+        what, or_else = "The preamble", ""
+        if named[name] is not None:
+            what, or_else = f"Document {named[name]!r}", ", or remove it too: launch.store rm"
         raise FileNotFoundError(
-            f"Document {named[name]!r}: {packet_path(folder, name)} is not there. Build it again, "
-            "launch.build_packets, or remove it too: launch.store rm."
+            f"{what}: {packet_path(folder, name)} is not there. Build it again, "
+            f"launch.build_packets{or_else}."
         )
     unnamed = [packets[name] for name in sorted(packets.keys() - named.keys())]
     return [path for path in unnamed if not _is_preamble(folder, path)]
@@ -113,9 +115,13 @@ def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:
 
 
 def _removed(documents: int, packets: Sequence[pathlib.Path]) -> Removed:
-    num_bytes = sum(path.stat().st_size for path in packets)
+    what = _counted(documents, packets)
     _unlink(packets)
-    return Removed(documents, len(packets), num_bytes)
+    return what
+
+
+def _counted(documents: int, packets: Sequence[pathlib.Path]) -> Removed:
+    return Removed(documents, len(packets), sum(path.stat().st_size for path in packets))
 
 
 def _unlink(paths: Sequence[pathlib.Path]) -> None:

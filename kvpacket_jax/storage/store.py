@@ -56,10 +56,15 @@ class StoredDocument(NamedTuple):
 # ---- reading
 
 
-def check_exists(folder: pathlib.Path) -> None:
-    """Raises FileNotFoundError where there is no store."""
+def check_no_file(folder: pathlib.Path) -> None:
+    """Raises FileNotFoundError for a file, which can be no store."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file. A store is a folder of packets.")
+
+
+def check_exists(folder: pathlib.Path) -> None:
+    """Raises FileNotFoundError where there is no store."""
+    check_no_file(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no store {folder}. launch.build_packets makes one.")
     if any(folder.iterdir()) and not (folder / PACKETS).is_dir():
