@@ -7,9 +7,9 @@ from rich.text import Text
 
 from kvpacket_jax import compress
 from kvpacket_jax.runtime import format
+from kvpacket_jax.storage.contents import UNSIGNED, StoredDocument
 from kvpacket_jax.storage.provenance import UNCOMPRESSED
 from kvpacket_jax.storage.removal import Removed
-from kvpacket_jax.storage.store import UNSIGNED, StoredDocument
 
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
@@ -32,11 +32,16 @@ def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
     return rows
 
 
-def total(documents: Sequence[StoredDocument], superseded: Removed = Removed(0, 0, 0)) -> str:
+def total(
+    documents: Sequence[StoredDocument],
+    superseded: Removed = Removed(0, 0, 0),
+    verified: bool = False,
+) -> str:
     """How many documents, packets, tokens and bytes; how many are not whole.
 
     Args:
       superseded: packets that no document refers to.
+      verified: whether every byte was read, which is said where all are whole.
     """
     preambles = [d for d in documents if d.is_preamble]
     documents = [d for d in documents if not d.is_preamble]
@@ -75,6 +80,8 @@ def total(documents: Sequence[StoredDocument], superseded: Removed = Removed(0, 
             f" The preamble is {preambles[0].problem}: no question is answered without it. "
             "launch.build_packets on the same input mends it."
         )
+    if verified and not bad + unsigned and not preambles:
+        text += " Every byte of them is as it was written."
     return text
 
 

@@ -129,22 +129,24 @@ def forget(folder: pathlib.Path, wanted: Sequence[Wanted]) -> None:
 
 
 def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
-    """Reads every byte of a packet and compares it with its seal, which is returned, as in Entry.
+    """Reads every byte of a packet of the model; returns its seal, as in Entry.
 
-    The name stands for its provenance. Raises MissingFile, DamagedFile.
+    Its name stands for its provenance. Raises MissingFile, DamagedFile.
     """
     with _open(packet_path(folder, name), name) as file:
-        for array, kind in _kinds(file, model).items():
-            _read_array(file, array, np.empty(*kind))
+        _kinds(file, model)
+        _compare_arrays(file)
         return file.seal
 
 
-def read_manifest(folder: pathlib.Path, name: str, seal: str = "") -> dict:
-    """What a packet is of: its provenance's fields, tokens and length.
+def read_manifest(folder: pathlib.Path, name: str, seal: str = "", every_byte=False) -> dict:
+    """What a packet is of: its provenance's fields, tokens and length; raises as `verify`.
 
-    Only the file's header is read and compared; MissingFile or DamagedFile as in `verify`.
+    Needs no model. Unless `every_byte`, only the file's header is read and compared.
     """
     with _open(packet_path(folder, name), name, seal) as file:
+        if every_byte:
+            _compare_arrays(file)
         return file.manifest
 
 
@@ -300,6 +302,14 @@ def _read_array(file: _File, name: str, out: np.ndarray) -> None:
     file.raw.readinto(numbers)
     if hashlib.sha256(numbers).hexdigest() != file.manifest["arrays"][name]:
         raise DamagedFile(file.path, f"array {name} is not the one that was written")
+
+
+def _compare_arrays(file: _File) -> None:
+    if set(file.manifest["arrays"]) != set(file.arrays):
+        raise DamagedFile(file.path, "its arrays are not those of its manifest")
+    for name in file.manifest["arrays"]:
+        begin, end = file.arrays[name]["data_offsets"]
+        _read_array(file, name, np.empty(end - begin, np.uint8))
 
 
 def _positions(file: _File, kinds: dict[str, _Kind], slots: int) -> np.ndarray:

@@ -15,7 +15,6 @@ import json
 import pathlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import sealed
@@ -23,35 +22,12 @@ from kvpacket_jax.storage import entries, not_found, packet_file
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
 from kvpacket_jax.storage.provenance import (
-    UNCOMPRESSED,
     Names,
-    compressor_in,
     names_in,
     to_fields,
 )
 from models.disk import partial
 from models.disk.files import make_folder, publish, sync
-from models.identity import digest
-
-UNSIGNED = "not signed"  # with the store's key, where there is one
-
-
-class StoredDocument(NamedTuple):
-    """A document of a store, as it is listed."""
-
-    id: str
-    names: Names
-    dtype: str
-    packet: str  # its name
-    tokens: int  # of the document, without soft tokens; 0 where `problem` says why
-    num_bytes: int  # of the packet's file, which documents with the same text share
-    problem: str = ""  # "missing", "damaged", UNSIGNED or which file is damaged
-    compressor: str = UNCOMPRESSED  # with its settings
-    is_preamble: bool = False
-    build: str = ""  # a digest of its provenance
-    read_by: str = ""  # a digest of tokenizer and template: only what they read alike is compared
-    text: str = ""  # a digest of its tokens
-
 
 # ---- reading
 
@@ -228,75 +204,6 @@ def resolved_dtype(folder: pathlib.Path, dtype: str) -> str:
         return dtype
     there = {fields["dtype"] for fields in provenances(folder)}
     return there.pop() if len(there) == 1 else dtype
-
-
-def contents(folder: pathlib.Path, key: bytes | None = None) -> list[StoredDocument]:
-    """The documents of a store by model, adapter and id; only headers of packets are read.
-
-    A preamble is listed where something is wrong with it, for no answer goes without. Of entries
-    that are not signed with `key` that is said, and nothing read of their packets; of a damaged
-    entry the file stands for the id, of a damaged provenance its folder for the names.
-
-    Raises FileNotFoundError where there is no store.
-    """
-    check_exists(folder)
-    documents = []
-    for own in folder.glob("documents/*"):
-        paths = [path for path in own.glob("*.json") if path.name != PROVENANCE]
-        paths += [path for path in (own / PREAMBLE,) if path.exists()]
-        if not paths:  # just begun
-            continue
-        names, dtype, problem = Names(f"{own.name[:16]}…", "?"), "?", f"{PROVENANCE} damaged"
-        compressor = UNCOMPRESSED
-        with contextlib.suppress(Damaged):
-            fields = entries.read_provenance(own / PROVENANCE)
-            names, dtype, problem = names_in(fields), fields["dtype"], ""
-            compressor = compressor_in(fields)
-            # Stores written before names were kept have digests only.
-            names = names._replace(
-                model=names.model or fields["model"][:16],
-                parts=names.parts if names.shown_adapter else fields["adapter"][:16],
-            )
-        blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor, build=own.name)
-        rows = filter(None, (_row(folder, path, blank, key) for path in paths))
-        documents += (row for row in rows if row.problem or not row.is_preamble)
-    return sorted(documents, key=lambda d: (d.names, d.dtype, d.compressor, d.id))
-
-
-def _row(
-    folder: pathlib.Path, path: pathlib.Path, blank: StoredDocument, key: bytes | None
-) -> StoredDocument | None:
-    """What is listed of an entry; None for one that has just gone."""
-    if is_preamble := path.name == PREAMBLE:
-        blank = blank._replace(id="(the preamble)", is_preamble=True)
-    try:
-        fields = entries.read_fields(path)
-    except Damaged:
-        return blank._replace(id=blank.id or f"{path.name[:16]}…", problem="entry damaged")
-    if fields is None:
-        return None
-    id = blank.id if is_preamble else fields["id"]
-    row = blank._replace(id=id, packet=fields["packet"])
-    if key is not None and not entries.is_signed(path, fields, key):
-        return row._replace(problem=UNSIGNED)
-    return row if row.problem else _listed(folder, row, fields.get("seal", ""))
-
-
-def _listed(folder: pathlib.Path, document: StoredDocument, seal: str) -> StoredDocument:
-    path = packet_path(folder, document.packet)
-    try:
-        manifest = packet_file.read_manifest(folder, document.packet, seal)
-        tokens = manifest["tokens"]
-        return document._replace(
-            tokens=len(tokens),
-            num_bytes=path.stat().st_size,
-            read_by=digest({name: manifest[name] for name in ("tokenizer", "template")}),
-            text=digest(tokens),
-        )
-    except FileNotFoundError:
-        return document._replace(problem="missing")
-    except Damaged:
-        return document._replace(problem="damaged", num_bytes=path.stat().st_size)
 
 
 # ---- writing

@@ -19,7 +19,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.packet import build_packets, provenance_of
-from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage import contents, packet_file, store
 from kvpacket_jax.storage.packet_file import Entry, packet_path
 from tests.support.byte_model import ids
 from tests.support.corpus import text, write_corpus
@@ -184,7 +184,7 @@ def test_a_store_of_compressed_packets_answers(load, tmp_path):
     with pytest.raises(ValueError, match="another compressor: zeromerge/keep=0.4/.*, not none"):
         whole.ask("When?", ["d5"])
     whole.add({"d5": documents["d5"]})
-    assert [d.compressor.split("/")[0] for d in store.contents(tmp_path)] == [
+    assert [d.compressor.split("/")[0] for d in contents.read(tmp_path)] == [
         "none",
         *["zeromerge"] * 3,
     ]

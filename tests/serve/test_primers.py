@@ -15,7 +15,7 @@ from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.serve import build, corpus, identity, loading, primers, session
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.similarity import Index
-from kvpacket_jax.storage import listing, packet_file, store
+from kvpacket_jax.storage import contents, listing, packet_file, store
 from models import kv_cache
 from tests.support.corpus import tree, write_corpus
 
@@ -240,7 +240,7 @@ def test_a_store_holds_several_choices_and_names_them(model, tmp_path):
         assert there in str(refused.value)
     with pytest.raises(ValueError, match=r"not primer --primer=similar:2 \("):
         kvp.Store(tmp_path, model, primer="similar:2", **options).ask("When?", ["ferry"])
-    listed = store.contents(tmp_path)
+    listed = contents.read(tmp_path)
     assert {d.names.shown_adapter for d in listed} == {
         "primer --primer=similar:1",
         "primer --primer=corpus:1",

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from kvpacket_jax.packets.packet import build_packets, provenance_of
-from kvpacket_jax.storage import packet_file, store, store_key
+from kvpacket_jax.storage import contents, packet_file, store, store_key
 from kvpacket_jax.storage.packet_file import Entry, packet_path
 from tests.support.corpus import tree
 
@@ -71,7 +71,7 @@ def test_a_forged_packet_is_refused_and_built_again(model, tmp_path):
     ):
         with pytest.raises(store.Damaged, match=entry.packet):
             look()
-    (row,) = store.contents(tmp_path)
+    (row,) = contents.read(tmp_path)
     assert row.problem == "damaged"
     add(model, tmp_path, None, ids(0, 9))
     assert read(model, tmp_path, ["d0"])
@@ -109,18 +109,18 @@ def test_a_store_of_an_earlier_version_is_read_as_it_is(model, tmp_path):
         del fields[gone]
         path.write_text(json.dumps(fields))
         assert store.resolved_dtype(tmp_path, "auto") == "float32"
-        assert [(row.id, row.problem) for row in store.contents(tmp_path)] == [("d0", "")]
+        assert [(row.id, row.problem) for row in contents.read(tmp_path)] == [("d0", "")]
     for change in ({"dtype": "bfloat16"}, {"sha257": "0" * 64}, {"names": {"model": 5}}):
         path.write_text(json.dumps(fields | change))
         assert store.resolved_dtype(tmp_path, "auto") == "auto"
-        (row,) = store.contents(tmp_path)
+        (row,) = contents.read(tmp_path)
         assert (row.id, row.problem) == ("d0", "provenance.json damaged")
     path.unlink()  # which is no empty store
-    assert [row.problem for row in store.contents(tmp_path)] == ["provenance.json damaged"]
+    assert [row.problem for row in contents.read(tmp_path)] == ["provenance.json damaged"]
     path.write_text(json.dumps(fields))
     (entry,) = (p for p in path.parent.glob("*.json") if p != path)
     entry.write_text("{")
-    (row,) = store.contents(tmp_path)
+    (row,) = contents.read(tmp_path)
     assert row.problem == "entry damaged" and entry.name.startswith(row.id.removesuffix("…"))
 
 
@@ -138,11 +138,11 @@ def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
         path.write_text(json.dumps(whole | change))
         with pytest.raises(store.Damaged, match="signed with another key, or was changed"):
             read(model, tmp_path, ["d0"], KEY)
-        rows = store.contents(tmp_path, KEY)
-        assert [row.problem for row in rows] == [store.UNSIGNED, ""]
+        rows = contents.read(tmp_path, KEY)
+        assert [row.problem for row in rows] == [contents.UNSIGNED, ""]
     path.write_text(json.dumps(whole))
-    for key, problem in ((KEY, ""), (None, ""), (OTHER, store.UNSIGNED)):
-        assert [row.problem for row in store.contents(tmp_path, key)] == [problem] * 2
+    for key, problem in ((KEY, ""), (None, ""), (OTHER, contents.UNSIGNED)):
+        assert [row.problem for row in contents.read(tmp_path, key)] == [problem] * 2
     with pytest.raises(store.Damaged, match="signed with another key"):
         read(model, tmp_path, ["d0"], OTHER)
     # Signed by another, or by nobody: built again.

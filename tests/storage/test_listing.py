@@ -7,9 +7,9 @@ import sys
 
 import models
 from kvpacket_jax.serve import Store
-from kvpacket_jax.storage import listing, removal
+from kvpacket_jax.storage import contents, listing, removal
+from kvpacket_jax.storage.contents import StoredDocument
 from kvpacket_jax.storage.provenance import Names
-from kvpacket_jax.storage.store import StoredDocument, contents
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -41,6 +41,33 @@ def test_the_program_lists_a_store(byte_model, tmp_path):
     assert absent.returncode == 1 and "There is no store absent" in absent.stderr
 
 
+def test_verify_compares_what_ls_does_not_read(byte_model, tmp_path):
+    made = [("none", None), ("primer", "knorm")]
+    for adapter, compressor in made:  # the second has positions, and no preamble of its own
+        model = models.load(str(byte_model), "float32")
+        store = Store(tmp_path, model, adapter, "completion", compress=compressor)
+        store.add({"a": "one", "b": "two two", "c": "one"})
+    every = contents.read(tmp_path, every_byte=True)
+    assert every == contents.read(tmp_path) and not any(row.problem for row in every)
+    command = [sys.executable, "-m", "launch.store", "verify", f"--store={tmp_path}"]
+    verified = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert verified.returncode == 0, verified.stderr
+    assert "Every byte of them is as it was written." in " ".join(verified.stdout.split())
+    for path in tmp_path.glob("packets/*.safetensors"):
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[-40] ^= 1  # the last 32 are the seal
+        path.write_bytes(flipped)
+        assert not any(row.problem for row in contents.read(tmp_path))
+        damaged = [row for row in contents.read(tmp_path, every_byte=True) if row.problem]
+        assert {row.packet for row in damaged} == {path.stem}
+        assert {row.problem for row in damaged} == {"damaged"}
+        path.write_bytes(whole)
+    path.write_bytes(flipped)
+    verified = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert verified.returncode == 1 and "Every byte" not in verified.stdout, verified.stderr
+
+
 def test_what_is_not_whole_is_counted_apart():
     names = Names("m", "a")
     documents = [
@@ -61,7 +88,7 @@ def test_what_is_not_whole_is_counted_apart():
 def test_superseded_packets_are_counted(byte_model, tmp_path):
     store = Store(tmp_path, models.load(str(byte_model), "float32"), "none", "completion")
     store.add({"a": "one", "b": "two"})
-    total = lambda: listing.total(contents(tmp_path), removal.superseded(tmp_path))  # noqa: E731
+    total = lambda: listing.total(contents.read(tmp_path), removal.superseded(tmp_path))  # noqa: E731
     assert "refers to" not in total()
     store.add({"b": "three"})
     assert "1 more packet, " in total() and "that no document refers to: launch.store pr" in total()
@@ -76,7 +103,7 @@ def test_an_older_text_of_another_build_is_named(byte_model, tmp_path):
     other = Store(tmp_path, model, "none", "completion_reasoning")  # it reads the same otherwise
     for store in (*stores, other):
         store.add({"a": "one", "b": "two"})
-    total = lambda: listing.total(contents(tmp_path))  # noqa: E731
+    total = lambda: listing.total(contents.read(tmp_path))  # noqa: E731
     assert "different texts" not in total()
     stores[1].add({"b": "three"})
     assert "Builds have different texts of b: an answer goes by the build" in total()

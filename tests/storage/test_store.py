@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import Provenance, build_packets
-from kvpacket_jax.storage import packet_file, store
+from kvpacket_jax.storage import contents, packet_file, store
 from kvpacket_jax.storage.packet_file import Entry, packet_path
 from kvpacket_jax.storage.provenance import Names
 from models import kv_cache
@@ -292,7 +292,7 @@ def test_a_store_is_listed_with_what_is_wrong_in_it(load, tmp_path):
     broken, gone = (packet_path(tmp_path, packets[i][0]) for i in (1, 2))
     broken.write_bytes(b"x" + broken.read_bytes()[1:])
     gone.unlink()
-    rows = store.contents(tmp_path)
+    rows = contents.read(tmp_path)
     assert [(r.id, r.tokens, r.problem) for r in rows] == [
         ("a", 0, "missing"),
         ("b", 0, "damaged"),

@@ -23,7 +23,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.report import page
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import build, corpus, identity, session
-from kvpacket_jax.storage import store
+from kvpacket_jax.storage import contents, store
 from kvpacket_jax.train import log, setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.checkpoint import Checkpoints
@@ -89,7 +89,7 @@ def packets(
 
     def read() -> tuple[str, list]:
         opened = open_session()
-        rows = store.contents(folder, key)
+        rows = contents.read(folder, key)
         if problems := [f"{row.id}: {row.problem}" for row in rows if row.problem]:
             raise ValueError(", ".join(problems))
         return digest_of(opened.context) + str(opened.start), rows
