@@ -108,7 +108,7 @@ def load(
         cache no keys (Shared Attention, arXiv 2407.12866); "" for none. The weights were not
         trained so: it is another model, with a name and a fingerprint of its own.
       **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block,
-        paged_kernel).
+        key_block, paged_kernel). For gradients key_block=0.
 
     Raises:
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.
@@ -227,7 +227,10 @@ def _with_choices(
     config: ModelConfig, mesh: str | jax.sharding.Mesh | None, run_choices: dict[str, Any]
 ) -> ModelConfig:
     mesh = sharding.make_mesh(mesh, config) if isinstance(mesh, str) else mesh
-    return dataclasses.replace(config, mesh=mesh, **run_choices)
+    # On a CPU half of a long context's time, for what no row sees is skipped and scores stay in
+    # caches. A GPU would launch thousands of small kernels.
+    key_block = {"key_block": 256 if jax.default_backend() == "cpu" else 0}
+    return dataclasses.replace(config, mesh=mesh, **(key_block | run_choices))
 
 
 def shape(source: str) -> ModelConfig:

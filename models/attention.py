@@ -27,6 +27,13 @@ class Segment(NamedTuple):
     turns: tuple[jax.Array, jax.Array] | None = None
 
 
+class KeyBlocks(NamedTuple):
+    """A segment whose slots are taken in blocks, none after the last that a row sees."""
+
+    segment: Segment  # whole blocks, without turns
+    size: int  # slots of a block
+
+
 class Attended(NamedTuple):
     """What rows took from one part of their context; `attend` merges it with the others."""
 
@@ -42,12 +49,18 @@ class Kernel(NamedTuple):
 
 
 def attend(
-    q_BxTxNxH: jax.Array, positions_BxT: jax.Array, segments: list[Segment | Kernel], block: int
+    q_BxTxNxH: jax.Array,
+    positions_BxT: jax.Array,
+    segments: list[Segment | Kernel],
+    block: int,
+    key_block: int = 0,
 ) -> jax.Array:
     """Attention of rows over all segments, as over their concatenation but without the copy.
 
     A row at position t sees the slots that are valid and whose position is <= t. More than `block`
-    rows are taken in blocks, so that memory is linear in S.
+    rows are taken in blocks, so that memory is linear in S; and their slots in blocks of at most
+    `key_block`, up to the last that any of the rows sees, unless that is 0. The number of those
+    depends on data, so that there are no gradients.
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """
@@ -56,6 +69,7 @@ def attend(
     if T <= block:
         out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
     else:
+        segments = [_in_key_blocks(s, key_block) for s in segments] if key_block else segments
         out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block)
     return jnp.transpose(out, (1, 3, 0, 2, 4)).reshape(B, T, N, H)
 
@@ -86,6 +100,22 @@ def _heads_first(q_BxTxNxH, segments):
     ]
 
 
+def _in_key_blocks(segment: Segment | Kernel, most: int) -> Segment | Kernel | KeyBlocks:
+    """The segment in blocks of at most so many slots, if it can be."""
+    if not isinstance(segment, Segment) or segment.turns is not None or segment.bias is not None:
+        return segment
+    slots = segment.positions.shape[-1]
+    count = -(-slots // most)
+    size = -(-slots // max(count, 1))
+    if count < 2:
+        return segment
+    pad = lambda a, axis: jnp.pad(  # noqa: E731
+        a, [(0, count * size - slots if i == axis else 0) for i in range(a.ndim)]
+    )
+    k, v, positions, valid, *_ = segment
+    return KeyBlocks(Segment(pad(k, 2), pad(v, 2), pad(positions, 1), pad(valid, 1)), size)
+
+
 def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
     T = positions_BxT.shape[1]
     count = -(-T // block)
@@ -111,7 +141,7 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
 
 def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
     plain = [s for s in segments if isinstance(s, Segment)]
-    parts = [_in_kernel(q_KxBxGxTxH, positions_BxT, s) for s in segments if isinstance(s, Kernel)]
+    parts = [_part(q_KxBxGxTxH, positions_BxT, s) for s in segments if not isinstance(s, Segment)]
     scores = [_scores(q_KxBxGxTxH, positions_BxT, s) for s in plain]
     tops = [s.max(axis=-1, keepdims=True) for s in scores] + [p.log_sum for p in parts]
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
@@ -123,8 +153,32 @@ def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
     return sum(itertools.chain(mixed, shared)) / total
 
 
+def _part(q_KxBxGxTxH, positions_BxT, part: Kernel | KeyBlocks) -> Attended:
+    """One part alone, in the rows' axes: `[K, B, G, T, H]` and `[K, B, G, T, 1]`."""
+    if isinstance(part, Kernel):
+        return _in_kernel(q_KxBxGxTxH, positions_BxT, part)
+    segment, size = part
+    seen_S = (segment.valid & (segment.positions <= positions_BxT.max())).any(axis=0)
+    last = jnp.max(jnp.where(seen_S, jnp.arange(seen_S.size), 0))
+
+    def add(i, running):
+        out, top, total = running
+        cut = lambda a, axis: jax.lax.dynamic_slice_in_dim(a, i * size, size, axis)  # noqa: E731
+        k, v, positions, valid, *_ = segment
+        block = Segment(cut(k, 2), cut(v, 2), cut(positions, 1), cut(valid, 1))
+        scores = _scores(q_KxBxGxTxH, positions_BxT, block)
+        new_top = jnp.maximum(top, scores.max(axis=-1, keepdims=True))
+        weights, kept = jnp.exp(scores - new_top), jnp.exp(top - new_top)
+        total = total * kept + weights.sum(axis=-1, keepdims=True)
+        return out * kept + _mix(weights, block.v), new_top, total
+
+    none = jnp.zeros((*q_KxBxGxTxH.shape[:-1], 1), jnp.float32)
+    start = jnp.zeros(q_KxBxGxTxH.shape, jnp.float32), none + MASKED, none
+    out, top, total = jax.lax.fori_loop(0, last // size + 1, add, start)
+    return Attended(out / total, top + jnp.log(total))
+
+
 def _in_kernel(q_KxBxGxTxH, positions_BxT, kernel: Kernel) -> Attended:
-    """The kernel's part, in the rows' axes: `[K, B, G, T, H]` and `[K, B, G, T, 1]`."""
     K, B, G, T, H = shape = q_KxBxGxTxH.shape
     positions = jnp.broadcast_to(positions_BxT[:, None], (B, G, T)).reshape(-1)
     part = kernel.attended(q_KxBxGxTxH.reshape(K, -1, H), positions)

@@ -111,7 +111,8 @@ class Block(nn.Module):
             q, own = source[0], tail._replace(v=written(tail.v, self.values(x)))
             seen = zip(source[1], [*segments, own], strict=True)
             segments = [keys._replace(v=values.v) for keys, values in seen]
-        attended = attend(q, positions, segments, self.config.query_block)
+        c = self.config
+        attended = attend(q, positions, segments, c.query_block, c.key_block)
         return self.finish(x, attended), (own.k, own.v), (q, segments)
 
 

@@ -39,14 +39,15 @@ class Work:
 def count_work(model: LanguageModel, entry: Entry, request: Request, peak: bool = False) -> Work:
     """Counts what `first_token` runs. Only shapes are looked at: nothing runs.
 
-    Attention in a kernel counts as the plain one that it stands for.
+    Attention in a kernel, or in blocks of keys, counts as the plain one that it stands for: over
+    all slots, whether a row sees them or not.
 
     Args:
       peak: counts the peak memory too, for which the chain's programs are compiled.
     """
     entry = entry._replace(method=entry.method.resolved(model, entry.stored, request))
     peak_memory = peak_bytes(model, entry, request) if peak else None
-    config = dataclasses.replace(model.config, paged_kernel=False)
+    config = dataclasses.replace(model.config, paged_kernel=False, key_block=0)
     model = dataclasses.replace(model, config=config, module=Transformer(config))
     arrays = _abstract((model.params, entry.stored))
     total = flops.count_flops(_chain(model, entry, request), *arrays)

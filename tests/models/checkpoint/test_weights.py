@@ -80,7 +80,8 @@ def test_a_fingerprint_is_of_the_model_alone(folder, tiny):
 
 def test_how_a_model_runs_is_no_part_of_it(tiny):
     config = tiny("tiny_qwen3").config
-    choices = {"scan_layers": True, "remat": True, "query_block": 1, "paged_kernel": True}
+    choices = {"scan_layers": True, "remat": True, "paged_kernel": True}
+    choices |= {"query_block": 1, "key_block": 1}
     found = identity.constants(config)
     assert found == identity.constants(dataclasses.replace(config, **choices))
     # Packets and adapters are bound to these: with one more or less, all of them would be refused.
