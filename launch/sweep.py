@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from launch.common import caches, errors
+from launch.common import caches, configs, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
@@ -37,7 +37,8 @@ def main(argv):
     passed_on = (caches.CACHE_DIR, caches.COMPILATION_CACHE)
     other = [f"--{f.name}={f.value}" for f in passed_on if f.value]
     with errors.in_one_line():
-        members = sweep.members(CONFIG.value, WORKDIR.value, OVERRIDE.value, other)
+        config = configs.find(CONFIG.value)
+        members = sweep.members(config, WORKDIR.value, OVERRIDE.value, other)
         members = sweep.shard(members, SHARD.value)
         if DRY_RUN.value:
             print("\n".join(sweep.described(member) for member in members))

@@ -1,4 +1,4 @@
-"""The layout that DESIGN.md draws: which folder may import which, and what importing one loads."""
+"""The layout: which folder may import which, and what importing one loads."""
 
 import ast
 import graphlib
