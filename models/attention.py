@@ -58,18 +58,24 @@ def attend(
     """Attention of rows over all segments, as over their concatenation but without the copy.
 
     A row at position t sees the slots that are valid and whose position is <= t. More than `block`
-    rows are taken in blocks, so that memory is linear in S; and their slots in blocks of at most
-    `key_block`, up to the last that any of the rows sees, unless that is 0. The number of those
-    depends on data, so that there are no gradients.
+    rows are taken in blocks, so that memory is linear in S.
+
+    Args:
+      key_block: slots that so many rows take at once, fewer rows more; 0: all. Scores then stay in
+        the processor's caches, and blocks after the last slot that a row sees are skipped. How many
+        are left depends on data, so that there are no gradients.
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """
     B, T, N, H = q_BxTxNxH.shape
     q_KxBxGxTxH, segments = _heads_first(q_BxTxNxH, segments)
+    if key_block:
+        most = key_block * max(1, block // (B * T))
+        # Rows in blocks skip half of their own slots; others must have enough to gain by.
+        segments = [_in_key_blocks(s, most, 2 if T > block else 4) for s in segments]
     if T <= block:
         out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
     else:
-        segments = [_in_key_blocks(s, key_block) for s in segments] if key_block else segments
         out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block)
     return jnp.transpose(out, (1, 3, 0, 2, 4)).reshape(B, T, N, H)
 
@@ -100,19 +106,23 @@ def _heads_first(q_BxTxNxH, segments):
     ]
 
 
-def _in_key_blocks(segment: Segment | Kernel, most: int) -> Segment | Kernel | KeyBlocks:
-    """The segment in blocks of at most so many slots, if it can be."""
+def _in_key_blocks(segment: Segment | Kernel, most: int, least: int):
+    """The segment as KeyBlocks of at most so many slots, where it can be and has `least` blocks."""
     if not isinstance(segment, Segment) or segment.turns is not None or segment.bias is not None:
         return segment
-    slots = segment.positions.shape[-1]
-    count = -(-slots // most)
-    size = -(-slots // max(count, 1))
-    if count < 2:
-        return segment
-    pad = lambda a, axis: jnp.pad(  # noqa: E731
-        a, [(0, count * size - slots if i == axis else 0) for i in range(a.ndim)]
-    )
     k, v, positions, valid, *_ = segment
+    slots = positions.shape[-1]
+    count = -(-slots // most)
+    if count < least:
+        return segment
+    # Twice as many that need no padding, which copies, are as good.
+    count = next((n for n in range(count, 2 * count) if slots % n == 0), count)
+    size = -(-slots // count)
+
+    def pad(array, axis: int):
+        extra = [(0, count * size - slots if i == axis else 0) for i in range(array.ndim)]
+        return jnp.pad(array, extra)
+
     return KeyBlocks(Segment(pad(k, 2), pad(v, 2), pad(positions, 1), pad(valid, 1)), size)
 
 

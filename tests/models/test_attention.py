@@ -72,7 +72,7 @@ def test_equals_the_definition_over_the_concatenation(block):
 
 
 @pytest.mark.parametrize("key_block", [1, 2, 5, 6, 12])
-@pytest.mark.parametrize("block", [1, 4, 12])
+@pytest.mark.parametrize("block", [1, 4, 12, 39, 128])
 def test_blocks_of_keys_give_the_same(block, key_block):
     q, positions, segments = case()
     positions = positions.at[1, 2].set(-1)  # a row that sees nothing, whose value has no meaning
