@@ -108,7 +108,7 @@ def load(
         cache no keys (Shared Attention, arXiv 2407.12866); "" for none. The weights were not
         trained so: it is another model, with a name and a fingerprint of its own.
       **run_choices: fields of ModelConfig that say how to run (scan_layers, remat, query_block,
-        key_block, paged_kernel). For gradients key_block=0.
+        key_block, paged_kernel).
 
     Raises:
       ValueError: an unknown source, dtype, family or mesh, or files that do not fit together.

@@ -32,7 +32,7 @@ class ModelConfig:
     scan_layers: bool = False  # one stacked array for all layers, walked by lax.scan
     remat: bool = False  # recompute a layer's activations in the backward pass
     query_block: int = 128  # rows of attention computed at once; bounds its memory
-    # Slots that such a block takes at once, up to the last it sees; 0: all, as gradients need.
+    # Slots that such a block takes at once, without those that none of its rows sees; 0: all.
     key_block: int = 0
     mesh: jax.sharding.Mesh | None = None  # its devices (sharding.py); None: one
     paged_kernel: bool = False  # attention over pages by paged_kernel.py; off a TPU interpreted

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from kvpacket_jax.storage import entries, packet_file, store
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
-from kvpacket_jax.storage.packet_file import Damaged, packet_path
+from kvpacket_jax.storage.packet_file import PACKETS, Damaged, packet_path
 from kvpacket_jax.storage.provenance import UNCOMPRESSED, Names, compressor_in, names_in
 from models.identity import digest
 
@@ -25,12 +25,31 @@ class StoredDocument(NamedTuple):
     packet: str  # its name
     tokens: int  # of the document, without soft tokens; 0 where `problem` says why
     num_bytes: int  # of the packet's file, which documents with the same text share
-    problem: str = ""  # "missing", "damaged", UNSIGNED or which file is damaged
+    problem: str = ""  # "missing", "damaged", UNSIGNED, which file is damaged or unreadable why
     compressor: str = UNCOMPRESSED  # with its settings
     is_preamble: bool = False
     build: str = ""  # a digest of its provenance
     read_by: str = ""  # a digest of tokenizer and template: only what they read alike is compared
     text: str = ""  # a digest of its tokens
+
+
+class _Looked(NamedTuple):
+    """What the file of a packet says, or what is wrong with it."""
+
+    num_bytes: int = 0
+    problem: str = ""
+    made_by: str = ""
+    tokens: int = 0
+    read_by: str = ""
+    text: str = ""
+
+
+class _Found(NamedTuple):
+    """An entry's file, and what its provenance says."""
+
+    path: pathlib.Path
+    blank: StoredDocument
+    made_by: str  # "" where it is damaged
 
 
 def read(
@@ -46,51 +65,60 @@ def read(
     entry the file stands for the id, of a damaged provenance its folder for the names.
 
     Args:
-      every_byte: whether packets are read to the end and compared, or their headers alone.
-      progress: told of each entry where packets are read to the end, which takes time.
+      every_byte: packets are read to the end and compared, not their headers alone; those that no
+        entry names, too, for preambles of earlier versions' stores are among them.
+      progress: told of each file then, for it takes time.
 
     Raises FileNotFoundError where there is no store.
     """
     store.check_exists(folder)
+    look = functools.cache(functools.partial(_look, folder, every_byte))  # packets may be shared
     found = [entry for own in folder.glob("documents/*") for entry in _entries(own)]
-    if every_byte:
-        found = progress.track(found, "Verifying")
-    look = functools.partial(packet_file.read_manifest, folder, every_byte=every_byte)
-    look = functools.cache(look)  # documents may share a packet
-    rows = filter(None, (_row(folder, path, blank, key, look) for path, blank in found))
+    found = progress.track(found, "Verifying documents") if every_byte else found
+    rows = [row for entry in found if (row := _row(entry, key, look)) is not None]
     documents = [row for row in rows if row.problem or not row.is_preamble]
+    if every_byte:
+        names = {path.stem for path in folder.glob(f"{PACKETS}/*.safetensors")}
+        others = sorted(names - {row.packet for row in rows})
+        for name in progress.track(others, "Verifying other packets"):
+            if problem := look(name, "").problem:
+                blank = StoredDocument(f"({name[:16]}…)", Names("?", "?"), "?", name, 0, 0)
+                documents.append(blank._replace(problem=problem))
     return sorted(documents, key=lambda d: (d.names, d.dtype, d.compressor, d.id))
 
 
-def _entries(own: pathlib.Path) -> list[tuple[pathlib.Path, StoredDocument]]:
-    """The entries of a provenance, and what it says of them; none where it was just begun."""
+def _entries(own: pathlib.Path) -> list[_Found]:
+    """The entries of a provenance; none where it was just begun."""
     paths = [path for path in own.glob("*.json") if path.name != PROVENANCE]
     paths += [path for path in (own / PREAMBLE,) if path.exists()]
     if not paths:
         return []
     names, dtype, problem = Names(f"{own.name[:16]}…", "?"), "?", f"{PROVENANCE} damaged"
-    compressor = UNCOMPRESSED
+    compressor, made_by = UNCOMPRESSED, ""
     with contextlib.suppress(Damaged):
         fields = entries.read_provenance(own / PROVENANCE)
         names, dtype, problem = names_in(fields), fields["dtype"], ""
-        compressor = compressor_in(fields)
+        compressor, made_by = compressor_in(fields), _made_by(fields)
         # Stores written before names were kept have digests only.
         names = names._replace(
             model=names.model or fields["model"][:16],
             parts=names.parts if names.shown_adapter else fields["adapter"][:16],
         )
     blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor, build=own.name)
-    return [(path, blank) for path in paths]
+    return [_Found(path, blank, made_by) for path in paths]
+
+
+def _made_by(fields: dict) -> str:
+    """A digest of a provenance, of a document's or in a packet, where its primer was chosen."""
+    more = ("names", "primer", "tokens", "length", "arrays")
+    return digest({name: value for name, value in fields.items() if name not in more})
 
 
 def _row(
-    folder: pathlib.Path,
-    path: pathlib.Path,
-    blank: StoredDocument,
-    key: bytes | None,
-    look: Callable[[str, str], dict],
+    found: _Found, key: bytes | None, look: Callable[[str, str], _Looked]
 ) -> StoredDocument | None:
     """What is listed of an entry; None for one that has just gone."""
+    path, blank, made_by = found
     if is_preamble := path.name == PREAMBLE:
         blank = blank._replace(id="(the preamble)", is_preamble=True)
     try:
@@ -103,24 +131,25 @@ def _row(
     row = blank._replace(id=id, packet=fields["packet"])
     if key is not None and not entries.is_signed(path, fields, key):
         return row._replace(problem=UNSIGNED)
-    return row if row.problem else _of_packet(folder, row, fields.get("seal", ""), look)
+    if row.problem:
+        return row
+    looked = look(fields["packet"], fields.get("seal", ""))
+    problem = looked.problem or ("" if looked.made_by == made_by else "entry damaged")
+    known = {name: getattr(looked, name) for name in ("num_bytes", "tokens", "read_by", "text")}
+    return row._replace(problem=problem, **known)
 
 
-def _of_packet(
-    folder: pathlib.Path, row: StoredDocument, seal: str, look: Callable[[str, str], dict]
-) -> StoredDocument:
-    """With what `look` finds in its packet, given name and seal."""
-    path = packet_path(folder, row.packet)
+def _look(folder: pathlib.Path, every_byte: bool, name: str, seal: str) -> _Looked:
+    path = packet_path(folder, name)
     try:
-        manifest = look(row.packet, seal)
-        tokens = manifest["tokens"]
-        return row._replace(
-            tokens=len(tokens),
-            num_bytes=path.stat().st_size,
-            read_by=digest({name: manifest[name] for name in ("tokenizer", "template")}),
-            text=digest(tokens),
-        )
+        num_bytes = path.stat().st_size
+        manifest = packet_file.read_manifest(folder, name, seal, every_byte)
     except FileNotFoundError:
-        return row._replace(problem="missing")
+        return _Looked(problem="missing")
     except Damaged:
-        return row._replace(problem="damaged", num_bytes=path.stat().st_size)
+        return _Looked(num_bytes, "damaged")
+    except OSError as error:
+        return _Looked(problem=f"unreadable: {error.strerror}")
+    read_by = digest({field: manifest[field] for field in ("tokenizer", "template")})
+    tokens = manifest["tokens"]
+    return _Looked(num_bytes, "", _made_by(manifest), len(tokens), read_by, digest(tokens))

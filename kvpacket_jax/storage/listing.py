@@ -81,7 +81,7 @@ def total(
             "launch.build_packets on the same input mends it."
         )
     if verified and not bad + unsigned and not preambles:
-        text += " Every byte of them is as it was written."
+        text += " Every byte is as it was written."
     return text
 
 

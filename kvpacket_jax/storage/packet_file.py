@@ -129,18 +129,17 @@ def forget(folder: pathlib.Path, wanted: Sequence[Wanted]) -> None:
 
 
 def verify(folder: pathlib.Path, name: str, model: LanguageModel) -> str:
-    """Reads every byte of a packet of the model; returns its seal, as in Entry.
-
-    Its name stands for its provenance. Raises MissingFile, DamagedFile.
-    """
+    """Reads every byte of a packet of the model; its seal, as in Entry. Raises as `load`."""
     with _open(packet_path(folder, name), name) as file:
         _kinds(file, model)
         _compare_arrays(file)
         return file.seal
 
 
-def read_manifest(folder: pathlib.Path, name: str, seal: str = "", every_byte=False) -> dict:
-    """What a packet is of: its provenance's fields, tokens and length; raises as `verify`.
+def read_manifest(
+    folder: pathlib.Path, name: str, seal: str = "", every_byte: bool = False
+) -> dict:
+    """What a packet is of: its provenance's fields, tokens and length. Raises as `load`.
 
     Needs no model. Unless `every_byte`, only the file's header is read and compared.
     """

@@ -21,11 +21,7 @@ from kvpacket_jax.runtime import sealed
 from kvpacket_jax.storage import entries, not_found, packet_file
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
-from kvpacket_jax.storage.provenance import (
-    Names,
-    names_in,
-    to_fields,
-)
+from kvpacket_jax.storage.provenance import Names, names_in, to_fields
 from models.disk import partial
 from models.disk.files import make_folder, publish, sync
 

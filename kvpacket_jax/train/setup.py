@@ -256,7 +256,7 @@ def run_choices(config: ConfigDict, platform: str) -> dict[str, bool | int]:
         "scan_layers": choose(config.scan_layers) and not unrolled,
         "remat": choose(config.remat),
         "query_block": 128 if on_cpu else 512,
-        "key_block": 0,  # which has no gradients
+        "key_block": 0,  # rows are short, and each block's state would be kept for gradients
     }
 
 

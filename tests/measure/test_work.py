@@ -107,12 +107,15 @@ def test_costs_need_shapes_only_and_agree_with_xla(case, request_, name):
 
 @pytest.mark.parametrize("name", ["full_recompute", "kv_packet"])
 def test_costs_do_not_depend_on_how_layers_are_walked(tiny, case, request_, name):
-    scanned = tiny("tiny_qwen2", scan_layers=True, query_block=16)
-    method = METHODS[name]()
-    stored = method.store(scanned, case.preamble, case.documents)
-    found = count_work(scanned, Entry(method, stored), request_)
     plain = count_work(case.model, entry(case, name), request_)
-    assert found.xla_flops == plain.xla_flops
+    for walked in ({"scan_layers": True, "query_block": 16}, {"query_block": 16, "key_block": 8}):
+        model, method = tiny("tiny_qwen2", **walked), METHODS[name]()
+        stored = method.store(model, case.preamble, case.documents)
+        found = count_work(model, Entry(method, stored), request_, peak=True)
+        assert found.xla_flops == plain.xla_flops and found.peak_bytes > 0
+    whole = tiny("tiny_qwen2", query_block=16, key_block=0)
+    stored = method.store(whole, case.preamble, case.documents)
+    assert found.flops_total == count_work(whole, Entry(method, stored), request_).flops_total
 
 
 @pytest.fixture(scope="module")

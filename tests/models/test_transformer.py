@@ -140,7 +140,7 @@ def test_padding_and_later_rows_are_never_seen(tiny):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_remat_and_query_blocks_change_no_gradient(tiny, scan):
+def test_remat_and_blocks_change_no_gradient(tiny, scan):
     def gradient(**choices):
         model = tiny("tiny_llama31", scan_layers=scan, **choices)
         x, *rest = inputs(model.config, scan)
@@ -148,7 +148,8 @@ def test_remat_and_query_blocks_change_no_gradient(tiny, scan):
 
     plain = gradient()
     scale = float(jnp.abs(plain).max())
-    for choices in ({"remat": True}, {"query_block": 4}, {"remat": True, "query_block": 2}):
+    in_blocks = {"query_block": 4}, {"query_block": 4, "key_block": 2}, {"key_block": 1}
+    for choices in ({"remat": True}, *in_blocks, {"remat": True, "query_block": 2}):
         np.testing.assert_allclose(gradient(**choices), plain, atol=1e-4 * scale)
 
 

@@ -5,9 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import models
 from kvpacket_jax.serve import Store
-from kvpacket_jax.storage import contents, listing, removal
+from kvpacket_jax.storage import contents, entries, listing, packet_file, removal
 from kvpacket_jax.storage.contents import StoredDocument
 from kvpacket_jax.storage.provenance import Names
 
@@ -41,31 +43,70 @@ def test_the_program_lists_a_store(byte_model, tmp_path):
     assert absent.returncode == 1 and "There is no store absent" in absent.stderr
 
 
-def test_verify_compares_what_ls_does_not_read(byte_model, tmp_path):
-    made = [("none", None), ("primer", "knorm")]
-    for adapter, compressor in made:  # the second has positions, and no preamble of its own
-        model = models.load(str(byte_model), "float32")
+def run_verify(folder) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch.store", "verify", f"--store={folder}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def built(byte_model, tmp_path):
+    """A store of two builds: bare packets with a preamble, and compressed ones after a primer."""
+    model = models.load(str(byte_model), "float32")
+    for adapter, compressor in (("none", None), ("primer", "knorm")):
         store = Store(tmp_path, model, adapter, "completion", compress=compressor)
         store.add({"a": "one", "b": "two two", "c": "one"})
-    every = contents.read(tmp_path, every_byte=True)
-    assert every == contents.read(tmp_path) and not any(row.problem for row in every)
-    command = [sys.executable, "-m", "launch.store", "verify", f"--store={tmp_path}"]
-    verified = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert verified.returncode == 0, verified.stderr
-    assert "Every byte of them is as it was written." in " ".join(verified.stdout.split())
-    for path in tmp_path.glob("packets/*.safetensors"):
+    return tmp_path
+
+
+def problems(folder, every_byte: bool) -> dict[str, str]:
+    rows = contents.read(folder, every_byte=every_byte)
+    return {row.packet: row.problem for row in rows if row.problem}
+
+
+def test_verify_compares_what_ls_does_not_read(built):
+    assert contents.read(built, every_byte=True) == contents.read(built)
+    for path in built.glob("packets/*.safetensors"):  # the preamble's is one of them
         whole = path.read_bytes()
-        flipped = bytearray(whole)
-        flipped[-40] ^= 1  # the last 32 are the seal
-        path.write_bytes(flipped)
-        assert not any(row.problem for row in contents.read(tmp_path))
-        damaged = [row for row in contents.read(tmp_path, every_byte=True) if row.problem]
-        assert {row.packet for row in damaged} == {path.stem}
-        assert {row.problem for row in damaged} == {"damaged"}
+        size = 8 + int.from_bytes(whole[:8], "little")
+        arrays = json.loads(whole[8:size])
+        del arrays["__metadata__"], arrays[packet_file.SEAL]
+        for array in arrays.values():
+            changed = bytearray(whole)
+            changed[size + array["data_offsets"][0]] ^= 1
+            path.write_bytes(changed)
+            assert not problems(built, False)
+            assert problems(built, True) == {path.stem: "damaged"}
         path.write_bytes(whole)
-    path.write_bytes(flipped)
-    verified = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    verified = run_verify(built)
+    assert verified.returncode == 0, verified.stderr
+    assert "Every byte is as it was written." in " ".join(verified.stdout.split())
+    path.write_bytes(changed)
+    verified = run_verify(built)
     assert verified.returncode == 1 and "Every byte" not in verified.stdout, verified.stderr
+
+
+def test_verify_reads_the_preamble_of_an_earlier_version_too(built):
+    (entry,) = built.glob("documents/*/preamble.entry")
+    name = json.loads(entry.read_text())["packet"]
+    entry.unlink()
+    assert not problems(built, True)
+    path = built / "packets" / f"{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert not problems(built, False) and problems(built, True) == {name: "damaged"}
+
+
+def test_an_entry_of_another_build_s_packet_is_damaged(built):
+    of_a = entries.file_name("a")
+    one, other = built.glob(f"documents/*/{of_a}")
+    one.write_bytes(other.read_bytes())
+    assert list(problems(built, False).values()) == ["entry damaged"]
+
+
+def test_what_cannot_be_read_is_listed(built):
+    path = next(built.glob("packets/*.safetensors"))
+    path.unlink()
+    path.mkdir()
+    assert problems(built, True)[path.stem] == "unreadable: Is a directory"
 
 
 def test_what_is_not_whole_is_counted_apart():
