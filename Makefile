@@ -37,7 +37,7 @@ test-fast: $(STAMP)  ## The tests that need no download.
 test-all: lint  ## All tests, the long versions too.
 	$(RUN) pytest $(PARALLEL) -m "" --durations=20 $(ARGS)
 
-faults: $(STAMP)  ## Injects 23,000 faults into what is read, and soaks it with 5,000 requests; ARGS=--scale=0.1 --seed=1
+faults: $(STAMP)  ## Injects 24,000 faults into what is read, and soaks it with 5,000 requests; ARGS=--scale=0.1 --seed=1
 	$(RUN) tests.support.faults $(ARGS)
 
 # libtpu, the TPU's compiler: beside it every import of jax asks for a TPU, so it has its own place.

@@ -23,6 +23,7 @@ from tests.support.faults.harness import FINDINGS, Faults, Tally, run
 CLASSES: dict[str, tuple[Faults, int]] = {
     "packets": (own.packets, 4000),
     "signed_packets": (own.signed_packets, 2000),
+    "verified_store": (own.verified_store, 1000),
     "compressed_packets": (own.compressed_packets, 2000),
     "adapters": (own.adapters, 2000),
     "checkpoints": (own.checkpoints, 600),

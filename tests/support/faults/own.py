@@ -109,6 +109,25 @@ def packets(
         yield attempt._replace(named=attempt.named and (*attempt.named, ".safetensors"))
 
 
+def verified_store(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
+    """A store that is verified without a model: all its packets and entries."""
+    model = tiny_model(folder)
+    documents = corpus.read_file(write_corpus(folder.with_name("docs.jsonl"), 3))
+    build.build(model, build.plan(model, None, WORDING, documents), folder)
+
+    def read() -> list:
+        rows = contents.read(folder, every_byte=True)
+        if problems := [f"{row.id}: {row.problem}" for row in rows if row.problem]:
+            raise ValueError(", ".join(problems))
+        return rows
+
+    paths, whole = [*folder.glob("packets/*"), *folder.glob("documents/*/*")], read()
+    for attempt in _damaged_files(paths, rng, number, read, whole.__eq__):
+        if attempt.what.endswith("is gone"):  # without its entry a document is removed
+            attempt = attempt._replace(right=set(whole).issuperset)
+        yield attempt._replace(named=())  # documents are listed, not files
+
+
 def signed_packets(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[Attempt]:
     """The same with a key."""
     yield from packets(folder, rng, number, b"k" * 32)
