@@ -6,7 +6,7 @@ biography_10, biography_20, biography_64
 niah             needles in 2,000 tokens of prose in 8 chunks
 ruler            several needles a question, variable tracking, common words in 2,000 tokens
 wikipedia        five paragraphs of Wikipedia
-own_docs         five documents such as people have: price lists, manuals, minutes
+own_docs         five everyday documents: price lists, manuals, minutes
 own_notes        five notes of a line each
 hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.folder=DIR for files
                  that are there already

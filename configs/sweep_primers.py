@@ -3,7 +3,7 @@
     python -m launch.sweep --config=configs/sweep_primers.py:biography --workdir=runs/primers
     python -m launch.report --workdir=runs/primers
 
-`:wikipedia` and `:own_docs`, which are documents such as people have, likewise. A primer's
+`:wikipedia` and `:own_docs`, which are everyday documents, likewise. A primer's
 documents are of a training split, so that none is of the kind for own_docs: sheets, price lists and
 timetables that a generator wrote, are nearest.
 """

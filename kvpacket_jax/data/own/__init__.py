@@ -1,1 +1,1 @@
-"""Documents of one's own: of a file, of this machine, and such as people have."""
+"""Documents of one's own: of a file, of this machine, and everyday ones."""

@@ -1,4 +1,4 @@
-"""Documents such as people have, with questions about them: for validation, never for training.
+"""Everyday documents with questions about them: for validation, never for training.
 
 own_docs.jsonl.gz has twelve sets of five invented documents of 94 to 253 words (timetables, price
 lists, manuals, contracts, minutes, e-mails, code documentation, tables in plain text) and ten
