@@ -13,9 +13,9 @@ from models.precision import product
 
 # Finite, so that a row that sees nothing has no NaN in its gradient.
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-# Of keys, for rows that are one block: 48 rows over 1,280 slots take longer in three, and over
-# 20,480 a third of the time in forty.
-LEAST_BLOCKS = 4
+# Of keys, for rows that are one block, and for rows in blocks, which skip half of their own slots:
+# 48 rows over 1,280 slots take longer in three, 288 rows over as many in two.
+LEAST_BLOCKS = 4, 3
 
 
 class Segment(NamedTuple):
@@ -74,7 +74,7 @@ def attend(
     q_KxBxGxTxH, segments = _heads_first(q_BxTxNxH, segments)
     if key_block:
         most = key_block * max(1, block // (B * T))
-        least = LEAST_BLOCKS if T <= block else 2  # rows in blocks skip half of their own slots
+        least = LEAST_BLOCKS[T > block]
         segments = [_in_key_blocks(s, most, least) for s in segments]
     if T <= block:
         out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
