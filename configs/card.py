@@ -1,8 +1,7 @@
 """What an adapter's card covers: kinds, numbers and lengths of documents, from test splits.
 
 configs/card.py        for a GPU; two cores take hours
-configs/card.py:cpu    a quarter of the sets, but all everyday documents; shares are
-                       rough
+configs/card.py:cpu    a quarter of the sets, but all everyday documents; shares are rough
 configs/card.py:small  two sets of each kind, to see that it runs
 
 Sizes of an entry are as in configs/train.py; `sets` are sets of documents, each with `questions`.

@@ -192,8 +192,8 @@ def _attend_key_blocks(q_KxBxGxTxH, positions_BxT, blocks: KeyBlocks) -> Attende
     none = jnp.zeros((*q_KxBxGxTxH.shape[:-1], 1), jnp.float32)
     start = jnp.zeros(q_KxBxGxTxH.shape, jnp.float32), none + MASKED, none
     (out, top, total), _ = jax.lax.scan(step, start, jnp.arange(len(seen)))
-    # A row that sees no block: no part of it.
-    return Attended(out / jnp.maximum(total, 1e-30), top + jnp.log(jnp.maximum(total, 1e-30)))
+    total = jnp.maximum(total, 1e-30)  # where no block is seen
+    return Attended(out / total, top + jnp.log(total))
 
 
 def _in_kernel(q_KxBxGxTxH, positions_BxT, kernel: Kernel) -> Attended:

@@ -111,8 +111,8 @@ class Block(nn.Module):
             q, own = source[0], tail._replace(v=written(tail.v, self.values(x)))
             seen = zip(source[1], [*segments, own], strict=True)
             segments = [keys._replace(v=values.v) for keys, values in seen]
-        c = self.config
-        attended = attend(q, positions, segments, c.query_block, c.key_block)
+        blocks = self.config.query_block, self.config.key_block
+        attended = attend(q, positions, segments, *blocks)
         return self.finish(x, attended), (own.k, own.v), (q, segments)
 
 

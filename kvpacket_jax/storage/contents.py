@@ -10,7 +10,13 @@ from kvpacket_jax.runtime.progress import SILENT, Progress
 from kvpacket_jax.storage import entries, packet_file, store
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, packet_path
-from kvpacket_jax.storage.provenance import UNCOMPRESSED, Names, compressor_in, names_in
+from kvpacket_jax.storage.provenance import (
+    UNCOMPRESSED,
+    Names,
+    compressor_in,
+    fields_alone,
+    names_in,
+)
 from models.identity import digest
 
 UNSIGNED = "not signed"  # with the store's key, where there is one
@@ -109,9 +115,8 @@ def _entries(own: pathlib.Path) -> list[_Found]:
 
 
 def _made_by(fields: dict) -> str:
-    """A digest of a provenance, of a document's or in a packet, where its primer was chosen."""
-    more = ("names", "primer", "tokens", "length", "arrays")
-    return digest({name: value for name, value in fields.items() if name not in more})
+    """A digest of a provenance, without a primer that was chosen for each packet."""
+    return digest({k: v for k, v in fields_alone(fields).items() if k != "primer"})
 
 
 def _row(
@@ -134,9 +139,11 @@ def _row(
     if row.problem:
         return row
     looked = look(fields["packet"], fields.get("seal", ""))
-    problem = looked.problem or ("" if looked.made_by == made_by else "entry damaged")
-    known = {name: getattr(looked, name) for name in ("num_bytes", "tokens", "read_by", "text")}
-    return row._replace(problem=problem, **known)
+    if not looked.problem and looked.made_by != made_by:
+        return row._replace(problem="entry damaged")
+    known = looked._asdict()
+    del known["made_by"]
+    return row._replace(**known)
 
 
 def _look(folder: pathlib.Path, every_byte: bool, name: str, seal: str) -> _Looked:

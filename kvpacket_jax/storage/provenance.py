@@ -70,6 +70,12 @@ def to_fields(provenance: Provenance) -> dict:
     return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}
 
 
+def fields_alone(stored: dict) -> dict:
+    """The fields of a provenance, of what a provenance.json or a packet's manifest has."""
+    others = ("names", "tokens", "length", "arrays")
+    return {name: value for name, value in stored.items() if name not in others}
+
+
 def check_fields(fields: dict) -> None:
     """Raises ValueError for what cannot be the fields of a provenance on disk, and their names."""
     names = fields.get("names", {})

@@ -10,6 +10,7 @@ from kvpacket_jax.packets.adapter import fingerprint
 from kvpacket_jax.storage import entries, packet_file, store
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, packet_path
+from kvpacket_jax.storage.provenance import fields_alone
 from models.disk import partial
 from models.disk.files import sync
 from models.identity import digest
@@ -108,8 +109,7 @@ def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:
         return False
     if manifest["adapter"] != fingerprint(None) or "compressor" in manifest:
         return False
-    made_by = {k: v for k, v in manifest.items() if k not in ("tokens", "length", "arrays")}
-    own = folder / "documents" / digest(made_by)
+    own = folder / "documents" / digest(fields_alone(manifest))
     # A preamble's make is no document's.
     return not any(path.name != PROVENANCE for path in own.glob("*"))
 

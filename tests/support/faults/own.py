@@ -70,6 +70,12 @@ def _damaged_files(
         yield in_file(path, data, read, right)
 
 
+def _without_problems(rows: list[contents.StoredDocument]) -> list[contents.StoredDocument]:
+    if problems := [f"{row.id}: {row.problem}" for row in rows if row.problem]:
+        raise ValueError(", ".join(problems))
+    return rows
+
+
 def packets(
     folder: pathlib.Path,
     rng: random.Random,
@@ -89,9 +95,7 @@ def packets(
 
     def read() -> tuple[str, list]:
         opened = open_session()
-        rows = contents.read(folder, key)
-        if problems := [f"{row.id}: {row.problem}" for row in rows if row.problem]:
-            raise ValueError(", ".join(problems))
+        rows = _without_problems(contents.read(folder, key))
         return digest_of(opened.context) + str(opened.start), rows
 
     right = read()
@@ -116,10 +120,7 @@ def verified_store(folder: pathlib.Path, rng: random.Random, number: int) -> Ite
     build.build(model, build.plan(model, None, WORDING, documents), folder)
 
     def read() -> list:
-        rows = contents.read(folder, every_byte=True)
-        if problems := [f"{row.id}: {row.problem}" for row in rows if row.problem]:
-            raise ValueError(", ".join(problems))
-        return rows
+        return _without_problems(contents.read(folder, every_byte=True))
 
     paths, whole = [*folder.glob("packets/*"), *folder.glob("documents/*/*")], read()
     for attempt in _damaged_files(paths, rng, number, read, whole.__eq__):
