@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from kvpacket_jax import data
-from kvpacket_jax.data.published import hotpot_qa
+from kvpacket_jax.data.published import hotpot_qa, wikipedia
 
 PLACES = ("Aldmoor", "Brackwater", "Corrin", "Dunleigh", "Estwick")
 
@@ -152,9 +152,25 @@ def test_missing_files_are_named(folder, load, tmp_path):
         data.load("musique", "test", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"\*dev_fullwiki\*\.json"):
         load("hotpot_qa", "test", setting="fullwiki")
-    (folder / "another_train.jsonl").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"found another_train\.jsonl, musique"):
+    (folder / "my_ans_train.jsonl").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"has musique_ans_v1\.0_train\.jsonl, my_ans_tr"):
         load("musique", "train")
+
+
+def test_an_archives_other_files_are_passed_over(folder, load):
+    own = list(load("musique", "test"))
+    (folder / "musique_full_v1.0_dev.jsonl").write_text("")
+    assert list(load("musique", "test")) == own
+    (folder / "musique_ans_v1.0_dev.jsonl").rename(folder / "my_dev.jsonl")
+    (folder / "musique_full_v1.0_dev.jsonl").unlink()
+    assert list(load("musique", "test")) == own
+
+
+def test_what_adapters_learn_from_is_not_measured_on(folder, load):
+    learnt = sorted(wikipedia.hotpot_qa_ids())
+    records = [hotpot_record(i) | {"_id": learnt[i]} for i in range(3)] + [hotpot_record(3)]
+    (folder / "hotpot_dev_distractor_v1.json").write_text(json.dumps(records))
+    assert len(learnt) == 576 and [e.id for e in load("hotpot_qa", "test")] == ["h3"]
 
 
 @pytest.fixture

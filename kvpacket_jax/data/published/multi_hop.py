@@ -2,7 +2,8 @@
 
 A set is read from its official files: downloaded, or from a folder that the user gives. The splits
 are this project's: "test" is the official development split (the official test splits have no
-answers), "validation" every tenth record of the official training split, "train" the others.
+answers) without the records that wikipedia has, "validation" every tenth record of the official
+training split, "train" the others.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ class MultiHopConfig:
     """Options of these sets."""
 
     folder: str = ""  # of the official files; "": they are downloaded
-    num_documents: int = 20  # at most: gold paragraphs stay, then the first others do
+    num_documents: int = 20  # all gold paragraphs, however many, then the first others up to this
     preamble: str = INSTRUCTION
 
     def __post_init__(self):
@@ -44,7 +45,7 @@ class Paragraph(NamedTuple):
 class Official(NamedTuple):
     """An official file: how it is named, and where it comes from."""
 
-    pattern: str  # of its name in a folder
+    patterns: tuple[str, ...]  # of its name in a folder; the first that is there counts
     url: str = ""  # "": it cannot be downloaded by a program
     sha256: str = ""
 
@@ -53,6 +54,8 @@ class Dataset(NamedTuple):
     """A published set of questions.
 
     `read` yields the Examples of a file, or the ValueError that says what is wrong with a record.
+    Records of the development file whose ids are in `elsewhere` are left out: another set of this
+    project has them.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Dataset(NamedTuple):
     licence: str
     files: dict[str, Official]  # "train" and "dev"
     read: Callable[[pathlib.Path], Iterator[Example | ValueError]]
+    elsewhere: frozenset[str] = frozenset()
 
 
 def example(name: str, paragraphs: list[Paragraph], question: str, answers, info: dict) -> Example:
@@ -102,14 +106,15 @@ class Records(generated.StoredBuilder):
         config = self.builder_config
         path = config.path or _download(dl_manager, config.official)
         if config.part == "dev":
-            return {"test": self._generate_examples(path, lambda i: True)}
-        held = lambda i: i % HELD_OUT == HELD_OUT - 1  # noqa: E731
+            elsewhere = config.dataset.elsewhere
+            return {"test": self._generate_examples(path, lambda i, id: id not in elsewhere)}
+        held = lambda i, id: i % HELD_OUT == HELD_OUT - 1  # noqa: E731
         return {
-            "train": self._generate_examples(path, lambda i: not held(i)),
+            "train": self._generate_examples(path, lambda i, id: not held(i, id)),
             "validation": self._generate_examples(path, held),
         }
 
-    def _generate_examples(self, path: pathlib.Path, wanted: Callable[[int], bool]):
+    def _generate_examples(self, path: pathlib.Path, wanted: Callable[[int, str], bool]):
         ids = set()
         for i, found in enumerate(self.builder_config.dataset.read(path)):
             if isinstance(found, ValueError):
@@ -117,7 +122,7 @@ class Records(generated.StoredBuilder):
             if found.id in ids:
                 raise ValueError(f"{path}, record {i + 1}: the id {found.id} comes twice")
             ids.add(found.id)
-            if wanted(i):
+            if wanted(i, found.id):
                 yield i, to_record(found)
 
 
@@ -158,7 +163,7 @@ def open_published(
     path = _in_folder(dataset, options.folder, official) if options.folder else None
     if path is None and not official.url:
         raise FileNotFoundError(
-            f"{dataset.name} cannot be downloaded by a program: fetch {official.pattern} from "
+            f"{dataset.name} cannot be downloaded by a program: fetch {official.patterns[0]} from "
             f"{dataset.home} and give its folder, --config.dataset.options.folder=DIR."
         )
     config = _Config(dataset, part, official, path)
@@ -170,12 +175,16 @@ def open_published(
 
 def _in_folder(dataset: Dataset, folder: str, official: Official) -> pathlib.Path:
     place = pathlib.Path(folder).expanduser()
-    found = sorted(place.glob(official.pattern))
-    if len(found) != 1:
-        names = ", ".join(f.name for f in found) or "none"
+    found = next(filter(None, (sorted(place.glob(p)) for p in official.patterns)), [])
+    if not found:
         raise FileNotFoundError(
-            f"{dataset.name} needs one file {official.pattern} in {place}, found {names}: "
+            f"{dataset.name} needs a file {' or '.join(official.patterns)} in {place}: "
             f"{dataset.home} has it."
+        )
+    if len(found) > 1:
+        raise FileNotFoundError(
+            f"{dataset.name} needs one file {' or '.join(official.patterns)}; {place} has "
+            f"{', '.join(f.name for f in found)}. Give a folder with the one that is meant."
         )
     return found[0]
 

@@ -27,7 +27,11 @@ def source(split: str, data_dir: str | os.PathLike, **options) -> multi_hop.Sour
         "1.0.0",
         "https://github.com/StonyBrookNLP/musique",
         "CC BY 4.0",
-        {"train": Official("*train*.jsonl"), "dev": Official("*dev*.jsonl")},
+        # The archive has MuSiQue-Full's files beside MuSiQue-Ans's.
+        {
+            "train": Official(("*_ans_*train*.jsonl", "*train*.jsonl")),
+            "dev": Official(("*_ans_*dev*.jsonl", "*dev*.jsonl")),
+        },
         read,
     )
     return multi_hop.open_published(dataset, split, data_dir, MultiHopConfig(**options))

@@ -1,8 +1,8 @@
 """Paragraphs of Wikipedia with questions: prose that no pattern wrote.
 
 wikipedia.jsonl.gz holds records of HotpotQA (Yang et al. 2018, CC BY-SA 4.0; 100 of its training
-split, 476 of its development split, none of which is measured on here) and of MuSiQue's training
-split (Trivedi et al. 2022, CC BY 4.0), their text unchanged, no paragraph twice. To their own
+split, 476 of its development split, which hotpot_qa leaves out) and of MuSiQue's training split
+(Trivedi et al. 2022, CC BY 4.0), their text unchanged, no paragraph twice. To their own
 questions come, for each document, what its title is, and completions: a sentence, cut in its
 middle, to be continued. They cost nothing, and an answer shows that the place was located.
 """
@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 
 from kvpacket_jax.data import generated, passages
 from kvpacket_jax.data.examples import Example, Question
@@ -20,6 +21,7 @@ from kvpacket_jax.data.examples import Example, Question
 VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
 RECORDS = pathlib.Path(__file__).with_name("wikipedia.jsonl.gz")
 
+HOTPOT_QA = "hotpotqa-"  # what ids of its records begin with
 TRIED = 40  # records that an example may take questions from
 
 
@@ -50,6 +52,13 @@ def records(split: str) -> tuple[dict, ...]:
     return tuple(json.loads(line) for line in generated.pool_of(lines, split))
 
 
+@functools.cache
+def hotpot_qa_ids() -> frozenset[str]:
+    """HotpotQA's own ids of the records here."""
+    ids = (record["id"] for split in generated.SPLITS for record in records(split))
+    return frozenset(i.removeprefix(HOTPOT_QA) for i in ids if i.startswith(HOTPOT_QA))
+
+
 def generate(split: str, index: int, config: WikipediaConfig) -> Example:
     """Returns example `index` of `split`. Raises ValueError for an unknown split."""
     rng = generated.example_rng("wikipedia", VERSION, config, split, index)
@@ -59,7 +68,7 @@ def generate(split: str, index: int, config: WikipediaConfig) -> Example:
         gold = [p for p in record["paragraphs"] if p["gold"]]
         if record["questions"] and len(chosen) + len(gold) <= number and _all_fit(gold, config):
             chosen += gold
-            questions += map(_asked, record["questions"])
+            questions += [(question, gold) for question in record["questions"]]
             if config.related:
                 found = [p for p in record["paragraphs"] if not p["gold"] and _fits(p, config)]
                 chosen += [p for p in found if p not in chosen][: number - len(chosen)]
@@ -68,6 +77,7 @@ def generate(split: str, index: int, config: WikipediaConfig) -> Example:
         if _fits(paragraph, config) and paragraph not in chosen:
             chosen.append(paragraph)
     rng.shuffle(chosen)
+    questions = [_asked(q, map(chosen.index, gold)) for q, gold in questions]
     questions = questions[: config.num_questions]
     further = [
         q for i, p in enumerate(chosen) for q in (_about(i, p), *passages.cuts(rng, i, p["text"]))
@@ -87,8 +97,8 @@ def _fits(paragraph: dict, config: WikipediaConfig) -> bool:
     return least <= len(paragraph["text"].split()) <= most
 
 
-def _asked(question: dict) -> Question:
-    info = {"kind": f"{question['hops']}_hop"}
+def _asked(question: dict, documents: Iterable[int]) -> Question:
+    info = {"kind": f"{question['hops']}_hop", "documents": sorted(documents)}
     return Question(question["text"], tuple(question["answers"]), "question", info)
 
 
