@@ -44,26 +44,35 @@ METHODS = (
     "no_cache",
 )
 
-BIOGRAPHY = {"num_documents": 5, "num_questions": 10}
-NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("multi_key",)}
+BIOGRAPHY = {"num_documents": 5, "num_questions": 10, "num_test": 200}
+CHUNKS = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "num_test": 200}
+NEEDLES = CHUNKS | {"kinds": ("multi_key",)}
+RULER = CHUNKS | {"kinds": ("multi_query", "variable_tracking", "common_words")}
+PROSE = {"num_documents": 5, "num_questions": 10, "num_test": 200, "related": False}
 
 FEW = ("kv_packet", "primed", "no_recompute", "no_cache")
+LISTS = 64  # tokens of answers that are lists: four numbers of seven digits, ten words
 COMPARED = ("biography", "niah")  # with every method; the other sets with a few
 
-# name -> data set, its options, num_samples
+# name -> data set, its options, num_samples. Options that stand here can be set by flags; each set
+# has more (kvpacket_jax/data), which a flag cannot set, for a config has no field of that name.
 SETS = {
     "biography": ("biography", BIOGRAPHY, 150),
     "biography_10": ("biography", BIOGRAPHY | {"num_documents": 10}, 150),
     "biography_20": ("biography", BIOGRAPHY | {"num_documents": 20}, 150),
     "biography_64": ("biography", BIOGRAPHY | {"document_words": 40}, 150),
     "niah": ("niah", NEEDLES, 50),
-    "ruler": ("ruler", {}, 60),
-    "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
+    "ruler": ("ruler", RULER, 60),
+    "wikipedia": ("wikipedia", PROSE | {"document_words": (50, 90)}, 100),
     "own_docs": ("own_docs", {}, 120),
     "own_notes": ("own_docs", {"notes": True}, 60),
-    "hotpot_qa": ("hotpot_qa", {"folder": "", "num_documents": 10}, 100),
+    "hotpot_qa": (
+        "hotpot_qa",
+        {"folder": "", "setting": "distractor", "num_documents": 10},
+        100,
+    ),
     "musique": ("musique", {"folder": "", "num_documents": 20}, 100),
-    "corpus": ("corpus", {"path": "", "num_documents": 5, "num_questions": 10}, 100),
+    "corpus": ("corpus", PROSE | {"path": "", "document_words": (20, 400)}, 100),
     "jsonl": ("jsonl", {"path": ""}, 0),
 }
 
@@ -90,7 +99,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_samples = num_samples  # questions; 0: all
     # All are asked the same questions; full_recompute always comes first.
     config.methods = METHODS if name in COMPARED else FEW  # "name" or "name:field=value,…"
-    config.new_tokens = 32  # of an answer; a template that reasons adds its own
+    # Of an answer; a template that reasons adds its own.
+    config.new_tokens = LISTS if name == "ruler" else 32
     config.teacher = ""  # a folder for the teacher's targets, for many runs; empty: in the workdir
 
     # Timed apart from answering, alone and interleaved.

@@ -67,6 +67,7 @@ def test_common_words_are_the_most_common_ones():
         ({"kinds": ("single",)}, "multi_query, variable_tracking, common_words"),
         ({"num_queries": 9}, "from 1 to 8"),
         ({"common": 3}, "from 4 to 1000"),
+        ({"num_tokens": 1000}, "common_words needs 1,515 or more .* smaller common"),
     ],
 )
 def test_options_out_of_range_are_refused(options, names):

@@ -21,6 +21,7 @@ from kvpacket_jax.data.synthetic import niah, prose
 VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
 KINDS = ("multi_query", "variable_tracking", "common_words")
 LETTERS = 5  # of a variable's name
+WORD_TOKENS = 5  # of a word of the list with its number, about
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,13 @@ class RulerConfig(generated.GeneratorConfig):
             "common": (self.rare + 1, 1000),
         }.items():
             generated.as_range(name, getattr(self, name), low, high)
+        least = WORD_TOKENS * (self.num_common * self.common + self.rare)
+        if "common_words" in self.kinds and self.num_tokens[0] < least:
+            raise ValueError(
+                f"num_tokens={self.num_tokens[0]}: common_words needs {least:,} or more for a word "
+                f"that is not common (num_common {self.num_common}, common {self.common}); give a "
+                "smaller common, or leave it out of kinds."
+            )
 
 
 def generate(split: str, index: int, config: RulerConfig) -> Example:
@@ -120,8 +128,7 @@ def _common_words(rng, split: str, config: RulerConfig):
     adjectives, nouns = niah.key_words(split)
     pool = rng.sample([*adjectives, *nouns], len(adjectives) + len(nouns))
     common, others = pool[: config.num_common], pool[config.num_common :]
-    # A word of the list with its number takes about five tokens.
-    size = max(rng.randint(*config.num_tokens) // 5, config.num_common * config.common)
+    size = rng.randint(*config.num_tokens) // WORD_TOKENS
     most = config.num_common * config.common + len(others) * config.rare
     more = max(1.0, size / most)  # a split has few words: in longer lists each stands more often
     often, seldom = round(config.common * more), round(config.rare * more)
