@@ -62,9 +62,13 @@ def f1_hotpot_qa(answer: str, golds: Sequence[str]) -> float:
     return max((_f1(*overlap(*pair)) for pair in pairs), default=0.0)
 
 
+def is_closed(answer: str) -> bool:
+    """Whether an answer is yes or no, or says that there is none."""
+    return " ".join(normalize(answer)) in CLOSED
+
+
 def _one_is_closed(answer: str, gold: str) -> bool:
-    words, gold_words = " ".join(normalize(answer)), " ".join(normalize(gold))
-    return words != gold_words and (words in CLOSED or gold_words in CLOSED)
+    return normalize(answer) != normalize(gold) and (is_closed(answer) or is_closed(gold))
 
 
 def string_recall(answer: str, golds: Sequence[str]) -> float:

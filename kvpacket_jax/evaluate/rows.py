@@ -42,7 +42,7 @@ def answer_rows(
             "kind": question.info.get("kind", ""),
             "asked": question.text,
             "answer": answer.text,
-            "place": _place(answer.text, example, question.info.get("documents")),
+            "place": _place(answer.text, gold, example, question.info.get("documents")),
             "expected": list(gold),
             "f1": metrics.f1(answer.text, gold),
             "exact_match": metrics.exact_match(answer.text, gold),
@@ -60,22 +60,27 @@ def answer_rows(
     ]
 
 
-def _place(answer: str, example: Example, gold: Sequence[int] | None) -> str:
+def _place(
+    answer: str, right: Sequence[str], example: Example, needed: Sequence[int] | None
+) -> str:
     """Where an answer's words stand: what was read, if it is wrong.
 
     Returns:
       "gold" for a document that the question needs, "other" for another document, else "nowhere";
-      "unanswered" where there is no answer (reasoning that never came to one, say), "" where it is
-      not known which documents are needed.
+      "unanswered" where there is no answer (reasoning that never came to one, say), "closed" where
+      it or a right answer is yes or no, which stands in no document as such, "" where it is not
+      known which documents are needed.
     """
     if not answer:
         return "unanswered"
-    if gold is None:
+    if any(metrics.is_closed(text) for text in (answer, *right)):
+        return "closed"
+    if needed is None:
         return ""
     holding = [i for i, d in enumerate(example.documents) if passages.stands_in(answer, d)]
     if not holding:
         return "nowhere"
-    return "gold" if set(holding) & set(gold) else "other"
+    return "gold" if set(holding) & set(needed) else "other"
 
 
 class RowFile:

@@ -162,7 +162,7 @@ def _measured(number: int, group: Group) -> Section:
         caption = f"{score.capitalize()}, by the {axis}, the most doubtful first: {group.title}"
         shown.append(Shown(f"measured_{number}_doubt", caption, svg))
     rows = group.rows
-    more = page_tables.guarded(rows), page_tables.lost(rows, group.answers)
+    more = page_tables.kinds(rows), page_tables.guarded(rows), page_tables.lost(rows, group.answers)
     tables = [page_tables.scores(rows), *filter(None, more)]
     return Section(group.title, notes, shown, tables)
 

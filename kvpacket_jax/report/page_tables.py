@@ -10,7 +10,7 @@ from kvpacket_jax.methods import METHODS
 from kvpacket_jax.runtime.format import milliseconds, si
 
 EXAMPLES = 12  # questions that are shown with their answers
-ASIDE = 2  # methods that are shown beside the one whose answers are lost
+ASIDE = 2  # methods that are shown beside the first that reads packets
 LONGEST = 60  # characters of a cell
 
 
@@ -25,7 +25,16 @@ def scores(rows: Sequence[dict]) -> Table:
     """One line a method and setting."""
     extra = summary.extra(rows)
     header = (
-        *("method", "setting", "n", "F1 (95 %)", "÷ full", "difference (95 %)", "micro-F1"),
+        *(
+            "method",
+            "setting",
+            "n",
+            "F1 (95 %)",
+            "exact",
+            "÷ full",
+            "difference (95 %)",
+            "micro-F1",
+        ),
         *("agree", "if right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
         *(summary.EXTRA[name][0] for name in extra),
     )
@@ -35,6 +44,7 @@ def scores(rows: Sequence[dict]) -> Table:
             r["setting"],
             str(r["num_samples"]),
             _score(r, "f1"),
+            _score(r, "exact_match"),
             _score(r, "f1_share"),
             "-" if r["method"] == REFERENCE else _score(r, "f1_difference"),
             _score(r, "f1_micro"),
@@ -48,6 +58,33 @@ def scores(rows: Sequence[dict]) -> Table:
         for r in rows
     ]
     return Table(header, cells)
+
+
+def kinds(rows: Sequence[dict]) -> Table | None:
+    """For each kind of question a line a method: the first ones of packets, beside the reference.
+
+    None for one kind.
+    """
+    packets = [r for r in rows if METHODS[r["method"]].reads_packets][: 1 + ASIDE]
+    rows = [*(r for r in rows if r["method"] == REFERENCE), *packets]
+    names = {kind: None for r in rows for kind, part in r.get("kinds", {}).items() if part}
+    lines = [
+        (
+            kind or "other",
+            spec_of(part),
+            str(part["num_samples"]),
+            *(_score(part, key) for key in ("f1", "exact_match", "f1_share")),
+            "-" if part["method"] == REFERENCE else _score(part, "f1_difference"),
+            *(_score(part, key) for key in ("agree", "agree_where_right", "kl_answer")),
+        )
+        for kind in names
+        for r in rows
+        if (part := r.get("kinds", {}).get(kind))
+    ]
+    if not lines:
+        return None
+    header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full", "difference (95 %)")
+    return Table((*header, "agree", "if right", "KL all"), lines, "By kind of question.")
 
 
 def guarded(rows: Sequence[dict]) -> Table | None:

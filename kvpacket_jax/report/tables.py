@@ -73,9 +73,10 @@ def _between(row: Mapping, key: str) -> str:
 
 
 _LEGEND = (
-    "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; ÷ full is its share "
-    "of full_recompute's F1, difference the 95 % interval of the paired difference to it. agree: "
-    "the share of answers that are full_recompute's; if right: of those where that one is right. "
+    "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; exact is the share "
+    "of answers that match a right one; ÷ full is F1's share of full_recompute's, difference the "
+    "95 % interval of the paired difference to it. agree: the share of answers that are "
+    "full_recompute's; if right: of those where that one is right. "
     "KL first is the divergence from full_recompute at the first token, KL all its sum over the "
     "answer. Intervals are rough below a hundred questions; one set of documents has none."
 )
@@ -86,7 +87,8 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     extra = summary.extra(results)
     table = empty_table(
         ("method",),
-        *("n", "F1", "95 %", "÷ full", "difference", "agree", "if right", "KL first", "KL all"),
+        *("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "if right"),
+        *("KL first", "KL all"),
         *(summary.EXTRA[name][0] for name in extra),
     )
     for r in results:
@@ -102,11 +104,12 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
 
 
 def _scores(summary: Mapping) -> tuple[str, ...]:
-    """The cells of n, F1, 95 %, ÷ full, difference and agree."""
+    """The cells of n, F1, 95 %, exact, ÷ full, difference and agree."""
     return (
         str(summary["num_samples"]),
         _number(summary["f1"], 3),
         _between(summary, "f1"),
+        _number(summary.get("exact_match")),
         _number(summary["f1_share"], 3),
         _between(summary, "f1_difference"),
         _number(summary["agree"]),
@@ -122,14 +125,15 @@ def quality_legend(results: Sequence[Mapping]) -> str:
 KIND_LEGEND = "By kind of question, the columns as above."
 LOST_LEGEND = (
     "Lost are answers that full_recompute alone has right; of those, how many have their words in "
-    "a document that the question needs, in another one, or in none, and how many are empty."
+    "a document that the question needs, in another one, or in none, how many are or should be yes "
+    "or no, how many are empty, and of how many it is not known which documents they need."
 )
-PLACES = ("gold", "other", "nowhere", "unanswered")  # as evaluate.rows has them
+PLACES = ("gold", "other", "nowhere", "closed", "unanswered", "")  # as evaluate.rows has them
 
 
 def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     """For each kind a line a method and setting: what `KIND_LEGEND` says; None for one kind."""
-    columns = ("n", "F1", "95 %", "÷ full", "difference", "agree", "95 %")
+    columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "95 %")
     return _by_kind(results, columns, lambda part: (*_scores(part), _between(part, "agree")))
 
 
@@ -140,7 +144,8 @@ def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
         lost = part.get("lost", {})
         return str(sum(lost.values())), *(str(lost.get(place, 0)) for place in PLACES)
 
-    return _by_kind(results, ("lost", "needed", "other", "none", "empty"), cells)
+    columns = ("lost", "needed", "other", "none", "yes or no", "empty", "unknown")
+    return _by_kind(results, columns, cells)
 
 
 def _by_kind(

@@ -240,6 +240,8 @@ def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config
         ("pie", [0], "nowhere"),
         ("", [0], "unanswered"),
         ("", None, "unanswered"),
+        ("Yes.", [0], "closed"),
+        ("no", None, "closed"),
         ("pier 3", None, ""),
     ],
 )
@@ -251,6 +253,11 @@ def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
     (row,) = rows.answer_rows("kv_packet", example, given, given)
     # "pier" stands in the first document, which the question does not need.
     assert row["place"] == place
+    closed = dataclasses.replace(question, answers=("yes",))
+    (row,) = rows.answer_rows(
+        "kv_packet", dataclasses.replace(example, questions=(closed,)), given, given
+    )
+    assert row["place"] == ("closed" if said else "unanswered")
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ def test_brackets_of_an_answer_are_no_markup():
 
 def test_kinds_are_apart_with_their_intervals_and_lost_answers_by_place():
     row = {"method": "kv_packet", "setting": ""}
-    part = row | {"num_samples": 3, "f1": 0.5, "f1_share": 0.75, "agree": 0.25}
+    part = row | {"num_samples": 3, "f1": 0.5, "exact_match": 0.25, "f1_share": 0.75, "agree": 0.25}
     part |= {"f1_low": 0.4, "f1_high": 0.6, "f1_difference_low": -0.1, "f1_difference_high": 0.1}
     part |= {"agree_low": 0.0, "agree_high": 1.0, "lost": {"gold": 2, "nowhere": 1, "": 1}}
     text = io.StringIO()
@@ -368,6 +368,6 @@ def test_kinds_are_apart_with_their_intervals_and_lost_answers_by_place():
     console.print(tables.kind_table(found), tables.lost_table(found))
     assert "2_hop" not in text.getvalue()
     lines = [line.split() for line in text.getvalue().splitlines() if "kv_packet" in line]
-    scores = "1_hop kv_packet 3 0.500 0.40 to 0.60 0.750 -0.10 to 0.10 0.25 0.00 to 1.00"
-    assert lines == [scores.split(), "1_hop kv_packet 4 2 0 1 0".split()]
+    scores = "1_hop kv_packet 3 0.500 0.40 to 0.60 0.25 0.750 -0.10 to 0.10 0.25 0.00 to 1.00"
+    assert lines == [scores.split(), "1_hop kv_packet 4 2 0 1 0 0 1".split()]
     assert tables.kind_table([row]) is tables.lost_table([row]) is None
