@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from kvpacket_jax import teacher
-from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example, json_lines
+from kvpacket_jax.data import TEMPLATES, Example, Question, encode_example, json_lines, passages
 from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.data.passages import stands_in
 from kvpacket_jax.packets.generate import check_finite, stop_array
@@ -88,16 +88,18 @@ class Writer:
     def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
         """The questions about each (id, text), documents of similar length together.
 
-        Documents that are longer than all `lengths` have none. Raises ValueError for a model whose
-        logits are not finite.
+        Documents that are longer than all `lengths` are asked about as far as whole sentences fit,
+        which is what training cuts them to; one whose first sentence does not fit has no question.
+        Raises ValueError for a model whose logits are not finite.
         """
         waiting = {length: [] for length in self.lengths}
-        for name, text in documents:
-            length = self._length(text)
-            if length is None:
-                yield Written(name, text, [], 0)
+        for name, whole in documents:
+            text = passages.beginning(whole, lambda t: self._length(t) is not None)
+            if not text:
+                yield Written(name, whole, [], 0)
                 continue
-            waiting[length].append((name, text))
+            length = self._length(text)
+            waiting[length].append((name, text, whole))
             if len(waiting[length]) == self.size:
                 yield from self._write_batch(waiting[length], length)
                 waiting[length] = []
@@ -122,25 +124,28 @@ class Writer:
         example = Example("", (text,), tuple(Question(q, ()) for q in questions), INSTRUCTION)
         return encode_example(self.model.tokenizer, TEMPLATES["chat"], example)
 
-    def _write_batch(self, batch: list[tuple[str, str]], length: int) -> Iterator[Written]:
-        requests = [self._request(text) for _, text in batch]
+    def _write_batch(self, batch: list[tuple[str, str, str]], length: int) -> Iterator[Written]:
+        """Of (id, the part that is asked about, the whole text)."""
+        requests = [self._request(text) for _, text, _ in batch]
         endings = self._run(requests, length, self.starts, QUESTION_TOKENS, "?\n")
         asked = [
             sensible([s + ending for s, ending in zip(STARTS, texts, strict=True)])
             for texts in endings
         ]
-        encoded = [self._asked(text, q) for (_, text), q in zip(batch, asked, strict=True)]
+        encoded = [self._asked(text, q) for (_, text, _), q in zip(batch, asked, strict=True)]
         rows = [(_context(e), e.questions) for e in encoded]
         answers = self._run(rows, length, self.row, ANSWER_TOKENS, "\n")
-        for (name, text), questions, said in zip(batch, asked, answers, strict=True):
-            yield Written(name, text, confirmed(text, questions, said), len(STARTS))
+        for (name, text, whole), questions, said in zip(batch, asked, answers, strict=True):
+            yield Written(name, whole, confirmed(text, questions, said), len(STARTS))
 
     def _run(self, inputs, C: int, R: int, new_tokens: int, ends: str) -> list[list[str]]:
         """What the model says after each row of each (context, rows), to the first of `ends`.
 
         Empty if it does not end, or for a row of more than R tokens.
         """
-        decode, stops = self.model.tokenizer.decode, _ids_with(self.model, ends)
+        stops, decode = stop_array(self.model, None), self.model.tokenizer.decode
+        vocabulary = self.model.config.vocab_size
+        stops = _ids_with(self.model.tokenizer, vocabulary, ends, tuple(stops.tolist()))
         arrays = _padded(inputs, self.size, C, R)
         answers = _answer(
             self.model.module, self.model.params, *arrays, stops, new_tokens=new_tokens
@@ -175,12 +180,11 @@ def _padded(inputs, E: int, C: int, R: int) -> tuple[np.ndarray, ...]:
     return contexts, context_lengths, rows, row_lengths
 
 
-@functools.lru_cache(maxsize=4)
-def _ids_with(model: LanguageModel, marks: str) -> np.ndarray:
-    """int32: the tokens that have one of the marks in them, or end an answer."""
-    decode, stops = model.tokenizer.decode, set(stop_array(model, None).tolist())
-    with_mark = (i for i in range(model.config.vocab_size) if set(marks) & set(decode([i])))
-    return np.array(sorted(stops.union(with_mark)), np.int32)
+@functools.lru_cache(maxsize=4)  # of tokenizers: by models it would keep their weights in memory
+def _ids_with(tokenizer, vocabulary: int, marks: str, stops: tuple[int, ...]) -> np.ndarray:
+    """int32: the tokens that have one of the marks in them, and `stops`."""
+    with_mark = (i for i in range(vocabulary) if set(marks) & set(tokenizer.decode([i])))
+    return np.array(sorted({*stops, *with_mark}), np.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "new_tokens"))

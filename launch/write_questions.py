@@ -23,7 +23,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The file to write or to go on with
 LENGTHS = flags.DEFINE_list(
     "lengths",
     ["192", "320", "512"],
-    "Tokens that documents are padded to, two programs each; longer ones get no questions.",
+    "Tokens that documents are padded to, two programs each; of longer ones the beginning is read.",
 )
 flags.register_validator(
     LENGTHS,

@@ -70,8 +70,9 @@ def test_questions_are_stored_whose_answer_stands_in_the_document(writer, monkey
         "the captain of the ferry?|Answer:": " Jack Sparrow~",
     }
     shapes = scripted(writer, monkeypatch, replies)
-    long = "A document that is longer than all programs. " * 10
+    long = "A sentence that is longer than all programs " * 10
     texts = {"a": FERRY, "b": long, "c": FERRY + " It is red.", "d": FERRY}
+    texts["e"] = FERRY + " It has a bar." * 50  # its beginning is asked about
     written = {w.id: w for w in writer.write(texts.items())}
     assert {name: w.text for name, w in written.items()} == texts
     assert written["a"].record() == {
@@ -83,10 +84,11 @@ def test_questions_are_stored_whose_answer_stands_in_the_document(writer, monkey
             {"text": "When does the ferry to Aldmoor leave?", "answers": ["9.15"]},
         ],
     }
-    assert written["d"].questions == written["c"].questions == written["a"].questions
+    assert all(written[name].questions == written["a"].questions for name in "cde")
     assert (written["a"].tried, written["b"].tried, written["b"].questions) == (8, 0, [])
     # One program for each pass and length.
-    assert set(shapes) == {(2, 400, 2, len(STARTS), 48), (2, 400, 2, len(STARTS), 120)}
+    sizes = {(2, length, 2, len(STARTS), row) for length in (400, 480) for row in (48, 120)}
+    assert set(shapes) == sizes
 
 
 def test_what_is_asked_is_what_an_evaluation_asks(writer, monkeypatch):

@@ -2,10 +2,12 @@
 
 import random
 import re
+from collections.abc import Callable
 
 from kvpacket_jax.data.examples import Question
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+CUT_AT = re.compile(r"(?<=[.!?:;])\s+|\n+")  # where a text that is too long may end
 SENTENCE_WORDS = (9, 40)  # of those that are cut
 
 
@@ -20,6 +22,21 @@ def cuts(rng: random.Random, document: int, text: str) -> list[Question]:
             start, rest = " ".join(words[:at]), " ".join(words[at:])
             questions.append(Question(start, (rest,), "completion", info))
     return questions
+
+
+def beginning(text: str, fits: Callable[[str], bool]) -> str:
+    """The text, or as many of its first whole sentences as fit; "" if the first does not."""
+    if fits(text):
+        return text
+    ends = [m.start() for m in CUT_AT.finditer(text)]
+    low, high = 0, len(ends)  # how many ends fit, by bisection
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(text[: ends[middle - 1]]):
+            low = middle
+        else:
+            high = middle - 1
+    return text[: ends[low - 1]].rstrip() if low else ""
 
 
 def stands_in(answer: str, text: str) -> bool:

@@ -6,14 +6,19 @@ another example is drawn.
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Sequence
 
-from kvpacket_jax.data import EncodedExample, Example, Question, Template, encode_example
+from kvpacket_jax.data import (
+    EncodedExample,
+    Example,
+    Question,
+    Template,
+    encode_example,
+    passages,
+)
 from kvpacket_jax.packets.buckets import round_up
 from models import LanguageModel
 
-SENTENCE_END = re.compile(r"(?<=[.!?:;])\s+|\n+")
 DRAWS = 50  # examples looked at for one that fits
 PREAMBLE_MULTIPLE = 16
 
@@ -131,19 +136,10 @@ def fit(model: LanguageModel, template: Template, example: Example, shape: Shape
 
 
 def _cut(model: LanguageModel, template: Template, document: str, limit: int) -> str:
-    """The document's first whole sentences that fit; "" if the first does not."""
-    count = lambda text: len(model.tokenizer.encode(template.document_text(text)))  # noqa: E731
-    if count(document) <= limit:
-        return document
-    ends = [m.start() for m in SENTENCE_END.finditer(document)]
-    low, high = 0, len(ends)  # how many ends fit, by bisection
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count(document[: ends[middle - 1]]) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return document[: ends[low - 1]].rstrip() if low else ""
+    def fits(text: str) -> bool:
+        return len(model.tokenizer.encode(template.document_text(text))) <= limit
+
+    return passages.beginning(document, fits)
 
 
 def _lost(old: str, new: str) -> str:
@@ -152,4 +148,4 @@ def _lost(old: str, new: str) -> str:
 
 def _needs(question: Question, lost: Sequence[str]) -> bool:
     """Whether what was cut away has a gold answer of the question."""
-    return any(answer in text for text in lost if text for answer in question.answers)
+    return any(passages.stands_in(answer, text) for text in lost for answer in question.answers)

@@ -5,8 +5,7 @@ import types
 
 import pytest
 
-from kvpacket_jax.data import TEMPLATES, Example, Question
-from kvpacket_jax.train import shapes
+from kvpacket_jax.data import TEMPLATES, Example, Question, passages
 from kvpacket_jax.train.shapes import Fitted, Shape, draw, fit, fitting
 
 TEMPLATE = TEMPLATES["completion"]
@@ -52,7 +51,7 @@ def texts(fitted: Fitted) -> list[str]:
 )
 def test_documents_are_cut_to_as_many_whole_sentences_as_fit(tokens, sentences):
     fitted = fit(MODEL, TEMPLATE, example(DOG), dataclasses.replace(SHAPE, tokens=tokens))
-    ends = [m.start() for m in shapes.SENTENCE_END.finditer(FIRST)] + [len(FIRST)]
+    ends = [m.start() for m in passages.CUT_AT.finditer(FIRST)] + [len(FIRST)]
     assert texts(fitted) == [FIRST[: ends[sentences - 1]], SECOND]
     assert all(len(d) <= tokens for d in fitted.encoded.documents)
 
