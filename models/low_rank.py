@@ -5,10 +5,12 @@ in the matrix's place, and every product with it adds `(x a) b`: the same module
 without, and gradients never need an array of a whole matrix's size.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Matrix -> (axes that a product contracts, axes that it puts out).
 MATRICES = {
@@ -72,6 +74,46 @@ def init(config, key: jax.Array, rank: int, names: tuple[str, ...]) -> dict[str,
 def scaled(factors: dict[str, Factors], share: float) -> dict[str, Factors]:
     """The same changes, `share` times as large."""
     return {name: Factors(a, share * b) for name, (a, b) in factors.items()}
+
+
+def weighted_sum(
+    changes: Sequence[dict[str, Factors]], shares: Sequence[float], rank: int
+) -> dict[str, Factors]:
+    """The sum of changes of the same matrices, each times its share, as near as `rank` allows.
+
+    Layer by layer the nearest change of that rank in the Frobenius norm: by QR of the factors that
+    stand side by side, and the singular values of what is between them. float64 on the host, then
+    float32. A rank above the sum of the changes' own makes no larger factors.
+
+    Raises ValueError for changes of different matrices or sizes.
+    """
+    first = changes[0]
+    sizes = [{n: (f.a.shape[:-1], f.b.shape[2:]) for n, f in c.items()} for c in changes]
+    if any(s != sizes[0] for s in sizes):
+        raise ValueError("The changes are of different matrices, or of models of different sizes.")
+    summed = {}
+    for name, (a, b) in first.items():
+        inputs, outputs = a.shape[1:-1], b.shape[2:]
+        factors = [
+            (
+                np.asarray(c[name].a, np.float64).reshape(len(a), -1, c[name].a.shape[-1]),
+                share * np.asarray(c[name].b, np.float64).reshape(len(a), c[name].b.shape[1], -1),
+            )
+            for c, share in zip(changes, shares, strict=True)
+        ]
+        left, inner = np.linalg.qr(np.concatenate([a for a, _ in factors], axis=-1))
+        right, outer = np.linalg.qr(
+            np.concatenate([b for _, b in factors], axis=1).transpose(0, 2, 1)
+        )
+        u, values, v = np.linalg.svd(inner @ outer.transpose(0, 2, 1))
+        root = np.sqrt(values[:, :rank])
+        a = (left @ u[:, :, :rank]) * root[:, None, :]
+        b = root[:, :, None] * (v[:, :rank] @ right.transpose(0, 2, 1))
+        summed[name] = Factors(
+            jnp.asarray(a.reshape(len(a), *inputs, -1), jnp.float32),
+            jnp.asarray(b.reshape(*b.shape[:2], *outputs), jnp.float32),
+        )
+    return summed
 
 
 def attach(params, factors: dict[str, Factors], rows_BxT: jax.Array | None = None):
