@@ -36,7 +36,7 @@ def main(argv):
         if ADAPTER.value == adapters.NONE:
             raise ValueError("--adapter=none has no card: cards compare with bare packets anyway.")
         model = run.load_model(config, cache_dir, devices.MESH.value)
-        adapter = adapters.choose(model, ADAPTER.value, config.template)
+        adapter = adapters.choose(model, ADAPTER.value, config.template, config.other_model)
         path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
         rows = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
     progress.console.print(cards.table(rows))

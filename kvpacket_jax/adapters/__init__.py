@@ -19,7 +19,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 def shipped() -> dict[str, pathlib.Path]:
     """Trained adapters that come with the project. One with its model's name is that model's
-    default: it is better than the primer and than bare caches on every kind it was validated on.
+    default: on every kind of its card F1 is no lower than the primer's and higher than bare ones'.
     """
     return {p.name: p for p in sorted(FOLDER.glob("*")) if (p / adapter_lib.CHECKPOINT).exists()}
 

@@ -50,11 +50,17 @@ class Card(NamedTuple):
     model: str  # its name
     rows: list[Row]
     config: str  # a digest of what it was measured by
+    template: str = "chat"  # the name of the one that was measured with
     recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
 
 
 def write(
-    path: AnyPath, model: LanguageModel, adapter: Adapter, rows: Sequence[Row], config: str
+    path: AnyPath,
+    model: LanguageModel,
+    adapter: Adapter,
+    rows: Sequence[Row],
+    config: str,
+    template: str,
 ) -> None:
     """Writes a card; it names the adapter and the model that it is of."""
     described = [
@@ -66,6 +72,7 @@ def write(
         "adapter": adapter_lib.fingerprint(adapter),
         "dtype": str(jnp.dtype(model.dtype)),
         "config": config,
+        "template": template,
         "recompute_below": RECOMPUTE_BELOW,
         "rows": described,
     }
@@ -88,7 +95,9 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
             for row in card["rows"]
         ]
-        return Card(card["model"], rows, card["config"], card.get("recompute_below"))
+        return Card(
+            card["model"], rows, card["config"], card["template"], card.get("recompute_below")
+        )
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
 
@@ -97,6 +106,7 @@ def remark(
     card: Card | None,
     name: str,
     model: str,
+    template: str,
     documents: int,
     tokens: int,
     least: float,
@@ -110,6 +120,7 @@ def remark(
     Args:
       name: the adapter's.
       model: the name of the model that answers.
+      template: the name of the one that documents and questions are put into.
       documents: how many the request has.
       tokens: of its longest document.
       least: the share of answers that should be the full context's, where that is right.
@@ -119,6 +130,8 @@ def remark(
     unknown = "how often its answers are the full context's is not known"
     if card is None or card.model != model:
         return f"The adapter {name} has no card for {model}: {unknown}. launch.card measures it."
+    if card.template != template:
+        return f"The card of {name} is of the template {card.template}, not {template}: {unknown}."
     fitting = [row for row in card.rows if row.documents >= documents and row.tokens >= tokens]
     if not fitting:
         every = {(row.documents, row.tokens) for row in card.rows}

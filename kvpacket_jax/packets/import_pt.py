@@ -76,6 +76,8 @@ def _read(file: zipfile.ZipFile) -> tuple[Adapter, dict]:
     if parts[0].shape[1] != parts[1].shape[1]:
         raise ValueError(f"header {parts[0].shape} and trailer {parts[1].shape} differ in width")
     beside = {k: v for k, v in content.items() if k not in PARTS}
+    if others := [str(k) for k, v in beside.items() if isinstance(v, Tensor)]:
+        raise ValueError(f"it has tensors beside header and trailer: {', '.join(others)}")
     _check_size(beside)
     rest = {k: v for k, v in beside.items() if isinstance(k, str) and _is_plain(v)}
     return Adapter(*parts), rest

@@ -219,8 +219,8 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
         return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     known = card.read(adapters.card_path(model, adapter_name), adapter)
-    sizes = len(lengths), max(lengths)
-    return card.remark(known, adapter_name, model.name, *sizes, least, recompute_below)
+    request = session.wording.name, len(lengths), max(lengths)
+    return card.remark(known, adapter_name, model.name, *request, least, recompute_below)
 
 
 def _preamble(

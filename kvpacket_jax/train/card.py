@@ -76,8 +76,8 @@ def write_measured(
         say(f"Measured before: {', '.join(row.kind for row in rows)}")
     for row in measure(model, adapter, config, say, {row.kind for row in rows}):
         rows.append(row)
-        card.write(unfinished, model, adapter, rows, measured_by)
-    card.write(path, model, adapter, rows, measured_by)
+        card.write(unfinished, model, adapter, rows, measured_by, config.template)
+    card.write(path, model, adapter, rows, measured_by, config.template)
     unfinished.unlink(missing_ok=True)
     return rows
 

@@ -34,7 +34,9 @@ def compare(
       FileNotFoundError, ValueError: no such adapter, or one of another model.
     """
     model = run.load_model(config, cache_dir, mesh)
-    chosen = {name: _choose(model, name, config.template) for name in names}
+    chosen = {name: _choose(model, name, config) for name in names}
+    if max(config.keeps) == min(config.keeps) == 1:  # whole packets are built without a distiller
+        chosen = {name: adapter._replace(distiller=None) for name, adapter in chosen.items()}
     soft_tokens = max(adapter.num_tokens for adapter in chosen.values())
     validate = validation.of_config(model, config, soft_tokens)
     scores = {}
@@ -44,11 +46,12 @@ def compare(
     return scores
 
 
-def _choose(model: LanguageModel, name: str, template: str) -> Adapter:
+def _choose(model: LanguageModel, name: str, config: ConfigDict) -> Adapter:
     source, at, scale = name.rpartition(SCALE)
     if not at or adapters.folder(name).exists():
         source, at = name, ""
-    adapter = adapters.choose(model, source, template) or adapter_lib.empty(model.config.dim)
+    adapter = adapters.choose(model, source, config.template, config.other_model)
+    adapter = adapter or adapter_lib.empty(model.config.dim)
     if not at:
         return adapter
     try:

@@ -17,7 +17,6 @@ from kvpacket_jax.packets.adapter import Adapter, split_trainable
 from kvpacket_jax.packets.packet import read_primer
 from kvpacket_jax.train import setup
 from kvpacket_jax.train.batches import Teaching
-from kvpacket_jax.train.shapes import Shape
 from kvpacket_jax.train.validation import Validation
 from models import LanguageModel, sharding
 from models.kv_cache import KVCache
@@ -64,7 +63,7 @@ def prepare(
     def teaching_of(sources, entries, wrong_weight: float) -> Teaching:
         shapes = {name: setup.shape_of(entry, preamble) for name, entry in entries}
         for name, shape in shapes.items():
-            _check_length(model, name, shape, initial.num_tokens)
+            setup.check_length(model, name, shape, initial.num_tokens)
         sizes = config.batch_size, initial.num_tokens, wrong_weight, config.seed
         return Teaching(model, template, sources, shapes, *sizes, tuple(config.keeps))
 
@@ -112,11 +111,3 @@ def load_model(config: ConfigDict, cache_dir, mesh: str | None) -> LanguageModel
     model.check_tokenizer()
     sharding.examples_per_replica(model.config.mesh, config.batch_size)  # refuses what is uneven
     return model
-
-
-def _check_length(model: LanguageModel, name: str, shape: Shape, soft_tokens: int) -> None:
-    """Raises ValueError for an entry whose longest example is beyond the model's context."""
-    try:
-        model.check_length(shape.positions(soft_tokens))
-    except ValueError as error:
-        raise ValueError(f"The entry {name}, of the sizes in its config: {error}") from error

@@ -354,3 +354,11 @@ def _continued_primer(
             f"{len(new)}: set config.primer to the one that it began with."
         )
     return old
+
+
+def check_length(model: LanguageModel, name: str, shape: Shape, soft_tokens: int) -> None:
+    """Raises ValueError for an entry whose longest example is beyond the model's context."""
+    try:
+        model.check_length(shape.positions(soft_tokens))
+    except ValueError as error:
+        raise ValueError(f"The entry {name}, of the sizes in its config: {error}") from error

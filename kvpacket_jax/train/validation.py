@@ -120,13 +120,16 @@ def variants(model: LanguageModel, chosen: Sequence[Adapter]) -> list[Variant]:
 def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Validation:
     """A validation on the kinds of `config`, in microbatches of its size.
 
-    Raises ValueError for a kind without room for what the template says before its answers.
+    Raises ValueError for a kind without room for what the template says before its answers, and
+    for one whose longest example is beyond the model's context.
     """
     template, kinds = data.TEMPLATES[config.template], setup.kinds(config)
     setup.check_budget(config.template, kinds)
     sources = setup.validation_sources(config)
     preamble = setup.preamble_length(model, template, *sources.values())
     sizes = {name: setup.shape_of(entry, preamble) for name, entry in kinds}
+    for name, shape in sizes.items():
+        setup.check_length(model, name, shape, soft_tokens)
     keeps = tuple(config.get("keeps", (1.0,)))
     teaching = Teaching(
         model, template, sources, sizes, config.batch_size, soft_tokens, 1.0, 0, keeps

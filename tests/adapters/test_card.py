@@ -2,8 +2,10 @@
 
 import pytest
 
+from kvpacket_jax import adapters
 from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import Card, Row, Score
+from kvpacket_jax.packets import adapter as adapter_lib
 
 NEVER = Score(0.0, 0.0, 0.0, 0.0, 9.0)
 
@@ -31,7 +33,7 @@ CARD = Card(
     ],
 )
 def test_a_request_is_judged_by_kinds_that_are_as_large(documents, tokens, least, said):
-    line = card.remark(CARD, "mine", "m", documents, tokens, least)
+    line = card.remark(CARD, "mine", "m", "chat", documents, tokens, least)
     assert said in line and bool(line) == bool(said) and "\n" not in line
 
 
@@ -40,18 +42,35 @@ def test_what_reading_again_does_is_said_where_it_was_measured():
     for r, reread, guarded in ((rows[0], 0.4, 0.95), (rows[1], 0.2, 0.9)):
         known = r.scores[card.ADAPTER]
         r.scores[card.ADAPTER] = known._replace(reread=reread, guarded_right=guarded)
-    line = card.remark(Card("m", rows, ""), "mine", "m", 5, 100, 0.9)
+    line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
     assert "70% (lives) to 80% (prose) of the answers" in line
     assert "in doubt" not in line  # at another limit than was asked for
-    measured = Card("m", rows, "", 0.5)
-    line = card.remark(measured, "mine", "m", 5, 100, 0.9, 0.5)
+    measured = Card("m", rows, "", recompute_below=0.5)
+    line = card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.5)
     assert "in doubt, 90% (prose) to 95% (lives) do; of all questions 20% (prose) to 40%" in line
-    assert "in doubt" not in card.remark(measured, "mine", "m", 5, 100, 0.9, 0.3)
+    assert "in doubt" not in card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.3)
     unknown = [*rows, row("many", 5, 100, 0.9)]
-    other = Card("m", unknown, "", 0.5)
-    assert "in doubt" not in card.remark(other, "mine", "m", 5, 100, 0.9, 0.5)
+    other = Card("m", unknown, "", recompute_below=0.5)
+    assert "in doubt" not in card.remark(other, "mine", "m", "chat", 5, 100, 0.9, 0.5)
 
 
 @pytest.mark.parametrize(("known", "model"), [(None, "m"), (CARD, "another")])
 def test_without_a_card_for_the_model_nothing_is_known(known, model):
-    assert "launch.card measures it" in card.remark(known, "mine", model, 1, 10, 0.9)
+    assert "launch.card measures it" in card.remark(known, "mine", model, "chat", 1, 10, 0.9)
+
+
+def test_a_card_says_nothing_of_another_template():
+    line = card.remark(CARD, "mine", "m", "chat_reasoning", 5, 100, 0.1)
+    assert "is of the template chat, not chat_reasoning" in line
+
+
+def test_a_default_is_never_worse_than_its_primer_or_than_none():
+    (name,) = [name for name in adapters.shipped() if not name.endswith("-tokens")]
+    assert adapters.default_for(name) == name
+    known = card.read(
+        adapters.folder(name) / card.FILE, adapter_lib.load_adapter(adapters.folder(name))
+    )
+    assert known.model == name and len(known.rows) >= 9  # it is of this adapter, and whole
+    for row in known.rows:
+        f1 = {way: score.f1 for way, score in row.scores.items()}
+        assert f1[card.ADAPTER] >= f1[card.PRIMER] and f1[card.ADAPTER] > f1[card.BARE], row.kind

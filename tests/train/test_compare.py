@@ -26,7 +26,8 @@ def model(byte_model):
 def config(byte_model) -> ConfigDict:
     whole = byte_train.get_config(str(texts(byte_model)))
     kinds = {"it": whole.validation.it.to_dict() | {"sets": 2}}
-    return ConfigDict({"template": "completion", "batch_size": 1, "validation": kinds})
+    given = {"template": "completion", "batch_size": 1, "keeps": (1.0,), "other_model": False}
+    return ConfigDict(given | {"validation": kinds})
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,13 @@ from kvpacket_jax.measure.memory import memory_analysis
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets import packet
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.shapes import Fitted, Shape, draw
-from models import CONFIGS
+from models import CONFIGS, low_rank
 from models.checkpoint import tokenizer
 from models.transformer import Transformer, init_params
 from tests.support.golden import FAMILIES, GOLDEN
@@ -103,10 +104,12 @@ def pack(shape: Shape, *samples: Sample) -> tuple[loss_lib.Batch, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames=("module", "loss", "learning"))
-def add(module, params, adapter, batch, hidden, loss="kl", learning=1_000) -> step_lib.Sums:
+def add(
+    module, params, adapter, batch, hidden, loss="kl", learning=1_000, primer=None
+) -> step_lib.Sums:
     zero = step_lib.zero_sums(adapter)
     return step_lib.add_microbatch(
-        module, loss, learning, params, adapter, None, zero, batch, hidden
+        module, loss, learning, params, adapter, primer, zero, batch, hidden
     )
 
 
@@ -119,6 +122,42 @@ def check_gradient(gradient: Adapter, arrays, name: str):
         if found.size:
             known = arrays[f"{name}/grad_{part}"]
             np.testing.assert_allclose(found, known, atol=RELATIVE * np.abs(known).max())
+
+
+@one_family
+def test_gradients_after_a_primer_are_the_slope_of_the_loss(golden):
+    """After one that is read before, and after a learned one, which the same embeddings begin."""
+    model, _, samples, adapter, shape = golden
+    microbatch = pack(shape, samples["s1"])
+    changes = low_rank.init(model.config, jax.random.key(0), 2, ("q", "k", "v", "o"))
+    adapter = adapter._replace(writer=jax.tree.map(lambda x: x + 0.05, changes))
+    ids = jnp.asarray(samples["s2"].example.documents[0][:12], jnp.int32)
+    empty = adapter_lib.empty(model.config.dim)
+    cache = packet.read_primer(model, empty._replace(primer=ids))
+    learned = jnp.asarray(model.params["embedding"], jnp.float32)[ids]
+
+    def sums(adapter, primer):
+        return add(model.module, model.params, adapter, *microbatch, primer=primer)
+
+    def slope_along(adapter, direction, primer, step=2e-3):
+        ahead, behind = (
+            jax.tree.map(lambda x, d, s=s: x + s * d, adapter, direction) for s in (step, -step)
+        )
+        return (sums(ahead, primer).loss - sums(behind, primer).loss) / (2 * step)
+
+    losses = [float(sums(adapter, None).loss)]
+    for primer, embedded in ((cache, None), (None, learned)):
+        begun = adapter._replace(primer=embedded)
+        found = sums(begun, primer)
+        leaves, tree = jax.tree.flatten(begun)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        drawn = [jax.random.normal(k, x.shape) * x.std() for k, x in zip(keys, leaves, strict=True)]
+        direction = jax.tree.unflatten(tree, drawn)
+        expected = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, found.gradients, direction)))
+        np.testing.assert_allclose(slope_along(begun, direction, primer), expected, rtol=0.01)
+        losses.append(float(found.loss))
+    bare, read, of_embeddings = losses
+    assert read == pytest.approx(of_embeddings, rel=1e-4) != pytest.approx(bare, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "loss"), [("kl", "kl"), ("ce", "cross_entropy")])
@@ -366,9 +405,10 @@ def test_the_mixture_pads_little_in_few_programs(demo_folder):
     config = train_config.get_config()
     model = types.SimpleNamespace(tokenizer=tokenizer.load(demo_folder(config.model)))
     template, train_sets = data.TEMPLATES[config.template], setup.sources(config)
-    total, real, computed = 0.0, 0.0, 0.0
+    total, real, computed, sizes = 0.0, 0.0, 0.0, set()
     for name, entry in setup.entries(config):
         shape = setup.shape_of(entry, 40)
+        sizes.add(shape)
         for i in range(20):
             fitted = draw(model, template, train_sets[name], 7 * i, shape)
             answers = [[0] * 6 for _ in fitted.questions]  # about what the teacher gives
@@ -376,4 +416,4 @@ def test_the_mixture_pads_little_in_few_programs(demo_folder):
             computed += entry.weight * shape.computed(0)
         total += entry.weight
     assert total == pytest.approx(1.0)
-    assert real > 0.75 * computed
+    assert real > 0.75 * computed and len(sizes) <= 4
