@@ -19,6 +19,7 @@ costs, without answers, is configs/cost.py's.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import arguments
 
@@ -44,36 +45,43 @@ METHODS = (
     "no_cache",
 )
 
-BIOGRAPHY = {"num_documents": 5, "num_questions": 10, "num_test": 200}
-CHUNKS = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "num_test": 200}
-NEEDLES = CHUNKS | {"kinds": ("multi_key",)}
-RULER = CHUNKS | {"kinds": ("multi_query", "variable_tracking", "common_words")}
-PROSE = {"num_documents": 5, "num_questions": 10, "num_test": 200, "related": False}
+BIOGRAPHY = {"num_documents": 5, "num_questions": 10}
+NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("multi_key",)}
 
 FEW = ("kv_packet", "primed", "no_recompute", "no_cache")
 LISTS = 64  # tokens of answers that are lists: four numbers of seven digits, ten words
 COMPARED = ("biography", "niah")  # with every method; the other sets with a few
 
-# name -> data set, its options, num_samples. Options that stand here can be set by flags; each set
-# has more (kvpacket_jax/data), which a flag cannot set, for a config has no field of that name.
+# name -> data set, its options, num_samples
 SETS = {
     "biography": ("biography", BIOGRAPHY, 150),
     "biography_10": ("biography", BIOGRAPHY | {"num_documents": 10}, 150),
     "biography_20": ("biography", BIOGRAPHY | {"num_documents": 20}, 150),
     "biography_64": ("biography", BIOGRAPHY | {"document_words": 40}, 150),
     "niah": ("niah", NEEDLES, 50),
-    "ruler": ("ruler", RULER, 60),
-    "wikipedia": ("wikipedia", PROSE | {"document_words": (50, 90)}, 100),
+    "ruler": ("ruler", {}, 60),
+    "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
     "own_docs": ("own_docs", {}, 120),
     "own_notes": ("own_docs", {"notes": True}, 60),
-    "hotpot_qa": (
-        "hotpot_qa",
-        {"folder": "", "setting": "distractor", "num_documents": 10},
-        100,
-    ),
+    "hotpot_qa": ("hotpot_qa", {"folder": "", "num_documents": 10}, 100),
     "musique": ("musique", {"folder": "", "num_documents": 20}, 100),
-    "corpus": ("corpus", PROSE | {"path": "", "document_words": (20, 400)}, 100),
+    "corpus": ("corpus", {"path": "", "num_documents": 5, "num_questions": 10}, 100),
     "jsonl": ("jsonl", {"path": ""}, 0),
+}
+
+# What else can be set, as --config.dataset.options.num_test=500; unset, it is the data set's own.
+_GENERATED = {"num_test": int}
+_PROSE = _GENERATED | {"document_words": tuple, "related": bool}
+_LISTS = ("num_needles", "num_queries", "num_chains", "num_hops", "num_common", "common", "rare")
+FURTHER = {
+    "biography": _GENERATED | {"shared_names": bool, "two_hop": bool},
+    "niah": _GENERATED,
+    "ruler": _GENERATED
+    | {"num_tokens": int, "num_chunks": int, "kinds": tuple}
+    | dict.fromkeys(_LISTS, int),
+    "wikipedia": _PROSE,
+    "corpus": _PROSE,
+    "hotpot_qa": {"setting": str},
 }
 
 
@@ -81,6 +89,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     arguments.check("configs/evaluate.py", arg, SETS)
     name = arg or "biography"
     dataset, options, num_samples = SETS[name]
+    options = {n: placeholder(t) for n, t in FURTHER.get(dataset, {}).items()} | options
     config = ConfigDict()
     config.model = "qwen2.5-coder-0.5b"
     config.dtype = "auto"

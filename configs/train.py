@@ -131,6 +131,7 @@ def _texts_mixture(corpus) -> dict[str, ConfigDict]:
 
 
 def _texts_validation(corpus) -> dict[str, ConfigDict]:
+    """Its "docs" are those of the file."""
     docs = dict(document_words=(45, 80), num_questions=30, path=corpus)
     return {
         "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
@@ -206,7 +207,7 @@ def _own_mixture(corpus) -> dict[str, ConfigDict]:
     return {
         "own": _entry("corpus", 0.75, OWN, num_documents=4, **docs),
         "lives_5": _entry("biography", 0.1, FIVE, **life),
-        "wikipedia": _entry("wikipedia", 0.15, NOTES, document_words=(60, 90), **many),
+        "notes": _entry("wikipedia", 0.15, NOTES, document_words=(60, 90), **many),
     }
 
 

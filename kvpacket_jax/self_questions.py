@@ -88,8 +88,9 @@ class Writer:
     def write(self, documents: Iterable[tuple[str, str]]) -> Iterator[Written]:
         """The questions about each (id, text), documents of similar length together.
 
-        Documents that are longer than all `lengths` are asked about as far as whole sentences fit,
-        which is what training cuts them to; one whose first sentence does not fit has no question.
+        Documents that are longer than all `lengths` are asked about as far as whole sentences fit
+        (training cuts them too, to lengths of its own); one whose first sentence does not fit has
+        no question.
         Raises ValueError for a model whose logits are not finite.
         """
         waiting = {length: [] for length in self.lengths}

@@ -17,7 +17,13 @@ flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "What they were trained for.")
+SHARED_LAYERS = flags.DEFINE_string("shared_layers", "", "As in launch.build_packets.")
 ADAPTERS = flags.DEFINE_list("adapters", None, "Folders or shipped names.", required=True)
+flags.register_validator(
+    ADAPTERS,
+    lambda names: names is None or (all(names) and len(names) > 0),
+    "name one adapter or more, with commas.",
+)
 SHARES = flags.DEFINE_list("shares", None, "A number for each; default: equal ones.")
 RANK = flags.DEFINE_integer("rank", 16, "Of the sum.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
@@ -36,7 +42,8 @@ def main(argv):
     with errors.in_one_line():
         names = ADAPTERS.value
         shares = _shares(SHARES.value or [1 / len(names)] * len(names))
-        model = models.load_text_model(MODEL.value, cache_dir=cache_dir)
+        layers = SHARED_LAYERS.value
+        model = models.load_text_model(MODEL.value, cache_dir=cache_dir, shared_layers=layers)
         if untrained := [n for n in names if n in (adapters.PRIMER, adapters.NONE)]:
             raise ValueError(f"{untrained[0]} is not trained: there is nothing to average.")
         chosen = [adapters.choose(model, name) for name in names]
@@ -44,7 +51,7 @@ def main(argv):
         metadata = {
             "model": model.fingerprint,
             "model_name": model.name,
-            "averaged": dict(zip(map(adapter_lib.fingerprint, chosen), shares, strict=True)),
+            "averaged": list(zip(map(adapter_lib.fingerprint, chosen), shares, strict=True)),
             "rank": RANK.value,
         }
         adapter_lib.save_adapter(OUTPUT.value, mean, metadata)

@@ -105,7 +105,7 @@ def weighted_sum(
         right, outer = np.linalg.qr(
             np.concatenate([b for _, b in factors], axis=1).transpose(0, 2, 1)
         )
-        u, values, v = np.linalg.svd(inner @ outer.transpose(0, 2, 1))
+        u, values, v = np.linalg.svd(inner @ outer.transpose(0, 2, 1), full_matrices=False)
         root = np.sqrt(values[:, :rank])
         a = (left @ u[:, :, :rank]) * root[:, None, :]
         b = root[:, :, None] * (v[:, :rank] @ right.transpose(0, 2, 1))

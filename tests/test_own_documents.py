@@ -54,7 +54,7 @@ def test_an_adapter_is_trained_on_what_was_collected(corpus, chat_model, tmp_pat
     config = train_config.get_config("jsonl")
     config.model, config.dtype, config.corpus = str(chat_model), "float32", str(corpus)
     config.primer, config.writer_rank, config.num_steps, config.microbatches = "", 2, 1, 1
-    for name in ("lives_5", "wikipedia"):
+    for name in ("lives_5", "notes"):
         config.mixture[name].weight = 0.0
     for name in ("biography", "wikipedia"):
         del config.validation[name]

@@ -95,9 +95,8 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             Row(**row | {"scores": {name: Score(**s) for name, s in row["scores"].items()}})
             for row in card["rows"]
         ]
-        return Card(
-            card["model"], rows, card["config"], card["template"], card.get("recompute_below")
-        )
+        template = card.get("template", "chat")  # which earlier cards were measured with
+        return Card(card["model"], rows, card["config"], template, card.get("recompute_below"))
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
 
@@ -131,7 +130,10 @@ def remark(
     if card is None or card.model != model:
         return f"The adapter {name} has no card for {model}: {unknown}. launch.card measures it."
     if card.template != template:
-        return f"The card of {name} is of the template {card.template}, not {template}: {unknown}."
+        return (
+            f"The card of {name} is of the template {card.template}, not {template}: {unknown}. "
+            f"launch.card --config.template={template} --output=FILE measures it."
+        )
     fitting = [row for row in card.rows if row.documents >= documents and row.tokens >= tokens]
     if not fitting:
         every = {(row.documents, row.tokens) for row in card.rows}

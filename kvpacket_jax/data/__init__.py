@@ -57,5 +57,9 @@ def load(
 
 
 def options(entry) -> dict[str, Any]:
-    """Returns `entry.options` of a config for `load`: ranges come back from JSON as lists."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in entry.options.items()}
+    """Returns `entry.options` of a config for `load`, without those that are not set (None).
+
+    Ranges come back from JSON as lists.
+    """
+    given = {k: v for k, v in entry.options.items() if v is not None}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}

@@ -148,7 +148,7 @@ def prepare_run(
         "adapter": adapter_lib.fingerprint(by_role.get("adapter")),
         "primer": adapter_lib.fingerprint(by_role.get("primer")),
         "template": digest(dataclasses.asdict(template)),
-        "dataset": config.dataset.to_dict(),
+        "dataset": config.dataset.to_dict() | {"options": data.options(config.dataset)},
         "examples": digest([dataclasses.asdict(e) for e in examples]),
         "num_samples": config.num_samples,
         "new_tokens": config.new_tokens,

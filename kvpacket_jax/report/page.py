@@ -30,16 +30,17 @@ COMPRESSED = "compress="  # in a setting: only then do caches differ in what the
 
 READING = (
     "F1 is the mean SQuAD token F1 over questions, with its 95 % bootstrap interval (sets of "
-    "documents are drawn); micro-F1 counts the tokens of all questions together. ÷ full is the "
-    "share of full_recompute's F1; differences are paired, to full_recompute on the same "
-    "questions. agree is the share of answers that are full_recompute's, and if right the same "
-    "share where that one is right; KL all is the divergence from it, summed over an answer. "
-    "FLOPs are counted on what runs, padding included; overhead is what a method adds to the "
-    "question's own pass over a ready cache. TTFT is the median of interleaved runs, from token "
-    "ids on the host to the first token's logits; its bar goes from the fastest run to the "
-    "slowest, over all timed examples. Points of a method are joined in the order of its setting. "
-    "Grey is the Pareto front of all but single_cache, whose one cache serves just these "
-    "documents in this order: no other point has a higher F1 for as little."
+    "documents are drawn); exact is the share of answers that match a right one; micro-F1 counts "
+    "the tokens of all questions together. ÷ full is the share of full_recompute's F1; differences "
+    "are paired, to full_recompute on the same questions. agree is the share of answers that are "
+    "full_recompute's, and if right the same share where that one is right; KL all is the "
+    "divergence from it, summed over an answer. FLOPs are counted on what runs, padding included; "
+    "overhead is what a method adds to the question's own pass over a ready cache. TTFT is the "
+    "median of interleaved runs, from token ids on the host to the first token's logits; its bar "
+    "goes from the fastest run to the slowest, over all timed examples. Points of a method are "
+    "joined in the order of its setting. Grey is the Pareto front of all but single_cache, whose "
+    "one cache serves just these documents in this order: no other point has a higher F1 for as "
+    "little."
 )
 TRAINING_READING = (
     "A run's packets against the full context, on validation questions that none was trained on: "

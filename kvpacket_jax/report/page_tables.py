@@ -71,7 +71,7 @@ def kinds(rows: Sequence[dict]) -> Table | None:
     lines = [
         (
             kind or "other",
-            spec_of(part),
+            spec_of(r),
             str(part["num_samples"]),
             *(_score(part, key) for key in ("f1", "exact_match", "f1_share")),
             "-" if part["method"] == REFERENCE else _score(part, "f1_difference"),
@@ -84,7 +84,8 @@ def kinds(rows: Sequence[dict]) -> Table | None:
     if not lines:
         return None
     header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full", "difference (95 %)")
-    return Table((*header, "agree", "if right", "KL all"), lines, "By kind of question.")
+    caption = f"By kind of question, the first {1 + ASIDE} methods of packets."
+    return Table((*header, "agree", "if right", "KL all"), lines, caption)
 
 
 def guarded(rows: Sequence[dict]) -> Table | None:

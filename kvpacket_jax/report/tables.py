@@ -156,9 +156,9 @@ def _by_kind(
         return None
     table = empty_table(("kind", "method"), *columns)
     for kind in kinds:
-        parts = [part for r in results if (part := r.get("kinds", {}).get(kind))]
-        for i, part in enumerate(parts):
-            table.add_row("" if i else kind or "other", spec_of(part), *cells(part))
+        parts = [(r, part) for r in results if (part := r.get("kinds", {}).get(kind))]
+        for i, (r, part) in enumerate(parts):
+            table.add_row("" if i else kind or "other", spec_of(r), *cells(part))
         table.add_section()
     return table
 

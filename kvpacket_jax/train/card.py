@@ -22,9 +22,10 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.runtime import hosts, programs
-from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train import validation
+from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.batches import token_lists
+from kvpacket_jax.train.shapes import FITTING
 from kvpacket_jax.train.validation import Validation, Variant, variants
 from models import LanguageModel, identity, sharding
 
@@ -68,7 +69,12 @@ def write_measured(
     path = hosts.absolute(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
     measured_by = identity.digest(
-        {"config": config.to_dict(), "dtype": str(model.dtype), "recompute_below": RECOMPUTE_BELOW}
+        {
+            "config": config.to_dict(),
+            "dtype": str(model.dtype),
+            "recompute_below": RECOMPUTE_BELOW,
+            "fit": FITTING,
+        }
     )
     before, rows = card.read(unfinished, adapter), []
     if before and (before.model, before.config) == (model.name, measured_by):

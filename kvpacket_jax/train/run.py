@@ -51,13 +51,12 @@ def prepare(
     model = load_model(config, cache_dir, mesh)
     if model.config.mesh:
         sharding.log_layout(model.config, model.params, log)
-    # Of a run that goes on only the sizes matter: the adapter it began with may be gone.
+    # Of a run that goes on only the sizes matter: the adapters it began with may be gone.
     begun = ConfigDict(config.to_dict() | {"init": "untrained"}) if saved else config
-    if saved and saved["primer"] is not None:
-        begun.primer = ""
-    initial, primer_ids = split_trainable(setup.initial_adapter(begun, model))
-    if saved and saved["primer"] is not None:
-        primer_ids = jnp.array(saved["primer"], jnp.int32)
+    known = saved["primer"] if saved else None
+    ids = setup.primer_ids(config, model) if known is None else jnp.array(known, jnp.int32)
+    initial, primer_ids = split_trainable(setup.initial_adapter(begun, model, ids))
+    ids = ids if primer_ids is None else primer_ids  # an adapter's own, where it began with one
     preamble = setup.preamble_length(model, template, *train_sets.values(), *kinds.values())
 
     def teaching_of(sources, entries, wrong_weight: float) -> Teaching:
@@ -76,7 +75,7 @@ def prepare(
         "config": config.to_dict(),
         "examples": setup.digest_of(train_sets),
         "validated_on": setup.digest_of(kinds),
-        "primer": None if primer_ids is None else np.asarray(primer_ids).tolist(),
+        "primer": None if ids is None else np.asarray(ids).tolist(),  # a learned one's first
         "baseline": (saved or {}).get("baseline"),
         "finish_from": (saved or {}).get("finish_from"),
     }

@@ -20,7 +20,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import round_up
 from kvpacket_jax.runtime import resume
 from kvpacket_jax.train import loss as loss_lib
-from kvpacket_jax.train.shapes import PREAMBLE_MULTIPLE, Shape
+from kvpacket_jax.train.shapes import FITTING, PREAMBLE_MULTIPLE, Shape
 from kvpacket_jax.train.step import Rates
 from models import LanguageModel, identity, low_rank
 
@@ -191,9 +191,10 @@ def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
 def digest_of(sets: dict[str, Sequence[Example]]) -> str:
     """SHA-256 of all examples of data sets: a run is resumed on the same ones only.
 
-    A generated source has a fingerprint, of all that its examples are a function of.
+    A generated source has a fingerprint, of all that its examples are a function of. How they are
+    cut to their shapes counts too.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(FITTING.encode())
     for name in sorted(sets):
         if fingerprint := getattr(sets[name], "fingerprint", None):
             digest.update(identity.digest([name, fingerprint]).encode())
@@ -260,12 +261,17 @@ def run_choices(config: ConfigDict, platform: str) -> dict[str, bool | int]:
     }
 
 
-def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
+def initial_adapter(
+    config: ConfigDict, model: LanguageModel, primer: jax.Array | None = None
+) -> Adapter:
     """What training begins with: `config.init`, seeded, with the parts that the config names.
 
     "untrained": soft tokens from the embedding table's moments and a writer that changes nothing.
     "text:…": soft tokens are a text's embeddings, repeated. "adapter:…": one that was trained, by
     its folder or name; what it lacks begins as "untrained", longer soft tokens after its own.
+
+    Args:
+      primer: the token ids that the config's names, if they are known.
 
     Raises ValueError for a trained adapter with parts that this run does not train.
     """
@@ -287,15 +293,20 @@ def initial_adapter(config: ConfigDict, model: LanguageModel) -> Adapter:
         seed = jax.random.fold_in(key, 2)
         made = distiller_lib.init(model.config, seed, config.distiller_rank)
         adapter = adapter._replace(distiller=made)
-    if config.primer:
-        adapter = adapter._replace(primer=_primer_ids(config, model))
-        if config.learn_primer:
-            embedded = jnp.asarray(table, jnp.float32)[adapter.primer]
-            adapter = adapter._replace(primer=embedded)
+    ids = primer_ids(config, model) if primer is None else primer
+    if ids is not None:
+        embedded = jnp.asarray(table, jnp.float32)[ids] if config.learn_primer else ids
+        adapter = adapter._replace(primer=embedded)
     return _continued(what, adapter, config, model) if kind == "adapter" else adapter
 
 
-def _primer_ids(config: ConfigDict, model: LanguageModel) -> jax.Array:
+def primer_ids(config: ConfigDict, model: LanguageModel) -> jax.Array | None:
+    """The token ids that `config.primer` names, int32 `[p]`; None where it names none.
+
+    Raises ValueError for what has no primer of token ids.
+    """
+    if not config.primer:
+        return None
     chosen = adapters.choose(model, config.primer, config.template, config.other_model)
     ids = None if chosen is None else chosen.primer
     if ids is None or jnp.issubdtype(ids.dtype, jnp.floating):

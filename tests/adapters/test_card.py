@@ -1,11 +1,14 @@
 """What an adapter's card says of a request."""
 
+import json
+
 import pytest
 
 from kvpacket_jax import adapters
 from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import Card, Row, Score
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.runtime import sealed
 
 NEVER = Score(0.0, 0.0, 0.0, 0.0, 9.0)
 
@@ -62,6 +65,16 @@ def test_without_a_card_for_the_model_nothing_is_known(known, model):
 def test_a_card_says_nothing_of_another_template():
     line = card.remark(CARD, "mine", "m", "chat_reasoning", 5, 100, 0.1)
     assert "is of the template chat, not chat_reasoning" in line
+    assert "launch.card --config.template=chat_reasoning" in line
+
+
+def test_earlier_cards_are_of_the_template_chat(tmp_path):
+    folder = adapters.folder("qwen2.5-coder-0.5b")
+    known = json.loads((folder / card.FILE).read_text())
+    earlier = {name: known[name] for name in known if name not in ("template", sealed.KEY)}
+    (tmp_path / card.FILE).write_text(json.dumps(sealed.stamped(earlier)))
+    read = card.read(tmp_path / card.FILE, adapter_lib.load_adapter(folder))
+    assert read.template == "chat" and len(read.rows) == len(known["rows"])
 
 
 def test_a_default_is_never_worse_than_its_primer_or_than_none():

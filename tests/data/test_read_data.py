@@ -31,6 +31,25 @@ def test_wikipedia_has_the_number_and_length_of_documents_asked_for():
     assert example != wikipedia.generate("train", 39, other)
 
 
+def test_questions_of_wikipedia_name_the_paragraphs_they_need():
+    gold = {
+        (q["text"], p["title"], p["text"])
+        for record in wikipedia.records("train")
+        for q in record["questions"]
+        for p in record["paragraphs"]
+        if p["gold"]
+    }
+    asked = 0
+    for i in range(20):
+        example = wikipedia.generate("train", i, CONFIG)
+        for question in example.questions:
+            if question.info["kind"].endswith("_hop"):
+                asked += 1
+                needed = [example.documents[i].split("\n", 1) for i in question.info["documents"]]
+                assert needed and all((question.text, *parts) in gold for parts in needed)
+    assert asked > 20
+
+
 def test_related_paragraphs_were_found_for_the_same_question():
     home = {
         f"{p['title']}\n{p['text']}": record["id"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets import import_pt
 from kvpacket_jax.packets.import_pt import read_pt
 
 FOLDER = pathlib.Path(__file__).parents[1] / "resources" / "published"
@@ -103,6 +104,15 @@ def test_missing_or_short_entries_are_refused(part, tmp_path):
     for path in (absent, short):
         with pytest.raises(ValueError, match="not an adapter"):
             read_pt(path)
+
+
+def test_further_tensors_are_not_left_out_unsaid(monkeypatch):
+    load = import_pt.torch_pickle.load
+    monkeypatch.setattr(
+        import_pt.torch_pickle, "load", lambda raw: load(raw) | {"writer": load(raw)["header"]}
+    )
+    with pytest.raises(ValueError, match="tensors beside header and trailer: writer"):
+        read_pt(FILES[0])
 
 
 def test_other_files_are_refused(tmp_path):

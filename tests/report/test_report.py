@@ -357,6 +357,22 @@ def test_brackets_of_an_answer_are_no_markup():
     assert "Which [b]?" in out.getvalue() and "[/INST]" in out.getvalue()
 
 
+def test_the_pages_kinds_are_told_apart_by_run_and_setting():
+    part = {"method": "primed", "setting": "", "num_samples": 3, "f1": 0.5}
+    rows = [
+        part | {"setting": name, "kinds": {"1_hop": part, "2_hop": part | {"f1": f1}}}
+        for name, f1 in (("one", 0.25), ("other", 0.75))
+    ]
+    table = page_tables.kinds(rows)
+    assert [line[:4] for line in table.lines] == [
+        ("1_hop", "primed:one", "3", "0.500"),
+        ("1_hop", "primed:other", "3", "0.500"),
+        ("2_hop", "primed:one", "3", "0.250"),
+        ("2_hop", "primed:other", "3", "0.750"),
+    ]
+    assert page_tables.kinds([part]) is None
+
+
 def test_kinds_are_apart_with_their_intervals_and_lost_answers_by_place():
     row = {"method": "kv_packet", "setting": ""}
     part = row | {"num_samples": 3, "f1": 0.5, "exact_match": 0.25, "f1_share": 0.75, "agree": 0.25}

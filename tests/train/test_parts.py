@@ -1,5 +1,8 @@
 """Runs that train some of an adapter's parts."""
 
+import shutil
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +21,21 @@ def test_a_writer_alone_is_trained(byte_model, tmp_path):
     trained = train(config, tmp_path / "run")
     assert trained.num_tokens == 0 and set(trained.writer) == {"q", "k", "v", "o"}
     assert steps_done(tmp_path / "run") == 2
+
+
+def test_a_learned_primer_is_trained_when_what_it_began_with_is_gone(byte_model, tmp_path):
+    model = models.load(str(byte_model), "float32")
+    primed = adapter_lib.empty(model.config.dim)._replace(primer=jnp.arange(5, dtype=jnp.int32))
+    adapter_lib.save_adapter(tmp_path / "primer", primed, {"model": model.fingerprint})
+    given = {"primer": str(tmp_path / "primer"), "learn_primer": True, "num_steps": 1}
+    config = config_of(byte_model, header=0, trailer=0, writer_rank=0, **given)
+    begun = train(config, tmp_path / "run").primer
+    shutil.rmtree(tmp_path / "primer")
+    config.num_steps = 2
+    learned = train(config, tmp_path / "run").primer
+    assert learned.shape == begun.shape == (5, model.config.dim)
+    assert not np.array_equal(begun, model.params["embedding"][:5])
+    assert steps_done(tmp_path / "run") == 2 and not np.array_equal(learned, begun)
 
 
 def test_a_distiller_is_trained_and_its_packets_answer(byte_model, tmp_path):

@@ -49,7 +49,7 @@ def source(
     generated.as_choices("setting", setting, SETTINGS)
     dataset = Dataset(
         "hotpot_qa",
-        "1.1.0",
+        "1.0.0",
         "https://hotpotqa.github.io",
         "CC BY-SA 4.0",
         {"train": TRAIN, "dev": DEV[setting]},
