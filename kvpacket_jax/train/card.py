@@ -22,8 +22,8 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.runtime import hosts, programs
-from kvpacket_jax.train import validation
 from kvpacket_jax.train import step as step_lib
+from kvpacket_jax.train import validation
 from kvpacket_jax.train.batches import token_lists
 from kvpacket_jax.train.shapes import FITTING
 from kvpacket_jax.train.validation import Validation, Variant, variants
