@@ -55,6 +55,7 @@ def main(argv):
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
     from kvpacket_jax.serve import session
+    from kvpacket_jax.storage import store
 
     cache_dir = caches.use()
     folder = stores.folder()
@@ -69,6 +70,8 @@ def main(argv):
         if said := serving.default_to_store(DOCUMENTS.value, *which):
             print(said, file=sys.stderr)
         wording, key = serving.wording(), stores.key()
+        if key is None and store.has_signed(folder, DOCUMENTS.value):
+            print(stores.UNCHECKED, file=sys.stderr)
         if QUERY.value is not None:
             session.check_question(QUERY.value)
         model, *maker = serving.load(cache_dir, progress.stderr)

@@ -34,14 +34,17 @@ def main(argv):
         raise app.UsageError("rm takes --documents=id1,id2, and nothing else does.")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.storage import contents, listing, removal
+    from kvpacket_jax.storage import contents, listing, removal, store
 
     folder, documents = stores.folder(), []
     with errors.in_one_line():
         if action in ("ls", "verify"):
             every_byte = action == "verify"
-            documents = contents.read(folder, stores.key(), every_byte, progress.SHOWN)
+            key = stores.key()
+            documents = contents.read(folder, key, every_byte, progress.SHOWN)
             progress.console.print(listing.table(documents))
+            if key is None and store.has_signed(folder):
+                progress.paragraph(stores.UNCHECKED)
             progress.SHOWN.say(listing.total(documents, removal.superseded(folder), every_byte))
         elif action == "rm":
             progress.SHOWN.say(listing.removed(removal.remove(folder, DOCUMENTS.value)))

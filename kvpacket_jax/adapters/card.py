@@ -17,6 +17,7 @@ from models import LanguageModel
 from models.disk.files import AnyPath, write_whole
 
 FILE = "card.json"
+PLAIN = {"own_docs": "everyday documents", "own_notes": "notes of a line"}  # kinds, for readers
 ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with
 
 
@@ -176,5 +177,5 @@ def _guarded(rows: Sequence[Row]) -> str:
 
 def _between(shares: Sequence[tuple[float, str]]) -> str:
     """The first and the last of shares, and the kinds that they are of."""
-    ends = [f"{share:.0%} ({kind})" for share, kind in (shares[0], shares[-1])]
+    ends = [f"{share:.0%} ({PLAIN.get(kind, kind)})" for share, kind in (shares[0], shares[-1])]
     return " to ".join(dict.fromkeys(ends))

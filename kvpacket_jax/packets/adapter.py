@@ -292,7 +292,7 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
         if not np.isfinite(np.asarray(x, np.float32)).all():
             raise ValueError(f"{path}: its {name} has numbers that are not finite.")
     if model is not None:
-        _check_model(path, adapter, metadata.get("model"), model, other_model)
+        _check_model(path, adapter, metadata, model, other_model)
     return adapter
 
 
@@ -314,17 +314,19 @@ def _read(path) -> tuple[dict, dict]:
         raise ValueError(f"{path} is not an adapter's checkpoint: {error}") from error
 
 
-def _check_model(path, adapter: Adapter, made_for: str | None, model, other_model: bool) -> None:
-    width = adapter.header.shape[1]
+def _check_model(path, adapter: Adapter, metadata: dict, model, other_model: bool) -> None:
+    width, made_for = adapter.header.shape[1], metadata.get("model")
+    named = metadata.get("model_name")
+    give = f" That is {named}: --model={named} (--config.model)." if named else ""
     if width != model.config.dim:
         raise ValueError(
             f"{path}: its tokens have {width} numbers, embeddings of {model.name} have "
-            f"{model.config.dim}. It was trained for another model."
+            f"{model.config.dim}. It was trained for another model.{give}"
         )
     if made_for != model.fingerprint and not other_model:
         raise ValueError(
             f"{path} was trained for another model than {model.name}: its fingerprint is "
-            f"{(made_for or 'unknown')[:16]}, not {model.fingerprint[:16]}. Answers would be "
+            f"{(made_for or 'unknown')[:16]}, not {model.fingerprint[:16]}.{give} Answers would be "
             "worse without a sign of it. To try all the same: other_model=True (--other_model, "
             "--config.other_model)."
         )

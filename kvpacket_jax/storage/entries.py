@@ -33,9 +33,12 @@ def read(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
         return None
     if key is not None and not is_signed(path, fields, key):
         how = "with another key, or was changed" if "hmac" in fields else "by nobody"
+        id = fields["id"]
+        of = "the preamble" if id is None else f"document {id!r}"
         raise Damaged(
-            f"{path} is not to be trusted: it is signed {how}, and a key was given. "
-            "Give the key that the store was built with, or build the document again with yours."
+            f"The entry of {of} is not to be trusted: it is signed {how}, and a key was given. "
+            "Give the key that the store was built with, or build the document again with yours. "
+            f"({path})"
         )
     return Entry(fields["packet"], fields.get("seal", ""))
 

@@ -84,6 +84,17 @@ def check_key(folder: pathlib.Path, key: bytes | None) -> None:
             )
 
 
+def has_signed(folder: pathlib.Path, ids: Sequence[str] | None = None) -> bool:
+    """Whether an entry of these documents is signed; of any document if None."""
+    names = ["*"] if ids is None else [entries.file_name(id) for id in ids]
+    for path in itertools.chain.from_iterable(folder.glob(f"documents/*/{n}") for n in names):
+        with contextlib.suppress(Damaged):
+            fields = entries.read_fields(path) if path.name != PROVENANCE else None
+            if fields and "hmac" in fields:
+                return True
+    return False
+
+
 def find(
     folder: pathlib.Path,
     provenance: Provenance,

@@ -18,6 +18,9 @@ def folder() -> pathlib.Path:
     return pathlib.Path(STORE.value).expanduser()
 
 
+UNCHECKED = "Entries are signed; without --store_key_file the signatures are not checked."
+
+
 def key() -> bytes | None:
     """The store's secret, if it has one; FileNotFoundError, ValueError as `store_key.read`."""
     # Imported here: --help needs no jax.

@@ -136,7 +136,8 @@ def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
     moved = {"packet": other.packet, "seal": other.seal}
     for change in (moved, {"seal": ""}, {"hmac": "x"}, {"hmac": None}, {"hmac": "\ud800"}):
         path.write_text(json.dumps(whole | change))
-        with pytest.raises(store.Damaged, match="signed with another key, or was changed"):
+        refusal = f"entry of document 'd0' is .* signed with another key, or was changed.*{path}"
+        with pytest.raises(store.Damaged, match=refusal):
             read(model, tmp_path, ["d0"], KEY)
         rows = contents.read(tmp_path, KEY)
         assert [row.problem for row in rows] == [contents.UNSIGNED, ""]
@@ -145,6 +146,8 @@ def test_with_a_key_only_what_it_signed_is_read(model, tmp_path):
         assert [row.problem for row in contents.read(tmp_path, key)] == [problem] * 2
     with pytest.raises(store.Damaged, match="signed with another key"):
         read(model, tmp_path, ["d0"], OTHER)
+    assert store.has_signed(tmp_path) and store.has_signed(tmp_path, ["d1"])
+    assert not store.has_signed(tmp_path, ["d2"])
     # Signed by another, or by nobody: built again.
     for key, vouched in ((KEY, True), (OTHER, False)):
         vouchers = store.Vouchers(tmp_path, provenance, key)

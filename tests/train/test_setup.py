@@ -185,7 +185,7 @@ def test_settings_are_refused_before_anything_is_loaded(tmp_path, field, value, 
 
 
 def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):
-    with pytest.raises(ValueError, match="32 numbers"):
+    with pytest.raises(ValueError, match="32 numbers.* That is .*: --model="):
         adapter_lib.load_adapter(trained / "adapter", tiny("tiny_qwen3"))
     with pytest.raises(FileNotFoundError, match="no adapter"):
         adapter_lib.load_adapter(tmp_path / "absent")
