@@ -35,12 +35,28 @@ def in_order(k, v):
     return np.take_along_axis(k, order, 2), np.take_along_axis(v, order, 2)
 
 
+def ties(found, wanted):
+    """Slots `[L, K, S, 1]` with another key of the same norm, to float32's last bit.
+
+    Which of two stays is a matter of the machine's rounding; at most one slot of a case is such.
+    """
+    other = np.abs(found - wanted).max(-1, keepdims=True) > 2e-4
+    norms = [np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True) for x in (found, wanted)]
+    assert other.sum() <= 1
+    return other & (np.abs(norms[0] - norms[1]) <= np.finfo(np.float32).eps * norms[1])
+
+
 def check(case, arrays, label: str, settings: dict):
     prepared, cache, first, greedy = run(case, "kv_packet", settings)
     assert prepared.query_start == arrays[f"{label}/query_pos"][0]
     expected = in_order(arrays[f"{label}/cache_k"], arrays[f"{label}/cache_v"])
-    for found, wanted in zip(in_order(*cache), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=2e-4)
+    found = in_order(*cache)
+    tied = ties(found[0], expected[0]) if settings["compress"].startswith("knorm") else None
+    for part, wanted in zip(found, expected, strict=True):
+        wanted = wanted if tied is None else np.where(tied, part, wanted)
+        np.testing.assert_allclose(part, wanted, atol=2e-4)
+    if tied is not None and tied.any():
+        return  # what is read differs with the one of two equal keys that stays
     np.testing.assert_allclose(first, arrays[f"{label}/first_logits"], atol=1e-3)
     assert greedy == arrays[f"{label}/greedy"].tolist()
 
