@@ -70,7 +70,7 @@ def main(argv):
         if said := serving.default_to_store(DOCUMENTS.value, *which):
             print(said, file=sys.stderr)
         wording, key = serving.wording(), stores.key()
-        if key is None and store.has_signed(folder, DOCUMENTS.value):
+        if key is None and store.have_signatures(folder, DOCUMENTS.value):
             print(stores.UNCHECKED, file=sys.stderr)
         if QUERY.value is not None:
             session.check_question(QUERY.value)

@@ -11,19 +11,14 @@ import math
 
 from absl import app, flags
 
-from launch.common import caches, errors
+from launch.common import adapter_list, caches, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "What they were trained for.")
 SHARED_LAYERS = flags.DEFINE_string("shared_layers", "", "As in launch.build_packets.")
-ADAPTERS = flags.DEFINE_list("adapters", None, "Folders or shipped names.", required=True)
-flags.register_validator(
-    ADAPTERS,
-    lambda names: names is None or (all(names) and len(names) > 0),
-    "name one adapter or more, with commas.",
-)
+ADAPTERS = adapter_list.define("Folders or shipped names.")
 SHARES = flags.DEFINE_list("shares", None, "A number for each; default: equal ones.")
 RANK = flags.DEFINE_integer("rank", 16, "Of the sum.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
@@ -42,8 +37,9 @@ def main(argv):
     with errors.in_one_line():
         names = ADAPTERS.value
         shares = _shares(SHARES.value or [1 / len(names)] * len(names))
-        layers = SHARED_LAYERS.value
-        model = models.load_text_model(MODEL.value, cache_dir=cache_dir, shared_layers=layers)
+        model = models.load_text_model(
+            MODEL.value, cache_dir=cache_dir, shared_layers=SHARED_LAYERS.value
+        )
         if untrained := [n for n in names if n in (adapters.PRIMER, adapters.NONE)]:
             raise ValueError(f"{untrained[0]} is not trained: there is nothing to average.")
         chosen = [adapters.choose(model, name) for name in names]
@@ -69,4 +65,5 @@ def _shares(given) -> list[float]:
 
 
 if __name__ == "__main__":
+    flags.mark_flag_as_required("adapters")
     app.run(main)

@@ -34,7 +34,7 @@ def main(argv):
         raise app.UsageError("rm takes --documents=id1,id2, and nothing else does.")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.storage import contents, listing, removal, store
+    from kvpacket_jax.storage import contents, listing, removal
 
     folder, documents = stores.folder(), []
     with errors.in_one_line():
@@ -43,7 +43,7 @@ def main(argv):
             key = stores.key()
             documents = contents.read(folder, key, every_byte, progress.SHOWN)
             progress.console.print(listing.table(documents))
-            if key is None and store.has_signed(folder):
+            if key is None and any(document.has_signature for document in documents):
                 progress.paragraph(stores.UNCHECKED)
             progress.SHOWN.say(listing.total(documents, removal.superseded(folder), every_byte))
         elif action == "rm":

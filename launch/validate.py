@@ -10,7 +10,7 @@ launch.card says.
 
 from absl import app, flags
 
-from launch.common import caches, configs, devices, errors
+from launch.common import adapter_list, caches, configs, devices, errors
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -19,10 +19,7 @@ flags.adopt_module_key_flags(errors)
 CONFIG = configs.define(
     "configs/train.py", "Its model, template and validation; any field as --config.field=value."
 )
-ADAPTERS = flags.DEFINE_list("adapters", None, "Folders, shipped names, primer or none.")
-flags.register_validator(
-    ADAPTERS, lambda names: names is None or all(names), "name one adapter or more, with commas."
-)
+ADAPTERS = adapter_list.define("Folders, shipped names, primer or none.")
 
 
 def main(argv):

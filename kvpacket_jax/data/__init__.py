@@ -61,5 +61,6 @@ def options(entry) -> dict[str, Any]:
 
     Ranges come back from JSON as lists.
     """
-    given = {k: v for k, v in entry.options.items() if v is not None}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return {
+        k: tuple(v) if isinstance(v, list) else v for k, v in entry.options.items() if v is not None
+    }

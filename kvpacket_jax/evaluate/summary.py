@@ -70,6 +70,16 @@ def extra(summaries: Sequence[Mapping]) -> list[str]:
     return [name for name in EXTRA if any(s.get(name) is not None for s in summaries)]
 
 
+def by_kind(summaries: Sequence[Mapping]) -> dict[str, list[tuple[Mapping, Mapping]]]:
+    """For each kind of question each summary that knows it, with its scores there."""
+    found = collections.defaultdict(list)
+    for s in summaries:
+        for kind, part in s.get("kinds", {}).items():
+            if part:
+                found[kind].append((s, part))
+    return dict(found)
+
+
 def guarded(summaries: Sequence[Mapping]) -> list[Mapping]:
     """Those of methods that read packets, where it is known how sure the answers are."""
     return [s for s in summaries if s.get("guarded") and METHODS[s["method"]].reads_packets]

@@ -67,7 +67,6 @@ def kinds(rows: Sequence[dict]) -> Table | None:
     """
     packets = [r for r in rows if METHODS[r["method"]].reads_packets][: 1 + ASIDE]
     rows = [*(r for r in rows if r["method"] == REFERENCE), *packets]
-    names = {kind: None for r in rows for kind, part in r.get("kinds", {}).items() if part}
     lines = [
         (
             kind or "other",
@@ -77,9 +76,8 @@ def kinds(rows: Sequence[dict]) -> Table | None:
             "-" if part["method"] == REFERENCE else _score(part, "f1_difference"),
             *(_score(part, key) for key in ("agree", "agree_where_right", "kl_answer")),
         )
-        for kind in names
-        for r in rows
-        if (part := r.get("kinds", {}).get(kind))
+        for kind, parts in summary.by_kind(rows).items()
+        for r, part in parts
     ]
     if not lines:
         return None

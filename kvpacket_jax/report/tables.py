@@ -151,12 +151,11 @@ def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
 def _by_kind(
     results: Sequence[Mapping], columns: Sequence[str], cells: Callable[[Mapping], Sequence[str]]
 ) -> rich.table.Table | None:
-    kinds = {kind: None for r in results for kind, part in r.get("kinds", {}).items() if part}
+    kinds = summary.by_kind(results)
     if not kinds:
         return None
     table = empty_table(("kind", "method"), *columns)
-    for kind in kinds:
-        parts = [(r, part) for r in results if (part := r.get("kinds", {}).get(kind))]
+    for kind, parts in kinds.items():
         for i, (r, part) in enumerate(parts):
             table.add_row("" if i else kind or "other", spec_of(r), *cells(part))
         table.add_section()

@@ -37,6 +37,7 @@ class StoredDocument(NamedTuple):
     build: str = ""  # a digest of its provenance
     read_by: str = ""  # a digest of tokenizer and template: only what they read alike is compared
     text: str = ""  # a digest of its tokens
+    has_signature: bool = False  # of whatever key
 
 
 class _Looked(NamedTuple):
@@ -133,7 +134,7 @@ def _row(
     if fields is None:
         return None
     id = blank.id if is_preamble else fields["id"]
-    row = blank._replace(id=id, packet=fields["packet"])
+    row = blank._replace(id=id, packet=fields["packet"], has_signature=entries.SIGNATURE in fields)
     if key is not None and not entries.is_signed(path, fields, key):
         return row._replace(problem=UNSIGNED)
     if row.problem:

@@ -14,8 +14,9 @@ from models.identity import digest
 
 PROVENANCE = "provenance.json"
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
+SIGNATURE = "hmac"  # the field of an entry that is written with a secret
 # What an entry may have: with a secret, without one, and as earlier versions wrote it.
-ENTRY_KEYS = ({"id", "packet", "seal", "hmac"}, {"id", "packet", "seal"}, {"id", "packet"})
+ENTRY_KEYS = ({"id", "packet", "seal", SIGNATURE}, {"id", "packet", "seal"}, {"id", "packet"})
 
 
 def file_name(id: str | None) -> str:
@@ -32,7 +33,7 @@ def read(path: pathlib.Path, key: bytes | None = None) -> Entry | None:
     if fields is None:
         return None
     if key is not None and not is_signed(path, fields, key):
-        how = "with another key, or was changed" if "hmac" in fields else "by nobody"
+        how = "with another key, or was changed" if SIGNATURE in fields else "by nobody"
         id = fields["id"]
         of = "the preamble" if id is None else f"document {id!r}"
         raise Damaged(
@@ -63,7 +64,7 @@ def read_fields(path: pathlib.Path) -> dict | None:
 
 def is_signed(path: pathlib.Path, fields: dict, key: bytes) -> bool:
     """Whether the fields of an entry, and its place, are what somebody with the key wrote."""
-    entry, found = Entry(fields["packet"], fields.get("seal", "")), fields.get("hmac")
+    entry, found = Entry(fields["packet"], fields.get("seal", "")), fields.get(SIGNATURE)
     if not entry.seal or not isinstance(found, str) or not found.isascii():
         return False
     return hmac.compare_digest(signature(key, path, fields["id"], entry), found)

@@ -74,7 +74,7 @@ def check_key(folder: pathlib.Path, key: bytes | None) -> None:
         for path in (own / PREAMBLE, *itertools.islice(own.glob("*.json"), not_found.LISTED)):
             with contextlib.suppress(Damaged):
                 fields = None if path.name == PROVENANCE else entries.read_fields(path)
-                if fields and "hmac" in fields:
+                if fields and entries.SIGNATURE in fields:
                     signed.append(key is not None and entries.is_signed(path, fields, key))
         if signed and not any(signed):
             by = "a key, and none was given" if key is None else "another key than was given"
@@ -84,13 +84,11 @@ def check_key(folder: pathlib.Path, key: bytes | None) -> None:
             )
 
 
-def has_signed(folder: pathlib.Path, ids: Sequence[str] | None = None) -> bool:
-    """Whether an entry of these documents is signed; of any document if None."""
-    names = ["*"] if ids is None else [entries.file_name(id) for id in ids]
-    for path in itertools.chain.from_iterable(folder.glob(f"documents/*/{n}") for n in names):
+def have_signatures(folder: pathlib.Path, ids: Sequence[str]) -> bool:
+    """Whether an entry of these documents, with any provenance, is signed with whatever key."""
+    for path in (p for id in ids for p in folder.glob(f"documents/*/{entries.file_name(id)}")):
         with contextlib.suppress(Damaged):
-            fields = entries.read_fields(path) if path.name != PROVENANCE else None
-            if fields and "hmac" in fields:
+            if entries.SIGNATURE in (entries.read_fields(path) or ()):
                 return True
     return False
 
@@ -261,7 +259,7 @@ class Writer:
         path = entries.folder_of(self.folder, provenance) / entries.file_name(id)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
-            fields["hmac"] = entries.signature(self._key, path, id, entry)
+            fields[entries.SIGNATURE] = entries.signature(self._key, path, id, entry)
         self._text(path, fields)
 
     def _text(self, path: pathlib.Path, value: dict) -> None:

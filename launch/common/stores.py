@@ -11,14 +11,12 @@ KEY_FILE = flags.DEFINE_string(
     "A file with a secret that the store's entries are signed with and checked by; default: the "
     "environment's KVPACKET_STORE_KEY, if any.",
 )
+UNCHECKED = "Entries are signed; without --store_key_file the signatures are not checked."
 
 
 def folder() -> pathlib.Path:
     """The store's."""
     return pathlib.Path(STORE.value).expanduser()
-
-
-UNCHECKED = "Entries are signed; without --store_key_file the signatures are not checked."
 
 
 def key() -> bytes | None:

@@ -46,7 +46,7 @@ def test_a_lower_rank_keeps_the_largest_singular_values():
     nearest = (u[..., :2] * values[:, None, :2]) @ v[:, :2]
     np.testing.assert_allclose(change(mean, "q"), nearest, atol=0.03)
     many = average([one, other] * 9, [1.0] * 18, rank=45)  # more than a matrix of this size has
-    assert change(many, "q").shape == whole.shape
+    np.testing.assert_allclose(change(many, "q"), 9 * whole, atol=0.2)  # bfloat16
     assert average([one], [1.0], rank=9).writer["q"].a.shape[-1] == 2  # no larger than it was
 
 

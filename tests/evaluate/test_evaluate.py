@@ -12,13 +12,9 @@ import pytest
 import scipy.special
 
 from configs import evaluate as configs
-from kvpacket_jax import data
 from kvpacket_jax.data import EncodedExample, Example, Question, Template
-from kvpacket_jax.data.own import corpus
-from kvpacket_jax.data.published import wikipedia
-from kvpacket_jax.data.synthetic import biography, niah, ruler
 from kvpacket_jax.evaluate import compare, rows, run
-from kvpacket_jax.evaluate.answers import Answer, answer, reference
+from kvpacket_jax.evaluate.answers import answer, reference
 from kvpacket_jax.measure.request import Entry, first_token
 from kvpacket_jax.methods import METHODS, Request, settings
 from kvpacket_jax.packets.generate import generate
@@ -26,40 +22,6 @@ from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.teacher import teach
 from tests.support.golden import load_case
-
-OPTIONS = {
-    "biography": biography.BiographyConfig,
-    "niah": niah.NiahConfig,
-    "ruler": ruler.RulerConfig,
-    "wikipedia": wikipedia.WikipediaConfig,
-    "corpus": corpus.CorpusConfig,
-}
-
-
-@pytest.mark.parametrize("name", configs.SETS)
-def test_options_that_are_not_set_are_the_data_sets_own(name):
-    """Runs from before an option could be set go on."""
-    config = configs.get_config(name)
-    assert data.options(config.dataset) == configs.SETS[name][1]
-    for option, kind in configs.FURTHER.get(config.dataset.name, {}).items():
-        if config.dataset.name in OPTIONS:
-            fields = dataclasses.fields(OPTIONS[config.dataset.name])
-            assert option in {field.name for field in fields}
-        with pytest.raises(TypeError):
-            config.dataset.options[option] = object()
-        given = kind(("a", "b")) if kind is tuple else kind(1)
-        config.dataset.options[option] = given
-        assert data.options(config.dataset)[option] == given
-
-
-def test_lists_fit_their_answers():
-    """A digit is a token; so is a comma with its blank, and the line feed at the end."""
-    for split in ("train", "test"):
-        for i in range(20):
-            asked = ruler.generate(split, i, ruler.RulerConfig()).questions
-            numbers = [q for q in asked if q.info["kind"] == "multi_query"]
-            assert all(len(q.answers[0]) + 2 <= configs.LISTS for q in numbers)
-
 
 TEMPLATE = Template(
     chat=False,
@@ -269,36 +231,6 @@ def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "place"),
-    [
-        ("pier 3", [0], "gold"),
-        ("Pier 3", [0, 1], "gold"),
-        ("noon", [0], "other"),
-        ("pier", [1], "other"),
-        ("pie", [0], "nowhere"),
-        ("", [0], "unanswered"),
-        ("", None, "unanswered"),
-        ("Yes.", [0], "closed"),
-        ("no", None, "closed"),
-        ("pier 3", None, ""),
-    ],
-)
-def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
-    info = {} if gold is None else {"documents": gold}
-    question = Question("When?", ("noon",), info=info)
-    example = Example("e", ("From pier 3.", "At noon."), (question,))
-    given = [Answer(said, False, np.zeros(1))]
-    (row,) = rows.answer_rows("kv_packet", example, given, given)
-    # "pier" stands in the first document, which the question does not need.
-    assert row["place"] == place
-    closed = dataclasses.replace(question, answers=("yes",))
-    (row,) = rows.answer_rows(
-        "kv_packet", dataclasses.replace(example, questions=(closed,)), given, given
-    )
-    assert row["place"] == ("closed" if said else "unanswered")
-
-
-@pytest.mark.parametrize(
     "name", ["a3", "cache_blend", "epic", "infoflow", "infoflow:reorder=true", "sam_kv"]
 )
 def test_methods_that_choose_say_how_much_of_the_needed_documents_they_picked(case, targets, name):
@@ -317,27 +249,6 @@ def test_methods_that_choose_say_how_much_of_the_needed_documents_they_picked(ca
     example = Example("e", ("",) * len(every), tuple(gold))
     (row, _) = rows.answer_rows(name, example, [both, first], [both, first])
     assert row["gold_tokens"] == both.picked.gold_tokens
-
-
-@pytest.mark.parametrize(
-    ("dataset", "figure"),
-    [("ruler", {"string_recall": 0.5}), ("hotpot_qa", {"f1_hotpot_qa": 2 / 3}), ("musique", {})],
-)
-def test_a_data_set_whose_authors_score_otherwise_has_their_figure_too(dataset, figure):
-    given = [Answer("12", False, np.zeros(1))]
-    example = Example("e", ("12 and 34.",), (Question("Which?", ("12, 34",)),))
-    (plain,) = rows.answer_rows("kv_packet", example, given, given)
-    (row,) = rows.answer_rows("kv_packet", example, given, given, dataset)
-    assert row == plain | figure
-
-
-def test_without_a_right_answer_the_full_contexts_is_right():
-    said, other = (Answer(text, False, np.zeros(1)) for text in ("noon", "at noon"))
-    questions = (Question("When?", ()), Question("Where?", ("noon", "here")))
-    example = Example("e", ("At noon.",), questions)
-    first, second = rows.answer_rows("kv_packet", example, [other, said], [said, other])
-    assert first["expected"] == ["noon"] and 0 < first["f1"] < 1
-    assert second["expected"] == ["noon", "here"] and second["f1"] == 1
 
 
 def test_a_workdir_of_another_run_is_refused_and_kept(config, finished):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import types
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import pytest
 
 import models
 from configs import train as train_config
-from kvpacket_jax import data, teacher
+from kvpacket_jax import teacher
 from kvpacket_jax.data import EncodedExample
 from kvpacket_jax.measure.memory import memory_analysis
 from kvpacket_jax.methods.base import store_preamble
@@ -24,9 +23,8 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
-from kvpacket_jax.train.shapes import Fitted, Shape, draw
+from kvpacket_jax.train.shapes import Fitted, Shape
 from models import CONFIGS, low_rank
-from models.checkpoint import tokenizer
 from models.transformer import Transformer, init_params
 from tests.support.golden import FAMILIES, GOLDEN
 from tests.support.writers import as_published, published_writer
@@ -398,22 +396,3 @@ def test_remat_saves_memory_where_layers_are_scanned():
         return memory_analysis(step, params, adapter, hidden).temporaries
 
     assert temporaries(True) < 0.5 * temporaries(False)
-
-
-@pytest.mark.model
-def test_the_mixture_pads_little_in_few_programs(demo_folder):
-    config = train_config.get_config()
-    model = types.SimpleNamespace(tokenizer=tokenizer.load(demo_folder(config.model)))
-    template, train_sets = data.TEMPLATES[config.template], setup.sources(config)
-    total, real, computed, sizes = 0.0, 0.0, 0.0, set()
-    for name, entry in setup.entries(config):
-        shape = setup.shape_of(entry, 40)
-        sizes.add(shape)
-        for i in range(20):
-            fitted = draw(model, template, train_sets[name], 7 * i, shape)
-            answers = [[0] * 6 for _ in fitted.questions]  # about what the teacher gives
-            real += entry.weight * fitted.tokens(0, answers)
-            computed += entry.weight * shape.computed(0)
-        total += entry.weight
-    assert total == pytest.approx(1.0)
-    assert real > 0.75 * computed and len(sizes) <= 4

@@ -5,8 +5,11 @@ import types
 
 import pytest
 
+from configs import train as train_config
 from kvpacket_jax.data import TEMPLATES, Example, Question, passages
+from kvpacket_jax.train import setup
 from kvpacket_jax.train.shapes import Fitted, Shape, draw, fit, fitting
+from models.checkpoint import tokenizer
 
 TEMPLATE = TEMPLATES["completion"]
 MODEL = types.SimpleNamespace(
@@ -122,3 +125,22 @@ def test_sizes_of_a_shape():
     parts = fitted.encoded
     real = sum(map(len, [parts.preamble, *parts.documents, *parts.questions]))
     assert fitted.tokens(5, [[1, 2, 3], [4]]) == real + 2 * 5 + 2
+
+
+@pytest.mark.model
+def test_the_mixture_pads_little_in_few_programs(demo_folder):
+    config = train_config.get_config()
+    model = types.SimpleNamespace(tokenizer=tokenizer.load(demo_folder(config.model)))
+    template, train_sets = TEMPLATES[config.template], setup.sources(config)
+    total, real, computed, sizes = 0.0, 0.0, 0.0, set()
+    for name, entry in setup.entries(config):
+        shape = setup.shape_of(entry, 40)
+        sizes.add(shape)
+        for i in range(20):
+            fitted = draw(model, template, train_sets[name], 7 * i, shape)
+            answers = [[0] * 6 for _ in fitted.questions]  # about what the teacher gives
+            real += entry.weight * fitted.tokens(0, answers)
+            computed += entry.weight * shape.computed(0)
+        total += entry.weight
+    assert total == pytest.approx(1.0)
+    assert real > 0.75 * computed and len(sizes) <= 4
