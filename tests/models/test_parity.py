@@ -34,12 +34,15 @@ def test_logits_are_those_of_transformers(demo_folder, name):
     model = models.load(str(demo_folder(name)), "float32")
     number = sum(key.endswith("/ids") for key in theirs.files)
     prompts = [theirs[f"{i}/ids"].tolist() for i in range(number)]
-    assert number >= 4 and max(map(len, prompts)) > 250
+    assert number >= 4 and len(prompts[-1]) > 250
     for i, prompt in enumerate(prompts):
         assert model.tokenizer.encode(str(theirs[f"{i}/text"]), special=True) == prompt
-    ids, lengths = pad_rows(prompts, max(map(len, prompts)))
-    ours = last_logits(model.module, model.params, ids[:number], lengths[:number])
-    for i, row in enumerate(np.asarray(ours)):
+    ours = []
+    for group in (prompts[:-1], prompts[-1:]):  # the long one apart: the others need no padding
+        ids, lengths = pad_rows(group, max(map(len, group)))
+        logits = last_logits(model.module, model.params, ids[: len(group)], lengths[: len(group)])
+        ours += [*np.asarray(logits)]
+    for i, row in enumerate(ours):
         assert abs(row[theirs["chosen"]] - theirs[f"{i}/logits"]).max() < 1e-3
         assert abs(row[theirs[f"{i}/top"]] - theirs[f"{i}/top_logits"]).max() < 1e-3
         whole = np.logaddexp.reduce(row.astype(np.float64))

@@ -148,12 +148,8 @@ def test_remat_and_blocks_change_no_gradient(tiny, scan):
 
     plain = gradient()
     scale = float(jnp.abs(plain).max())
-    in_blocks = (
-        {"query_block": 4},
-        {"query_block": 4, "key_block": 2},
-        {"query_block": 12, "key_block": 1},
-    )
-    for choices in ({"remat": True}, *in_blocks, {"remat": True, "query_block": 2}):
+    in_blocks = {"query_block": 4, "key_block": 2}
+    for choices in ({"remat": True}, in_blocks, {"remat": True, "query_block": 2}):
         np.testing.assert_allclose(gradient(**choices), plain, atol=1e-4 * scale)
 
 

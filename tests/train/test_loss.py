@@ -166,6 +166,7 @@ def test_loss_and_gradient_equal_published(golden, name, loss):
     check_gradient(sums.gradients, arrays, name)
 
 
+@one_family
 def test_both_ways_is_the_mean_of_forward_and_reverse(golden):
     model, _, samples, adapter, shape = golden
     given = model.module, model.params, adapter, *pack(shape, samples["s1"])
