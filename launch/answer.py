@@ -19,7 +19,7 @@ flags.adopt_module_key_flags(errors)
 flags.adopt_module_key_flags(serving)
 
 DOCUMENTS = flags.DEFINE_list(
-    "documents", None, "Ids, in the order to be read in; one with a comma in quotes.", required=True
+    "documents", [], "Ids, in the order to be read in; one with a comma in quotes."
 )
 QUERY = flags.DEFINE_string("query", None, "The question.")
 METHOD = flags.DEFINE_string(

@@ -17,7 +17,16 @@ from models import LanguageModel
 from models.disk.files import AnyPath, write_whole
 
 FILE = "card.json"
-PLAIN = {"own_docs": "everyday documents", "own_notes": "notes of a line"}  # kinds, for readers
+PLAIN = {  # kinds, for readers
+    "five lives": "five biographies",
+    "five short lives": "five short biographies",
+    "ten lives": "ten biographies",
+    "twenty lives": "twenty biographies",
+    "wikipedia": "paragraphs of Wikipedia",
+    "wikipedia, long": "longer ones of Wikipedia",
+    "own_docs": "everyday documents",
+    "own_notes": "notes of a line",
+}
 ADAPTER, PRIMER, BARE = "adapter", "primer", "bare"  # what packets are built with
 
 
@@ -150,11 +159,14 @@ def remark(
     )
     if rows[0].scores[ADAPTER].same_right >= least:
         return ""
-    shares = [(row.scores[ADAPTER].same_right, row.kind) for row in (rows[0], rows[-1])]
+    ends = [
+        f"{row.scores[ADAPTER].same_right:.0%} ({PLAIN.get(row.kind, row.kind)})"
+        for row in (rows[0], rows[-1])
+    ]
+    guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
     return (
-        f"By the card of {name}, {_between(shares)} of the answers that reading in full gets right "
-        "come out the same from packets of such documents. --min_agreement=0 leaves this line out."
-        f"{_guarded(rows) if recompute_below == card.recompute_below else ''}"
+        f"Packets of such documents give {_between(ends)} of the right answers that reading in "
+        f"full gives{guarded}, by the card of {name}. --min_agreement=0 leaves this out."
     )
 
 
@@ -164,18 +176,20 @@ def _covers(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _guarded(rows: Sequence[Row]) -> str:
-    """What reading again does, in a sentence; "" where a card does not know."""
-    scores = [(row.scores[ADAPTER].guarded_right, row.kind) for row in rows]
-    if any(share is None for share, _ in scores):
+    """What reading again does, of all rows; "" where a card does not know."""
+    scores = [row.scores[ADAPTER] for row in rows]
+    if any(score.guarded_right is None for score in scores):
         return ""
-    reread = sorted((row.scores[ADAPTER].reread, row.kind) for row in rows)
+    right, reread = (
+        [f"{share:.0%}" for share in sorted(shares)]
+        for shares in zip(*((s.guarded_right, s.reread) for s in scores), strict=True)
+    )
     return (
-        f" With the documents read in full when in doubt, {_between(sorted(scores))} do; of all "
-        f"questions {_between(reread)} are in doubt."
+        f", and where documents are read again in doubt ({_between(reread)} of questions) "
+        f"{_between(right)}"
     )
 
 
-def _between(shares: Sequence[tuple[float, str]]) -> str:
-    """The first and the last of shares, and the kinds that they are of."""
-    ends = [f"{share:.0%} ({PLAIN.get(kind, kind)})" for share, kind in (shares[0], shares[-1])]
-    return " to ".join(dict.fromkeys(ends))
+def _between(shares: Sequence[str]) -> str:
+    """The first and the last."""
+    return " to ".join(dict.fromkeys((shares[0], shares[-1])))

@@ -80,11 +80,29 @@ def unknown(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: 
     Args:
       none: what is said where they hold no document.
     """
-    number = sum(1 for own in among for path in own.glob("*.json")) - len(among)
-    if number > LISTED:  # each is a file to be read
+    number = _number(among)
+    if number > LISTED:
         return f"{folder} has no document {id!r} among its {number:,}."
+    listed = _listed(among, id)
+    return f"{folder} has no document {id!r}. {(listed and f'It has {listed}.') or none}"
+
+
+def none_named(folder: pathlib.Path) -> str:
+    """That documents must be named, with those that there are."""
+    among = [path for path in folder.glob("documents/*") if path.is_dir()]
+    number = _number(among)
+    has = f"{number:,} of them" if number > LISTED else _listed(among) or "none"
+    return f"No document was named: give ids, in the order to be read in. {folder} has {has}."
+
+
+def _number(among: Sequence[pathlib.Path]) -> int:
+    """How many documents folders of entries hold; each would be a file to read."""
+    return sum(1 for own in among for path in own.glob("*.json")) - len(among)
+
+
+def _listed(among: Sequence[pathlib.Path], id: str = "") -> str:
+    """The documents of folders of entries, at most twenty, those like `id` first; "" for none."""
     known = sorted({name for own in among for name in entries.ids_in(own)})
-    close = known_names.by_similarity(id, known, 20)
+    close = known_names.by_similarity(id, known, 20) if id else known[:20]
     more = f" and {len(known) - len(close)} more" if len(known) > len(close) else ""
-    listed = f"It has {', '.join(close)}{more}." if known else none
-    return f"{folder} has no document {id!r}. {listed}"
+    return f"{', '.join(close)}{more}"

@@ -51,7 +51,7 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if isinstance(ids, str):
         raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
     if not ids:
-        raise ValueError("No document was named: give the ids of one or more.")
+        raise ValueError(not_found.none_named(folder))
     if others := [id for id in ids if not isinstance(id, str)]:
         raise ValueError(
             f"Ids of documents are texts; {others[0]!r} is not one: give {str(others[0])!r}."

@@ -30,7 +30,7 @@ CARD = Card(
         (5, 100, 0.9, "80% (prose) to 95% (lives)"),  # of the kinds with as many documents
         (2, 300, 0.9, "prose"),
         (6, 100, 0.5, ""),
-        (6, 100, 0.9, "60% (many) of the answers"),
+        (6, 100, 0.9, "60% (many) of the right answers"),
         (6, 101, 0.1, "does not cover 6 documents of up to 101 tokens"),
         (21, 10, 0.1, "only up to 5 of 300 or 20 of 100"),
     ],
@@ -46,11 +46,11 @@ def test_what_reading_again_does_is_said_where_it_was_measured():
         known = r.scores[card.ADAPTER]
         r.scores[card.ADAPTER] = known._replace(reread=reread, guarded_right=guarded)
     line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
-    assert "70% (lives) to 80% (prose) of the answers" in line
+    assert "70% (lives) to 80% (prose) of the right answers" in line
     assert "in doubt" not in line  # at another limit than was asked for
     measured = Card("m", rows, "", recompute_below=0.5)
     line = card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.5)
-    assert "in doubt, 90% (prose) to 95% (lives) do; of all questions 20% (prose) to 40%" in line
+    assert "read again in doubt (20% to 40% of questions) 90% to 95%, by the card" in line
     assert "in doubt" not in card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.3)
     unknown = [*rows, row("many", 5, 100, 0.9)]
     other = Card("m", unknown, "", recompute_below=0.5)
