@@ -5,7 +5,11 @@ python -m launch.card --adapter=runs/mine/adapter --config.batch_size=8  # on a 
 
 The card is written beside the adapter. It has the adapter, its primer alone and bare packets, on
 test questions. Stopped, the same command goes on with the kinds that are left.
+
+python -m launch.card --adapter=qwen2.5-coder-0.5b --show --figure=card.svg  # the card there is
 """
+
+import pathlib
 
 from absl import app, flags
 
@@ -20,6 +24,8 @@ CONFIG = configs.define(
 )
 ADAPTER = flags.DEFINE_string("adapter", None, "A trained adapter's folder, or a shipped name.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the card goes; default: beside the adapter.")
+SHOW = flags.DEFINE_bool("show", False, "Shows the card there is; nothing is measured.")
+FIGURE = flags.DEFINE_string("figure", None, "Draws the card here, as SVG.")
 
 
 def main(argv):
@@ -29,19 +35,36 @@ def main(argv):
     from kvpacket_jax import adapters
     from kvpacket_jax.report import cards
     from kvpacket_jax.runtime import progress
+    from models.disk.files import write_whole
+
+    caches.quiet_logs()
+    with errors.in_one_line():
+        if ADAPTER.value in (adapters.NONE, adapters.PRIMER) and SHOW.value:
+            raise ValueError("--show takes a trained adapter's folder, or a shipped name.")
+        known = adapters.known_card(ADAPTER.value, OUTPUT.value) if SHOW.value else _measured()
+        if FIGURE.value:
+            write_whole(pathlib.Path(FIGURE.value).expanduser(), cards.figure(known))
+    progress.console.print(cards.table(known.rows))
+    progress.paragraph(cards.LEGEND)
+    if FIGURE.value:
+        progress.paragraph(f"Drawn in {FIGURE.value}")
+
+
+def _measured():
+    """The card, measured and written."""
+    from kvpacket_jax import adapters
+    from kvpacket_jax.runtime import progress
     from kvpacket_jax.train import card, run
 
     config, cache_dir = CONFIG.value, caches.use()
-    with errors.in_one_line():
-        if ADAPTER.value == adapters.NONE:
-            raise ValueError("--adapter=none has no card: cards compare with bare packets anyway.")
-        model = run.load_model(config, cache_dir, devices.MESH.value)
-        adapter = adapters.choose(model, ADAPTER.value, config.template, config.other_model)
-        path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
-        rows = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
-    progress.console.print(cards.table(rows))
-    progress.paragraph(cards.LEGEND)
+    if ADAPTER.value == adapters.NONE:
+        raise ValueError("--adapter=none has no card: cards compare with bare packets anyway.")
+    model = run.load_model(config, cache_dir, devices.MESH.value)
+    adapter = adapters.choose(model, ADAPTER.value, config.template, config.other_model)
+    path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
+    measured = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
     progress.paragraph(f"Written to {path}")
+    return measured
 
 
 if __name__ == "__main__":

@@ -74,10 +74,29 @@ def choose(
         return None
     if name == PRIMER:
         return primer(model, template)
-    if path := shipped().get(str(name)):
-        return adapter_lib.load_adapter(path, model, other_model)
+    return _trained(str(name), model, other_model)
+
+
+def known_card(name: str, path: pathlib.Path | str | None = None) -> card.Card:
+    """What was measured of a trained adapter: its card, read without a model.
+
+    Args:
+      name: a folder or a shipped name.
+      path: where the card lies; None: beside the adapter.
+
+    Raises FileNotFoundError: no such adapter, or it has no card; as `card.read`.
+    """
+    adapter = _trained(name)
+    path = pathlib.Path(path).expanduser() if path else folder(name) / card.FILE
+    known = card.read(path, adapter)
+    if known is None:
+        raise FileNotFoundError(f"{path} is no card of {name}. Without --show, this measures it.")
+    return known
+
+
+def _trained(name: str, model: LanguageModel | None = None, other_model: bool = False) -> Adapter:
     try:
-        return adapter_lib.load_adapter(name, model, other_model)
+        return adapter_lib.load_adapter(folder(name), model, other_model)
     except FileNotFoundError:
         close = known_names.by_similarity(str(name), names(), len(names()))
         raise FileNotFoundError(

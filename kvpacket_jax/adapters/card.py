@@ -7,23 +7,20 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime import sealed
-from models import LanguageModel
 from models.disk.files import AnyPath, write_whole
 
 FILE = "card.json"
-PLAIN = {  # kinds, for readers
+PLAIN = {  # kinds of configs/card.py, for readers
     "five lives": "five biographies",
     "five short lives": "five short biographies",
     "ten lives": "ten biographies",
     "twenty lives": "twenty biographies",
-    "wikipedia": "paragraphs of Wikipedia",
-    "wikipedia, long": "longer ones of Wikipedia",
+    "needles": "needles",
+    "wikipedia": "Wikipedia",
+    "wikipedia, long": "longer Wikipedia",
     "own_docs": "everyday documents",
     "own_notes": "notes of a line",
 }
@@ -64,29 +61,15 @@ class Card(NamedTuple):
     recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
 
 
-def write(
-    path: AnyPath,
-    model: LanguageModel,
-    adapter: Adapter,
-    rows: Sequence[Row],
-    config: str,
-    template: str,
-) -> None:
-    """Writes a card; it names the adapter and the model that it is of."""
+def write(path: AnyPath, card: Card, adapter: Adapter, dtype: str) -> None:
+    """Writes the card of an adapter, which it names, as measured in `dtype`."""
     described = [
         row._asdict() | {"scores": {name: s._asdict() for name, s in row.scores.items()}}
-        for row in rows
+        for row in card.rows
     ]
-    card = {
-        "model": model.name,
-        "adapter": adapter_lib.fingerprint(adapter),
-        "dtype": str(jnp.dtype(model.dtype)),
-        "config": config,
-        "template": template,
-        "recompute_below": RECOMPUTE_BELOW,
-        "rows": described,
-    }
-    write_whole(path, json.dumps(sealed.stamped(card), indent=1) + "\n")
+    fields = card._asdict() | {"rows": described, "dtype": dtype}
+    fields["adapter"] = adapter_lib.fingerprint(adapter)
+    write_whole(path, json.dumps(sealed.stamped(fields), indent=1) + "\n")
 
 
 def read(path: AnyPath, adapter: Adapter) -> Card | None:

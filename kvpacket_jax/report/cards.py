@@ -1,21 +1,21 @@
-"""An adapter's card as a table."""
+"""An adapter's card as a table and as a figure."""
 
 from collections.abc import Sequence
 
 import rich.table
 
-from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row
+from kvpacket_jax.adapters.card import ADAPTER, BARE, PLAIN, PRIMER, Card, Row
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW
+from kvpacket_jax.report import figures
 from kvpacket_jax.runtime.format import table as empty_table
 
 NAMES = {ADAPTER: "adapter", PRIMER: "its primer alone", BARE: "bare"}
-
-
 LEGEND = (
-    "same: the share of answers that are the full context's; where right: of those that it gets "
+    "size: documents, and the tokens of one, at most. n: questions. share: of the full context's "
+    "F1. same: the share of answers that are the full context's; right: of those that it gets "
     "right. reread: the share of questions in doubt, whose answers have a token of a probability "
-    f"below {RECOMPUTE_BELOW:g}; then right: as where right, with those answered from the "
-    "documents read in full."
+    f"below {RECOMPUTE_BELOW:g}; then: as right, with those answered from the documents read in "
+    "full."
 )
 
 
@@ -23,16 +23,37 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     """Three lines a kind of documents: with the adapter, its primer alone, and bare packets."""
     shown = empty_table(
         ("documents", "packets"),
-        *("questions", "F1 full", "F1 share", "same", "where right", "KL", "reread", "then right"),
+        *("size", "n", "F1 full", "share", "same", "right", "KL", "reread", "then"),
     )
-    for row in rows:
-        size = f"{row.kind}, at most {row.documents} of {row.tokens} tokens"
-        first = (size, str(row.questions), f"{row.full_f1:.2f}")
-        for name, shown_name in NAMES.items():
-            score = row.scores[name]
+    for row in _in_order(rows):
+        size = f"{row.documents} of {row.tokens}"
+        counts = size, str(row.questions), f"{row.full_f1:.2f}"
+        for name in NAMES:
+            score, first = row.scores[name], name == ADAPTER
             numbers = (score.share, score.same, score.same_right, score.kl)
-            kind, *counts = first if name == ADAPTER else ("", "", "")
             numbers += (score.reread, score.guarded_right)
             cells = ("-" if x is None else f"{x:.2f}" for x in numbers)
-            shown.add_row(kind, shown_name, *counts, *cells)
+            kind = PLAIN.get(row.kind, row.kind) if first else ""
+            shown.add_row(kind, name, *(counts if first else ("", "", "")), *cells)
     return shown
+
+
+def figure(card: Card) -> str:
+    """Right answers that packets keep, by kind of documents, a marker a way to build them: SVG."""
+    kept: dict[str, dict[str, float]] = {}
+    for row in _in_order(card.rows):
+        shares = {NAMES[way]: row.scores[way].same_right for way in (BARE, PRIMER, ADAPTER)}
+        if (guarded := row.scores[ADAPTER].guarded_right) is not None:
+            shares["adapter, documents read again in doubt"] = guarded
+        kept[f"{PLAIN.get(row.kind, row.kind)} ({row.questions})"] = shares
+    note = (
+        f"{card.model}, test questions, their number in brackets. In doubt: a token of the answer "
+        f"has a probability below {RECOMPUTE_BELOW:g}."
+    )
+    return figures.by_kind(kept, "of the full context's right answers, the share kept", note)
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    """As PLAIN has their kinds, then others."""
+    place = {kind: i for i, kind in enumerate(PLAIN)}
+    return sorted(rows, key=lambda row: place.get(row.kind, len(place)))

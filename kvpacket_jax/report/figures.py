@@ -48,6 +48,14 @@ OTHERS = [(c, m, "-") for c in ("#444444", "#777777") for m in "d8H123"]
 LARGE = {"full_recompute": 11, "kv_packet": 8}  # markers; the rest are smaller
 FILLS = ("full", "none", "top", "bottom", "left", "right")
 SIZE = (4.8, 4.6)  # inches: one column of the page
+WIDE = (7.2, 3.6)
+# Of ways to build packets, in the order in which each is better than the one before.
+WAYS = [
+    (STYLES["no_recompute"][0], "X", "full"),
+    ("#0072B2", "^", "full"),
+    (STYLES["kv_packet"][0], "o", "full"),
+    (STYLES["kv_packet"][0], "o", "none"),
+]
 TICKS = 6
 
 
@@ -113,6 +121,29 @@ def by_number(
     _plot(axes, series, [look for look in STYLES.values() if look[1]] + OTHERS)
     highest = max(y for points in series.values() for _, y in points)
     axes.set_ylim(0, max(1.0, 1.05 * highest) if highest <= 1 else 1.05 * highest)
+    return _finish(figure, axes)
+
+
+def by_kind(kinds: Mapping[str, Mapping[str, float]], axis: str, note: str) -> str:
+    """Shares of several ways, a row a kind, the first kind uppermost: SVG.
+
+    Args:
+      kinds: a share by a way's name, by a kind's; at most four ways, as WAYS has them.
+      axis: what x is.
+      note: below the figure.
+    """
+    figure, axes = _figure(axis, note, "")
+    figure.set_size_inches(*WIDE)
+    names = list(kinds)
+    ways = dict.fromkeys(way for shares in kinds.values() for way in shares)
+    for way, (color, marker, fill) in zip(ways, WAYS, strict=False):
+        shares = [kinds[name].get(way, math.nan) for name in names]
+        look = dict(color=color, marker=marker, fillstyle=fill, markersize=8, ls="")
+        axes.plot(shares, range(len(names)), label=way, **look)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
     return _finish(figure, axes)
 
 

@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kvpacket_jax.adapters import card
-from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Row, Score
+from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Card, Row, Score
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW, confidence
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -54,7 +54,7 @@ def write_measured(
     adapter: Adapter,
     config: ConfigDict,
     say: Callable[[str], None],
-) -> list[Row]:
+) -> Card:
     """Measures an adapter's card and writes it to `path`.
 
     What is measured so far lies in a file beside it: stopped, the same call goes on from there.
@@ -76,16 +76,17 @@ def write_measured(
             "fit": FITTING,
         }
     )
-    before, rows = card.read(unfinished, adapter), []
-    if before and (before.model, before.config) == (model.name, measured_by):
-        rows = before.rows
-        say(f"Measured before: {', '.join(row.kind for row in rows)}")
-    for row in measure(model, adapter, config, say, {row.kind for row in rows}):
-        rows.append(row)
-        card.write(unfinished, model, adapter, rows, measured_by, config.template)
-    card.write(path, model, adapter, rows, measured_by, config.template)
+    made = Card(model.name, [], measured_by, config.template, RECOMPUTE_BELOW)
+    before = card.read(unfinished, adapter)
+    if before and before._replace(rows=[]) == made:
+        made = before
+        say(f"Measured before: {', '.join(row.kind for row in made.rows)}")
+    for row in measure(model, adapter, config, say, {row.kind for row in made.rows}):
+        made.rows.append(row)
+        card.write(unfinished, made, adapter, str(model.dtype))
+    card.write(path, made, adapter, str(model.dtype))
     unfinished.unlink(missing_ok=True)
-    return rows
+    return made
 
 
 def measure(

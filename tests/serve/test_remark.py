@@ -28,7 +28,8 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     assert "has no card" in remark(["a", "b"])
     score = {card.ADAPTER: card.Score(1.0, 1.0, 1.0, 1.0, 0.0)}
     rows = [card.Row("notes", 2, longest - 1, 9, 1.0, score)]
-    card.write(tmp_path / "mine" / card.FILE, model, primed, rows, "", "completion")
+    measured = card.Card(model.name, rows, "", "completion")
+    card.write(tmp_path / "mine" / card.FILE, measured, primed, "float32")
     assert remark(["b", "b"]) == ""
     assert f"2 documents of up to {longest} tokens" in remark(["a", "b"])
     assert remark(["a", "b"], method="full_recompute") == ""

@@ -121,9 +121,8 @@ def test_a_card_is_of_whole_packets_whatever_a_distiller_would_keep(model, adapt
 
 
 def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):
-    rows = write_measured(tmp_path / card.FILE, model, adapter, config, lambda _: None)
-    read = card.read(tmp_path / card.FILE, adapter)
-    assert (read.model, read.rows) == (model.name, rows)
+    made = write_measured(tmp_path / card.FILE, model, adapter, config, lambda _: None)
+    assert card.read(tmp_path / card.FILE, adapter) == made and made.model == model.name
     assert card.read(tmp_path / card.FILE, adapter._replace(writer=None)) is None
     assert card.read(tmp_path / "none.json", adapter) is None
 
@@ -140,7 +139,7 @@ def test_what_was_measured_is_not_measured_again(model, adapter, config, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         write_measured(path, model, adapter, two, stop)
     assert not path.exists()
-    assert write_measured(path, model, adapter, two, said.append) == whole
+    assert write_measured(path, model, adapter, two, said.append).rows == whole
     assert said == ["Measured before: it", f"that: {SETS} sets of documents"]
     assert [x.name for x in tmp_path.iterdir()] == [card.FILE]
 

@@ -151,7 +151,8 @@ def adapters(folder: pathlib.Path, rng: random.Random, number: int) -> Iterator[
     adapter_lib.save_adapter(folder, adapter, {"model": model.fingerprint})
     scores = {way: card.Score(0.5, 0.9, 0.8, 0.7, 0.1) for way in (card.ADAPTER, card.BARE)}
     described = folder / card.FILE
-    card.write(described, model, adapter, [card.Row("it", 2, 30, 9, 0.6, scores)], "", "chat")
+    made = card.Card(model.name, [card.Row("it", 2, 30, 9, 0.6, scores)], "")
+    card.write(described, made, adapter, "float32")
     right = adapter_lib.fingerprint(adapter)
     right_card = card.read(described, adapter)
 
