@@ -23,7 +23,9 @@ CONFIG = configs.define(
     "configs/card.py", "Which kinds of documents; any field as --config.field=value."
 )
 ADAPTER = flags.DEFINE_string("adapter", None, "A trained adapter's folder, or a shipped name.")
-OUTPUT = flags.DEFINE_string("output", None, "Where the card goes; default: beside the adapter.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Where the card goes, or with --show lies; default: beside the adapter."
+)
 SHOW = flags.DEFINE_bool("show", False, "Shows the card there is; nothing is measured.")
 FIGURE = flags.DEFINE_string("figure", None, "Draws the card here, as SVG.")
 
@@ -40,12 +42,12 @@ def main(argv):
     caches.quiet_logs()
     with errors.in_one_line():
         if ADAPTER.value in (adapters.NONE, adapters.PRIMER) and SHOW.value:
-            raise ValueError("--show takes a trained adapter's folder, or a shipped name.")
+            raise ValueError("--show takes a trained adapter: its folder, or a shipped name.")
         known = adapters.known_card(ADAPTER.value, OUTPUT.value) if SHOW.value else _measured()
         if FIGURE.value:
             write_whole(pathlib.Path(FIGURE.value).expanduser(), cards.figure(known))
     progress.console.print(cards.table(known.rows))
-    progress.paragraph(cards.LEGEND)
+    progress.paragraph(cards.legend(known))
     if FIGURE.value:
         progress.paragraph(f"Drawn in {FIGURE.value}")
 

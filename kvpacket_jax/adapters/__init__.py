@@ -4,11 +4,13 @@ import json
 import pathlib
 
 import jax.numpy as jnp
+from etils import epath
 
 from kvpacket_jax.adapters import card
 from kvpacket_jax.data import TEMPLATES, Example, encode_example
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime import hosts
 from kvpacket_jax.runtime import names as known_names
 from models import LanguageModel
 
@@ -39,15 +41,15 @@ def default_for(model_name: str) -> str:
     return model_name if model_name in shipped() else PRIMER
 
 
-def folder(name: str) -> pathlib.Path:
-    """Where an adapter lies: a shipped name's folder, else `name` itself."""
-    return shipped().get(name) or pathlib.Path(name).expanduser()
+def folder(name: str) -> epath.Path:
+    """Where an adapter lies: a shipped name's folder, else `name` itself, gs://… too."""
+    return hosts.absolute(shipped().get(name) or name)
 
 
-def card_path(model: LanguageModel, name: str) -> pathlib.Path:
+def card_path(model: LanguageModel, name: str) -> epath.Path:
     """Where an adapter's card lies: beside it; the primer's, which lies nowhere, by its model."""
     if name == PRIMER:
-        return FOLDER / "primer_cards" / f"{model.name}.json"
+        return epath.Path(FOLDER / "primer_cards" / f"{model.name}.json")
     return folder(name) / card.FILE
 
 
@@ -77,20 +79,26 @@ def choose(
     return _trained(str(name), model, other_model)
 
 
-def known_card(name: str, path: pathlib.Path | str | None = None) -> card.Card:
+def known_card(name: str, path: epath.PathLike | None = None) -> card.Card:
     """What was measured of a trained adapter: its card, read without a model.
 
     Args:
       name: a folder or a shipped name.
       path: where the card lies; None: beside the adapter.
 
-    Raises FileNotFoundError: no such adapter, or it has no card; as `card.read`.
+    Raises:
+      FileNotFoundError: no such adapter, or no card there.
+      ValueError: the card is another adapter's; as `adapter.load_adapter` and `card.read`.
     """
     adapter = _trained(name)
-    path = pathlib.Path(path).expanduser() if path else folder(name) / card.FILE
+    path = hosts.absolute(path) if path else folder(name) / card.FILE
     known = card.read(path, adapter)
+    if known is None and path.exists():
+        raise ValueError(
+            f"{path} is the card of another adapter than {name}, or of this one before."
+        )
     if known is None:
-        raise FileNotFoundError(f"{path} is no card of {name}. Without --show, this measures it.")
+        raise FileNotFoundError(f"{name} has no card: there is no {path}. launch.card measures it.")
     return known
 
 

@@ -148,8 +148,8 @@ def remark(
     ]
     guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
     return (
-        f"Packets of such documents give {_between(ends)} of the right answers that reading in "
-        f"full gives{guarded}, by the card of {name}. --min_agreement=0 leaves this out."
+        f"By the card of {name}, packets of such documents give {_between(ends)} of the right "
+        f"answers that reading in full gives{guarded}. --min_agreement=0 leaves this out."
     )
 
 
@@ -168,8 +168,8 @@ def _guarded(rows: Sequence[Row]) -> str:
         for shares in zip(*((s.guarded_right, s.reread) for s in scores), strict=True)
     )
     return (
-        f", and where documents are read again in doubt ({_between(reread)} of questions) "
-        f"{_between(right)}"
+        f", or {_between(right)} if documents are read again when in doubt ({_between(reread)} of "
+        "questions)"
     )
 
 

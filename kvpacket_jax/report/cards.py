@@ -5,22 +5,31 @@ from collections.abc import Sequence
 import rich.table
 
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PLAIN, PRIMER, Card, Row
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.report import figures
 from kvpacket_jax.runtime.format import table as empty_table
 
-NAMES = {ADAPTER: "adapter", PRIMER: "its primer alone", BARE: "bare"}
-LEGEND = (
-    "size: documents, and the tokens of one, at most. n: questions. share: of the full context's "
-    "F1. same: the share of answers that are the full context's; right: of those that it gets "
-    "right. reread: the share of questions in doubt, whose answers have a token of a probability "
-    f"below {RECOMPUTE_BELOW:g}; then: as right, with those answered from the documents read in "
-    "full."
-)
+NAMES = {ADAPTER: "adapter", PRIMER: "its primer", BARE: "bare"}
+REREAD = "adapter, re-reading in doubt"
+
+
+def legend(card: Card) -> str:
+    """What the table's columns are."""
+    text = (
+        "size: documents, and the tokens of one, at most. n: questions. share: of the full "
+        "context's F1. same: the share of answers that are the full context's; right: of those "
+        "that it gets right."
+    )
+    if card.recompute_below is None:
+        return text
+    return (
+        f"{text} reread: the share of questions in doubt, whose answers have a token of a "
+        f"probability below {card.recompute_below:g}; then: as right, with those answered from the "
+        "documents read in full."
+    )
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
-    """Three lines a kind of documents: with the adapter, its primer alone, and bare packets."""
+    """Three lines a kind of documents: the adapter, its primer alone, and bare packets."""
     shown = empty_table(
         ("documents", "packets"),
         *("size", "n", "F1 full", "share", "same", "right", "KL", "reread", "then"),
@@ -34,7 +43,7 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
             numbers += (score.reread, score.guarded_right)
             cells = ("-" if x is None else f"{x:.2f}" for x in numbers)
             kind = PLAIN.get(row.kind, row.kind) if first else ""
-            shown.add_row(kind, name, *(counts if first else ("", "", "")), *cells)
+            shown.add_row(kind, NAMES[name], *(counts if first else ("", "", "")), *cells)
     return shown
 
 
@@ -44,12 +53,13 @@ def figure(card: Card) -> str:
     for row in _in_order(card.rows):
         shares = {NAMES[way]: row.scores[way].same_right for way in (BARE, PRIMER, ADAPTER)}
         if (guarded := row.scores[ADAPTER].guarded_right) is not None:
-            shares["adapter, documents read again in doubt"] = guarded
+            shares[REREAD] = guarded
         kept[f"{PLAIN.get(row.kind, row.kind)} ({row.questions})"] = shares
-    note = (
-        f"{card.model}, test questions, their number in brackets. In doubt: a token of the answer "
-        f"has a probability below {RECOMPUTE_BELOW:g}."
-    )
+    note = f"{card.model}; in brackets the number of questions."
+    if card.recompute_below is not None:
+        note += (
+            f" In doubt: a token of the answer has a probability below {card.recompute_below:g}."
+        )
     return figures.by_kind(kept, "of the full context's right answers, the share kept", note)
 
 

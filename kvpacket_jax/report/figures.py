@@ -49,7 +49,7 @@ LARGE = {"full_recompute": 11, "kv_packet": 8}  # markers; the rest are smaller
 FILLS = ("full", "none", "top", "bottom", "left", "right")
 SIZE = (4.8, 4.6)  # inches: one column of the page
 WIDE = (7.2, 3.6)
-# Of ways to build packets, in the order in which each is better than the one before.
+# Of ways to build packets; where markers meet, the last is drawn on top.
 WAYS = [
     (STYLES["no_recompute"][0], "X", "full"),
     ("#0072B2", "^", "full"),

@@ -92,7 +92,7 @@ def none_named(folder: pathlib.Path) -> str:
     among = [path for path in folder.glob("documents/*") if path.is_dir()]
     number = _number(among)
     has = f"{number:,} of them" if number > LISTED else _listed(among) or "none"
-    return f"No document was named: give ids, in the order to be read in. {folder} has {has}."
+    return f"No document was named: give ids. {folder} has {has}."
 
 
 def _number(among: Sequence[pathlib.Path]) -> int:

@@ -47,10 +47,10 @@ def test_what_reading_again_does_is_said_where_it_was_measured():
         r.scores[card.ADAPTER] = known._replace(reread=reread, guarded_right=guarded)
     line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
     assert "70% (lives) to 80% (prose) of the right answers" in line
-    assert "in doubt" not in line  # at another limit than was asked for
+    assert "read again" not in line  # at another limit than was asked for
     measured = Card("m", rows, "", recompute_below=0.5)
     line = card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.5)
-    assert "read again in doubt (20% to 40% of questions) 90% to 95%, by the card" in line
+    assert "answers that reading in full gives, or 90% to 95% if documents are read again" in line
     assert "in doubt" not in card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.3)
     unknown = [*rows, row("many", 5, 100, 0.9)]
     other = Card("m", unknown, "", recompute_below=0.5)

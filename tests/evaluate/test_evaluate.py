@@ -175,7 +175,6 @@ def test_a_run_leaves_its_summary(finished):
     assert results[1]["kl"] > 0 and results[2]["flops_overhead"] == 0
 
 
-@pytest.mark.slow  # tests/train/test_mesh.py has every method on a mesh
 def test_a_mesh_gives_the_same_answers(config, finished, tmp_path):
     _, results = finished
     with config.unlocked():

@@ -38,7 +38,7 @@ def test_logits_are_those_of_transformers(demo_folder, name):
     for i, prompt in enumerate(prompts):
         assert model.tokenizer.encode(str(theirs[f"{i}/text"]), special=True) == prompt
     ours = []
-    for group in (prompts[:-1], prompts[-1:]):  # the long one apart: the others need no padding
+    for group in (prompts[:-1], prompts[-1:]):  # the long one apart, or all are padded to it
         ids, lengths = pad_rows(group, max(map(len, group)))
         logits = last_logits(model.module, model.params, ids[: len(group)], lengths[: len(group)])
         ours += [*np.asarray(logits)]

@@ -4,6 +4,7 @@ import io
 import pathlib
 import xml.etree.ElementTree
 
+import pytest
 from rich.console import Console
 
 from kvpacket_jax import adapters
@@ -21,10 +22,19 @@ def row(kind: str, right: float, guarded: float | None) -> Row:
     return Row(kind, 5, 100, 40, 0.5, {ADAPTER: score, PRIMER: bare, BARE: bare})
 
 
-def hollow(svg: str) -> int:
-    """How many hollow markers are drawn, one in the legend."""
+def markers(svg: str, style: str = "") -> list[tuple[str, float, float]]:
+    """Style and place of each marker, the legend's too; letters have no style."""
     uses = xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}use")
-    return sum(use.get("style") == "fill-opacity: 0; stroke: #d55e00" for use in uses)
+    found = [(use.get("style", ""), use) for use in uses]
+    return [
+        (look, float(use.get("x")), float(use.get("y")))
+        for look, use in found
+        if look and style in look
+    ]
+
+
+def hollow(svg: str) -> int:
+    return len(markers(svg, "fill-opacity: 0; stroke: #d55e00"))
 
 
 def test_a_kind_is_a_row_in_the_order_of_the_config():
@@ -35,7 +45,7 @@ def test_a_kind_is_a_row_in_the_order_of_the_config():
     places = [shown.index(name) for name in ("five biographies", "everyday documents", "mine")]
     assert places == sorted(places) and shown.count("adapter") == len(rows)
     drawn = cards.figure(Card("m", rows, ""))
-    for name in ("five biographies (40)", "mine (40)", "its primer alone"):
+    for name in ("five biographies (40)", "mine (40)", "its primer"):
         assert f"<!-- {name} -->" in drawn
 
 
@@ -47,7 +57,22 @@ def test_what_reading_again_does_is_drawn_where_any_kind_has_it():
 
 def test_the_readme_shows_the_shipped_card():
     (name,) = [name for name in adapters.shipped() if not name.endswith("-tokens")]
-    drawn = (ROOT / "results" / "card.svg").read_text()
+    committed = (ROOT / "results" / "card.svg").read_text()
+    drawn = cards.figure(adapters.known_card(name))
     for one in adapters.known_card(name).rows:
-        assert f"<!-- {card.PLAIN[one.kind]} ({one.questions}) -->" in drawn
+        assert f"<!-- {card.PLAIN[one.kind]} ({one.questions}) -->" in committed
+    for ours, theirs in zip(markers(drawn), markers(committed), strict=True):
+        assert ours[0] == theirs[0] and ours[1:] == pytest.approx(theirs[1:], abs=1.0)
     assert "results/card.svg" in (ROOT / "README.md").read_text()
+
+
+def test_what_is_no_card_of_an_adapter_is_told(tmp_path):
+    (name,) = [name for name in adapters.shipped() if not name.endswith("-tokens")]
+    with pytest.raises(FileNotFoundError, match=r"has no card: there is no .*absent\.json"):
+        adapters.known_card(name, tmp_path / "absent.json")
+    with pytest.raises(ValueError, match="the card of another adapter"):
+        adapters.known_card(f"{name}-tokens", adapters.folder(name) / card.FILE)
+
+
+def test_an_adapter_in_a_bucket_is_looked_for_there():
+    assert str(adapters.folder("gs://bucket/run/adapter")) == "gs://bucket/run/adapter"

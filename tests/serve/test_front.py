@@ -172,7 +172,7 @@ def test_mistakes_are_named(model, tmp_path):
     store.add(DOCUMENTS)
     for arguments, message in (
         (("", ["ferry"]), "The question is empty"),
-        (("When?", []), "No document was named"),
+        (("When?", []), "No document was named: give ids. .* has bus, ferry"),
         (("When?", "ferry"), "a list of ids, not the text 'ferry'"),
         (("When?", ["fery"]), "no document 'fery'. It has ferry, bus"),
         (("When?", [1]), "Ids of documents are texts; 1 is not one: give '1'"),
