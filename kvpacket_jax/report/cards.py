@@ -4,12 +4,18 @@ from collections.abc import Sequence
 
 import rich.table
 
-from kvpacket_jax.adapters.card import ADAPTER, BARE, PLAIN, PRIMER, Card, Row
+from kvpacket_jax.adapters.card import ADAPTER, BARE, PLAIN, PRIMER, Card, Row, Score
 from kvpacket_jax.report import figures
 from kvpacket_jax.runtime.format import table as empty_table
 
 NAMES = {ADAPTER: "adapter", PRIMER: "its primer", BARE: "bare"}
 REREAD = "adapter, re-reading in doubt"
+LOOKS = {
+    NAMES[BARE]: (figures.STYLES["no_recompute"][0], "X", "full"),
+    NAMES[PRIMER]: (figures.STYLES["cache_blend"][0], "^", "full"),
+    NAMES[ADAPTER]: (figures.STYLES["kv_packet"][0], "o", "full"),
+    REREAD: (figures.STYLES["kv_packet"][0], "o", "none"),
+}
 
 
 def legend(card: Card) -> str:
@@ -29,21 +35,20 @@ def legend(card: Card) -> str:
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
-    """Three lines a kind of documents: the adapter, its primer alone, and bare packets."""
+    """A line for each way to build packets, three or without a primer two, a kind of documents."""
     shown = empty_table(
         ("documents", "packets"),
         *("size", "n", "F1 full", "share", "same", "right", "KL", "reread", "then"),
     )
     for row in _in_order(rows):
         size = f"{row.documents} of {row.tokens}"
-        counts = size, str(row.questions), f"{row.full_f1:.2f}"
-        for name in NAMES:
-            score, first = row.scores[name], name == ADAPTER
+        first = PLAIN.get(row.kind, row.kind), (size, str(row.questions), f"{row.full_f1:.2f}")
+        for way, score in _ways(row).items():
+            kind, counts = first if way == ADAPTER else ("", ("", "", ""))
             numbers = (score.share, score.same, score.same_right, score.kl)
             numbers += (score.reread, score.guarded_right)
             cells = ("-" if x is None else f"{x:.2f}" for x in numbers)
-            kind = PLAIN.get(row.kind, row.kind) if first else ""
-            shown.add_row(kind, NAMES[name], *(counts if first else ("", "", "")), *cells)
+            shown.add_row(kind, NAMES[way], *counts, *cells)
     return shown
 
 
@@ -51,7 +56,7 @@ def figure(card: Card) -> str:
     """Right answers that packets keep, by kind of documents, a marker a way to build them: SVG."""
     kept: dict[str, dict[str, float]] = {}
     for row in _in_order(card.rows):
-        shares = {NAMES[way]: row.scores[way].same_right for way in (BARE, PRIMER, ADAPTER)}
+        shares = {NAMES[way]: score.same_right for way, score in _ways(row).items()}
         if (guarded := row.scores[ADAPTER].guarded_right) is not None:
             shares[REREAD] = guarded
         kept[f"{PLAIN.get(row.kind, row.kind)} ({row.questions})"] = shares
@@ -60,7 +65,16 @@ def figure(card: Card) -> str:
         note += (
             f" In doubt: a token of the answer has a probability below {card.recompute_below:g}."
         )
-    return figures.by_kind(kept, "of the full context's right answers, the share kept", note)
+    return figures.by_kind(kept, LOOKS, "of the full context's right answers, the share kept", note)
+
+
+def _ways(row: Row) -> dict[str, Score]:
+    """Scores by way; an adapter without a primer has the bare packets' there, which is left out."""
+    return {
+        way: row.scores[way]
+        for way in NAMES
+        if way != PRIMER or row.scores[PRIMER] != row.scores[BARE]
+    }
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:

@@ -49,13 +49,6 @@ LARGE = {"full_recompute": 11, "kv_packet": 8}  # markers; the rest are smaller
 FILLS = ("full", "none", "top", "bottom", "left", "right")
 SIZE = (4.8, 4.6)  # inches: one column of the page
 WIDE = (7.2, 3.6)
-# Of ways to build packets; where markers meet, the last is drawn on top.
-WAYS = [
-    (STYLES["no_recompute"][0], "X", "full"),
-    ("#0072B2", "^", "full"),
-    (STYLES["kv_packet"][0], "o", "full"),
-    (STYLES["kv_packet"][0], "o", "none"),
-]
 TICKS = 6
 
 
@@ -124,22 +117,28 @@ def by_number(
     return _finish(figure, axes)
 
 
-def by_kind(kinds: Mapping[str, Mapping[str, float]], axis: str, note: str) -> str:
+def by_kind(
+    kinds: Mapping[str, Mapping[str, float]],
+    looks: Mapping[str, tuple[str, str, str]],
+    axis: str,
+    note: str,
+) -> str:
     """Shares of several ways, a row a kind, the first kind uppermost: SVG.
 
     Args:
-      kinds: a share by a way's name, by a kind's; at most four ways, as WAYS has them.
+      kinds: a share by a way's name, by a kind's.
+      looks: colour, marker and fill by a way's name; where markers meet, the last lies on top.
       axis: what x is.
       note: below the figure.
     """
     figure, axes = _figure(axis, note, "")
     figure.set_size_inches(*WIDE)
     names = list(kinds)
-    ways = dict.fromkeys(way for shares in kinds.values() for way in shares)
-    for way, (color, marker, fill) in zip(ways, WAYS, strict=False):
+    for way, (color, marker, fill) in looks.items():
         shares = [kinds[name].get(way, math.nan) for name in names]
-        look = dict(color=color, marker=marker, fillstyle=fill, markersize=8, ls="")
-        axes.plot(shares, range(len(names)), label=way, **look)
+        if not all(map(math.isnan, shares)):
+            look = dict(color=color, marker=marker, fillstyle=fill, markersize=8, ls="")
+            axes.plot(shares, range(len(names)), label=way, **look)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)

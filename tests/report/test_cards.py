@@ -14,12 +14,13 @@ from kvpacket_jax.report import cards
 
 ROOT = pathlib.Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
+NEVER = Score(0.0, 0.0, 0.0, 0.0, 9.0)
 
 
 def row(kind: str, right: float, guarded: float | None) -> Row:
     score = Score(0.5, 0.9, right, right, 0.1, None if guarded is None else 0.25, guarded)
-    bare = score._replace(same_right=right / 2)
-    return Row(kind, 5, 100, 40, 0.5, {ADAPTER: score, PRIMER: bare, BARE: bare})
+    scores = {ADAPTER: score, PRIMER: score._replace(same_right=right / 2), BARE: NEVER}
+    return Row(kind, 5, 100, 40, 0.5, scores)
 
 
 def markers(svg: str, style: str = "") -> list[tuple[str, float, float]]:
@@ -53,6 +54,15 @@ def test_what_reading_again_does_is_drawn_where_any_kind_has_it():
     known, unknown = row("own_docs", 0.5, 0.75), row("mine", 0.25, None)
     assert hollow(cards.figure(Card("m", [unknown], ""))) == 0
     assert hollow(cards.figure(Card("m", [unknown, known], ""))) == 2
+
+
+def test_an_adapter_without_a_primer_has_no_row_of_it():
+    with_one = row("own_docs", 0.5, None)
+    without = with_one._replace(scores=with_one.scores | {PRIMER: NEVER})
+    assert cards.table([with_one]).row_count == 3 and cards.table([without]).row_count == 2
+    name = f"<!-- {cards.NAMES[PRIMER]} -->"
+    assert name in cards.figure(Card("m", [with_one], ""))
+    assert name not in cards.figure(Card("m", [without], ""))
 
 
 def test_the_readme_shows_the_shipped_card():
