@@ -56,21 +56,22 @@ TWO_NUMBERS = dict(kinds=("multi_key", "multi_value"), num_values=2)
 
 
 def _mixture() -> dict[str, ConfigDict]:
-    life = dict(num_questions=16, document_words=(64, 80))
-    needles = dict(num_tokens=610, num_chunks=5, num_needles=8, num_questions=8)
+    """Documents are a little longer than their entries hold, and cut, for padding is work."""
+    life = dict(num_questions=30, document_words=(80, 96))
+    needles = dict(num_tokens=(640, 680), num_chunks=5, num_needles=18, num_questions=18)
+    sheets = dict(num_train=8000, num_questions=20, document_words=(58, 84))
+
+    def paragraphs(weight, sizes, documents, words):
+        options = dict(num_documents=documents, document_words=words, num_questions=30)
+        return _entry("wikipedia", weight, sizes, **options)
+
     return {
         "biography_5": _entry("biography", 0.18, FIVE, num_documents=5, **life),
         "biography_10": _entry("biography", 0.13, TEN, num_documents=10, **life),
         "needles": _entry("niah", 0.1, PROSE, **TWO_NUMBERS, **needles),
-        "sheets": _entry(
-            "sheets", 0.1, PROSE, document_words=(42, 62), num_train=8000, num_questions=20
-        ),
-        "wikipedia": _entry(
-            "wikipedia", 0.27, PROSE, num_documents=5, document_words=(66, 94), num_questions=30
-        ),
-        "wikipedia_long": _entry(
-            "wikipedia", 0.22, LONG, num_documents=3, document_words=(140, 200), num_questions=24
-        ),
+        "sheets": _entry("sheets", 0.1, PROSE, **sheets),
+        "wikipedia": paragraphs(0.27, PROSE, 5, (60, 100)),
+        "wikipedia_long": paragraphs(0.22, LONG, 3, (160, 220)),
     }
 
 
@@ -85,7 +86,7 @@ def _validation() -> dict[str, ConfigDict]:
     }
 
 
-# The sizes of :texts: documents are a little longer than they hold, and cut, for padding is work.
+# The sizes of :texts, tighter.
 LIFE = dict(FIVE, tokens=96, row=30)
 LIVES_10 = dict(LIFE, documents=10, learning=4)
 PARAGRAPHS = dict(
