@@ -44,7 +44,7 @@ def main(argv):
         store.check_no_file(folder)
         documents = corpus.read_file(pathlib.Path(INPUT.value).expanduser(), on_bad)
         loaded = serving.load(cache_dir)
-        with progress.step(f"Tokenising {len(documents):,} documents"):
+        with progress.step(f"Tokenising documents: {len(documents):,}"):
             parts = build.plan(
                 loaded.model,
                 loaded.adapter,

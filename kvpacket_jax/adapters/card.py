@@ -142,20 +142,32 @@ def remark(
     )
     if rows[0].scores[ADAPTER].same_right >= least:
         return ""
-    ends = [
-        f"{row.scores[ADAPTER].same_right:.0%} ({PLAIN.get(row.kind, row.kind)})"
-        for row in (rows[0], rows[-1])
-    ]
+    ends = [_right(row) for row in rows]
     guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
     return (
-        f"By the card of {name}, packets of such documents give {_between(ends)} of the right "
-        f"answers that reading in full gives{guarded}. --min_agreement=0 leaves this out."
+        f"By the card of {name}, packets give word for word {_between(ends)} of the right answers "
+        f"that reading in full gives{guarded}.{_other(card.rows, rows)} --min_agreement=0 leaves "
+        "this out."
     )
 
 
 def _covers(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether documents are as many and as long."""
     return one[0] >= other[0] and one[1] >= other[1]
+
+
+def _right(row: Row) -> str:
+    return f"{row.scores[ADAPTER].same_right:.0%} ({PLAIN.get(row.kind, row.kind)})"
+
+
+def _other(every: Sequence[Row], rows: Sequence[Row]) -> str:
+    """What fewer or shorter documents have, where a single kind was measured with as many."""
+    other = sorted(
+        (row for row in every if row not in rows), key=lambda row: row.scores[ADAPTER].same_right
+    )
+    if len(rows) > 1 or not other:
+        return ""
+    return f" No other kind was measured so; at other sizes: {_between([*map(_right, other)])}."
 
 
 def _guarded(rows: Sequence[Row]) -> str:

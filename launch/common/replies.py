@@ -22,15 +22,17 @@ def give(
 
     was_read = False
 
-    def in_doubt(doubtful) -> None:
-        nonlocal was_read
-        how = "as they were read in full" if was_read else f"{opened.num_tokens:,} tokens in full"
-        for said in doubtful:
-            doubt = f"In doubt of {said.text!r} ({said.confidence:.2f})"
-            print(f"{doubt}: answering from the documents, {how}.", file=sys.stderr)
-        was_read = True
-
     def reply(question: str) -> None:
+        def in_doubt(doubtful) -> None:
+            nonlocal was_read
+            size = f"{opened.num_tokens:,} tokens in full"
+            how = "answering from the full documents" if was_read else f"reading {size}"
+            to = f" to {question!r}" if query is None else ""  # of many
+            for said in doubtful:
+                sure = f"its least likely token has a probability of {said.confidence:.2f}"
+                print(f"Unsure of {said.text!r}{to} ({sure}): {how}.", file=sys.stderr)
+            was_read = True
+
         if recompute_below and opened.full is not None:
             session.check_question(question)
             given = [question], new_tokens, recompute_below, in_doubt

@@ -9,7 +9,12 @@ from launch.common import devices, stores
 
 flags.adopt_module_key_flags(stores)  # so that --help shows them
 
-MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "As in launch.demo.")
+MODEL = flags.DEFINE_string(
+    "model",
+    "qwen2.5-coder-0.5b",
+    "A name, a hub id, a folder or a .gguf file; launch.answer takes the store's unless given, as "
+    "with the other flags here.",
+)
 DTYPE = flags.DEFINE_enum(
     "dtype",
     "auto",

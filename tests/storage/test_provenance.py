@@ -157,6 +157,17 @@ def test_a_model_that_is_surely_another_is_said_before_one_is_loaded(tmp_path):
     assert built_with(tmp_path, ["a"], {"model": "a/folder"}).shared["model"] == "smollm2-135m"
 
 
+def test_bare_packets_are_surely_others_than_an_adapters(tmp_path):
+    with writing(tmp_path) as writer:
+        writer.provenance(IT, NAMES)
+        writer.document(IT, "a", Entry("x" * 64))
+    with pytest.raises(
+        ValueError, match=r"with --adapter='runs/my adapter'; asked for: --adapter="
+    ):
+        built_with(tmp_path, ["a"], {"adapter": "none"})
+    assert built_with(tmp_path, ["a"], {"adapter": "elsewhere"}).shared  # a path may have moved
+
+
 def test_a_name_is_not_lost_to_an_adapter_without_one(tmp_path):
     fields = lambda: read_provenance(folder_of(tmp_path, IT) / "provenance.json")  # noqa: E731
     with writing(tmp_path) as writer:
