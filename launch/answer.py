@@ -1,6 +1,7 @@
 """Answers questions from the packets of documents on disk (launch.build_packets makes them).
 
-python -m launch.answer --model=qwen2.5-coder-0.5b --store=DIR --documents=id1,id2 --query="…"
+python -m launch.answer --store=DIR --documents=id1,id2 --query="…"
+python -m launch.answer --store=DIR --documents=id1,id2 < questions.txt
 
 Flags that are not given are as the documents were built, but for --preamble and --other_model; of
 several builds, what they share. Without --query it answers line after line of standard input, until

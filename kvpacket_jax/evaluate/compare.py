@@ -63,7 +63,7 @@ def compare(
         targets = teacher.teach(model, encoded, new_tokens)
     entries, replies = {}, []
     for name, method in methods.items():
-        with progress.step(f"{name}: caching {len(encoded.documents)} documents"):
+        with progress.step(f"{name}: caching what it reuses"):
             stored = method.store(model, encoded.preamble, encoded.documents)
             entries[name] = Entry(method, jax.block_until_ready(stored))
         if name == summary.REFERENCE:

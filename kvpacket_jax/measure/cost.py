@@ -75,7 +75,7 @@ def measure(
         what = ", compiling for its peak memory" if peak else ""
         with progress.step(f"{name}: counting operations and bytes{what}"):
             works[name] = count_work(model, entry, request, peak)
-    with progress.step(f"Timing {len(entries)} sides, {runs} interleaved runs after a warm-up"):
+    with progress.step(f"Timing {len(entries)} ways, {runs} interleaved runs after a warm-up"):
         times = time_requests(model, entries, request, runs)
     return [_row(name, entry, works[name], times, machine) for name, entry in entries.items()]
 

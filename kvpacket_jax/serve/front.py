@@ -130,6 +130,9 @@ class Store:
         self._maker = primers.maker(model, adapter, asked, template, other_model)
         self.adapter = self._maker.adapter
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r}, {self.model.name})"
+
     def add(self, documents: Mapping[str, str]) -> Added:
         """Builds the packets of documents and writes them into the folder.
 

@@ -32,7 +32,7 @@ def model(byte_model, tmp_path_factory):
 
 def test_documents_are_added_listed_and_asked_about(model, tmp_path):
     store = kvp.Store(tmp_path / "packets", model, **MADE_WITH)  # the primer
-    assert store.documents() == []
+    assert store.documents() == [] and str(tmp_path / "packets") in repr(store)
     assert store.add(DOCUMENTS) == kvp.Added(["ferry", "bus"], [])
     before = tree(store.folder)
     more = {"bus": DOCUMENTS["bus"], "tram": "the tram is late", "again": DOCUMENTS["ferry"]}
