@@ -4,7 +4,7 @@ launch.card measures one (train/card.py); launch.answer reads it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -49,6 +49,10 @@ class Row(NamedTuple):
     questions: int
     full_f1: float
     scores: dict[str, Score]  # ADAPTER, PRIMER, BARE
+
+    @property
+    def plain_kind(self) -> str:
+        return PLAIN.get(self.kind, self.kind)
 
 
 class Card(NamedTuple):
@@ -136,16 +140,12 @@ def remark(
             f"only up to {' or '.join(f'{n} of {t}' for n, t in sizes)}: {unknown}."
         )
     fewest = min(row.documents for row in fitting)
-    rows = sorted(
-        (row for row in fitting if row.documents == fewest),
-        key=lambda row: row.scores[ADAPTER].same_right,
-    )
+    rows = _worst_first(row for row in fitting if row.documents == fewest)
     if rows[0].scores[ADAPTER].same_right >= least:
         return ""
-    ends = [_right(row) for row in rows]
     guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
     return (
-        f"By the card of {name}, packets give word for word {_between(ends)} of the right answers "
+        f"By the card of {name}, packets give word for word {_right(rows)} of the right answers "
         f"that reading in full gives{guarded}.{_other(card.rows, rows)} --min_agreement=0 leaves "
         "this out."
     )
@@ -156,18 +156,19 @@ def _covers(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] >= other[0] and one[1] >= other[1]
 
 
-def _right(row: Row) -> str:
-    return f"{row.scores[ADAPTER].same_right:.0%} ({PLAIN.get(row.kind, row.kind)})"
+def _worst_first(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: row.scores[ADAPTER].same_right)
+
+
+def _right(rows: Sequence[Row]) -> str:
+    """The shares of the first and the last row, and their kinds."""
+    return _between([f"{r.scores[ADAPTER].same_right:.0%} ({r.plain_kind})" for r in rows])
 
 
 def _other(every: Sequence[Row], rows: Sequence[Row]) -> str:
-    """What fewer or shorter documents have, where a single kind was measured with as many."""
-    other = sorted(
-        (row for row in every if row not in rows), key=lambda row: row.scores[ADAPTER].same_right
-    )
-    if len(rows) > 1 or not other:
-        return ""
-    return f" No other kind was measured so; at other sizes: {_between([*map(_right, other)])}."
+    """What the other rows have, where a request is judged by a single one."""
+    other = _worst_first(row for row in every if row not in rows)
+    return "" if len(rows) > 1 or not other else f" Other kinds and sizes: {_right(other)}."
 
 
 def _guarded(rows: Sequence[Row]) -> str:

@@ -42,7 +42,7 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     )
     for row in _in_order(rows):
         size = f"{row.documents} of {row.tokens}"
-        first = PLAIN.get(row.kind, row.kind), (size, str(row.questions), f"{row.full_f1:.2f}")
+        first = row.plain_kind, (size, str(row.questions), f"{row.full_f1:.2f}")
         for way, score in _ways(row).items():
             kind, counts = first if way == ADAPTER else ("", ("", "", ""))
             numbers = (score.share, score.same, score.same_right, score.kl)
@@ -59,7 +59,7 @@ def figure(card: Card) -> str:
         shares = {NAMES[way]: score.same_right for way, score in _ways(row).items()}
         if (guarded := row.scores[ADAPTER].guarded_right) is not None:
             shares[REREAD] = guarded
-        kept[f"{PLAIN.get(row.kind, row.kind)} ({row.questions})"] = shares
+        kept[f"{row.plain_kind} ({row.questions})"] = shares
     note = f"{card.model}; in brackets the number of questions."
     if card.recompute_below is not None:
         note += (

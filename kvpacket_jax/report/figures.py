@@ -131,8 +131,7 @@ def by_kind(
       axis: what x is.
       note: below the figure.
     """
-    figure, axes = _figure(axis, note, "")
-    figure.set_size_inches(*WIDE)
+    figure, axes = _figure(axis, note, "", WIDE)
     names = list(kinds)
     for way, (color, marker, fill) in looks.items():
         shares = [kinds[name].get(way, math.nan) for name in names]
@@ -165,8 +164,10 @@ def by_tokens(series: Mapping[str, Sequence[tuple[float, float]]], note: str) ->
     return _finish(figure, axes)
 
 
-def _figure(axis: str, note: str, score: str = "F1") -> tuple[Figure, plt.Axes]:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+def _figure(
+    axis: str, note: str, score: str = "F1", size: tuple[float, float] = SIZE
+) -> tuple[Figure, plt.Axes]:
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     wrapped = "\n".join(t for line in note.split("\n") for t in textwrap.wrap(line, 86))
     axes.set(xlabel=axis, ylabel=score, ylim=(-0.02, 1.02))
     figure.supxlabel(wrapped, fontsize=7, color="#444444")

@@ -87,9 +87,8 @@ def unknown(folder: pathlib.Path, among: Sequence[pathlib.Path], id: str, none: 
     return f"{folder} has no document {id!r}. {(listed and f'It has {listed}.') or none}"
 
 
-def none_named(folder: pathlib.Path) -> str:
-    """That documents must be named, with those that there are."""
-    among = [path for path in folder.glob("documents/*") if path.is_dir()]
+def none_named(folder: pathlib.Path, among: Sequence[pathlib.Path]) -> str:
+    """That documents must be named, with those that some folders of entries have."""
     number = _number(among)
     has = f"{number:,} of them" if number > LISTED else _listed(among) or "none"
     return f"No document was named: give ids. {folder} has {has}."

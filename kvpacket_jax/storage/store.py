@@ -51,16 +51,20 @@ def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
     if isinstance(ids, str):
         raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
     if not ids:
-        raise ValueError(not_found.none_named(folder))
+        raise ValueError(not_found.none_named(folder, _folders(folder)))
     if others := [id for id in ids if not isinstance(id, str)]:
         raise ValueError(
             f"Ids of documents are texts; {others[0]!r} is not one: give {str(others[0])!r}."
         )
     unknown = [id for id in ids if not any(folder.glob(f"documents/*/{entries.file_name(id)}"))]
     if unknown:
-        folders = [path for path in folder.glob("documents/*") if path.is_dir()]
-        none = "It has no documents."
+        folders, none = _folders(folder), "It has no documents."
         raise ValueError("\n".join(not_found.unknown(folder, folders, id, none) for id in unknown))
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Those of entries, one a provenance."""
+    return [path for path in folder.glob("documents/*") if path.is_dir()]
 
 
 def check_key(folder: pathlib.Path, key: bytes | None) -> None:

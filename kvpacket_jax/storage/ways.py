@@ -14,7 +14,7 @@ from models.sources.demo_models import DEMO_MODELS
 
 # Flags that may call the same thing by several names; the others differ where their values do.
 CALLED = ("model", "adapter", "primer")
-BARE = "none"  # the name of no adapter, and never a path
+NO_ADAPTER = "none"  # a name, and never a path
 NAMED = 5  # documents that a message names
 
 Way = dict[str, str]  # flags, as `provenance.values` has them
@@ -79,7 +79,7 @@ def _surely_other(way: Mapping[str, str], asked: Mapping[str, str]) -> bool:
         and (
             flag not in CALLED
             or {way[flag], value} <= DEMO_MODELS.keys()
-            or (flag == "adapter" and BARE in (way[flag], value))
+            or (flag == "adapter" and NO_ADAPTER in (way[flag], value))
         )
         for flag, value in asked.items()
     )

@@ -1,5 +1,6 @@
 """Answers to the questions of a command line or of standard input, printed."""
 
+import functools
 import sys
 
 from launch.common import errors
@@ -22,20 +23,21 @@ def give(
 
     was_read = False
 
-    def reply(question: str) -> None:
-        def in_doubt(doubtful) -> None:
-            nonlocal was_read
-            size = f"{opened.num_tokens:,} tokens in full"
-            how = "answering from the full documents" if was_read else f"reading {size}"
-            to = f" to {question!r}" if query is None else ""  # of many
-            for said in doubtful:
-                sure = f"its least likely token has a probability of {said.confidence:.2f}"
-                print(f"Unsure of {said.text!r}{to} ({sure}): {how}.", file=sys.stderr)
-            was_read = True
+    def in_doubt(question: str, doubtful) -> None:
+        nonlocal was_read
+        size = f"{opened.num_tokens:,} tokens in full"
+        how = "answering from the full documents" if was_read else f"reading {size}"
+        to = f" to {question!r}" if query is None else ""  # of many
+        for said in doubtful:
+            sure = f"its least likely token has a probability of {said.confidence:.2f}"
+            print(f"Unsure of {said.text!r}{to} ({sure}): {how}.", file=sys.stderr)
+        was_read = True
 
+    def reply(question: str) -> None:
         if recompute_below and opened.full is not None:
             session.check_question(question)
-            given = [question], new_tokens, recompute_below, in_doubt
+            say = functools.partial(in_doubt, question)
+            given = [question], new_tokens, recompute_below, say
             (said,) = session.answer_all(opened, *given)
             print(said.text)
             reread = said.reread

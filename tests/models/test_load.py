@@ -24,10 +24,17 @@ print(json.dumps({"seconds": seconds, "bytes": size, "peak": peak() - bare}))
 
 
 @pytest.mark.model
-def test_loading_peaks_under_two_and_a_half_times_the_parameters(demo_folder):
-    folder = demo_folder("smollm2-135m", "float32")
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("smollm2-135m", 134_515_008),
+        pytest.param("qwen2.5-coder-0.5b", 630_167_424, marks=pytest.mark.slow),
+    ],
+)
+def test_loading_peaks_under_two_and_a_half_times_the_parameters(demo_folder, name, parameters):
+    folder = demo_folder(name, "float32")
     command = [sys.executable, "-c", PROGRAM, str(folder), "float32"]
     actual = json.loads(subprocess.check_output(command, text=True))
     print(actual)
-    assert actual["bytes"] == 4 * 134_515_008
+    assert actual["bytes"] == 4 * parameters
     assert actual["peak"] < 2.5 * actual["bytes"]

@@ -38,7 +38,15 @@ def check(model, packets, queries=((1, 2, 3), (5, 8, 13, 21, 34))):
 
 
 @pytest.mark.parametrize(
-    ("name", "scanned"), [("tiny_llama31", True), ("tiny_qwen2", False), ("tiny_qwen3", False)]
+    ("name", "scanned"),
+    [
+        ("tiny_llama31", True),
+        ("tiny_qwen2", False),
+        ("tiny_qwen3", False),
+        pytest.param("tiny_llama31", False, marks=pytest.mark.slow),
+        pytest.param("tiny_qwen2", True, marks=pytest.mark.slow),
+        pytest.param("tiny_qwen3", True, marks=pytest.mark.slow),
+    ],
 )
 def test_pages_answer_as_the_composed_packets(tiny, name, scanned):
     model = tiny(name, scan_layers=scanned)

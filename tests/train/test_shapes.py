@@ -136,7 +136,7 @@ def test_the_mixture_pads_little_in_few_programs(demo_folder):
     for name, entry in setup.entries(config):
         shape = setup.shape_of(entry, 40)
         sizes.add(shape)
-        for i in range(12):
+        for i in range(20):
             fitted = draw(model, template, train_sets[name], 7 * i, shape)
             answers = [[0] * 6 for _ in fitted.questions]  # about what the teacher gives
             real += entry.weight * fitted.tokens(0, answers)
