@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from kvpacket_jax import adapters
 from kvpacket_jax.storage import entries
 from kvpacket_jax.storage.entries import PROVENANCE
 from kvpacket_jax.storage.packet_file import Damaged
@@ -14,7 +15,6 @@ from models.sources.demo_models import DEMO_MODELS
 
 # Flags that may call the same thing by several names; the others differ where their values do.
 CALLED = ("model", "adapter", "primer")
-NO_ADAPTER = "none"  # a name, and never a path
 NAMED = 5  # documents that a message names
 
 Way = dict[str, str]  # flags, as `provenance.values` has them
@@ -79,7 +79,7 @@ def _surely_other(way: Mapping[str, str], asked: Mapping[str, str]) -> bool:
         and (
             flag not in CALLED
             or {way[flag], value} <= DEMO_MODELS.keys()
-            or (flag == "adapter" and NO_ADAPTER in (way[flag], value))
+            or (flag == "adapter" and adapters.NONE in (way[flag], value))
         )
         for flag, value in asked.items()
     )
