@@ -31,7 +31,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
-    from kvpacket_jax.evaluate import run
+    from kvpacket_jax.evaluate import run, summary
     from kvpacket_jax.report import tables
     from kvpacket_jax.runtime import progress, workdir
 
@@ -45,8 +45,11 @@ def main(argv):
         progress.console.print(guarded)
         progress.paragraph(tables.GUARD_LEGEND)
     if kinds := tables.kind_table(results):
-        progress.console.print(kinds, tables.lost_table(results))
-        progress.paragraph(f"{tables.KIND_LEGEND} {tables.LOST_LEGEND}")
+        progress.console.print(kinds)
+        progress.paragraph(tables.KIND_LEGEND)
+    if lost := tables.lost_table(results):
+        progress.console.print(lost)
+        progress.paragraph(summary.LOST)
     progress.paragraph(tables.cost_legend(results))
     report = f"launch.report --workdir={folder}"
     progress.SHOWN.say(f"{folder / 'results.json'}; {report} shows answers that packets lose.")

@@ -4,7 +4,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from kvpacket_jax.data import Example, passages
+from kvpacket_jax.data import Example
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import Answer
 from kvpacket_jax.runtime import resume, sealed
@@ -29,7 +29,7 @@ def answer_rows(
       said: full_recompute's answers; they are right where the data set has no right answer.
       dataset: its name; one of metrics.PUBLISHED adds its authors' own figure.
     """
-    published = [metrics.PUBLISHED[dataset]] if dataset in metrics.PUBLISHED else []
+    name, published = metrics.PUBLISHED.get(dataset, ("", None))
     method, _, setting = spec.partition(":")
     golds = [q.answers or (full.text,) for q, full in zip(example.questions, said, strict=True)]
     return [
@@ -42,22 +42,39 @@ def answer_rows(
             "kind": question.info.get("kind", ""),
             "asked": question.text,
             "answer": answer.text,
-            "place": _place(answer.text, gold, example, question.info.get("documents")),
+            "place": _place(
+                answer.text,
+                gold,
+                example,
+                None if _is_list(gold, name) else question.info.get("documents"),
+            ),
             "expected": list(gold),
             "f1": metrics.f1(answer.text, gold),
-            "exact_match": metrics.exact_match(answer.text, gold),
+            "exact_match": _is_right(answer.text, gold, name),
             "same": answer.same,
             "kl": float(answer.kl[0]),
             "kl_answer": float(answer.kl.sum()),
             "answer_tokens": len(answer.kl),
             "confidence": answer.confidence,
-            **{name: score(answer.text, gold) for name, score in published},
+            **({name: published(answer.text, gold)} if published else {}),
             **(answer.picked._asdict() if answer.picked else {}),
         }
         for i, (question, answer, gold) in enumerate(
             zip(example.questions, answers, golds, strict=True)
         )
     ]
+
+
+def _is_list(gold: Sequence[str], figure: str) -> bool:
+    """Whether what is right is a list of items, and not one of several answers."""
+    return figure == metrics.STRING_RECALL and metrics.LIST in gold[0]
+
+
+def _is_right(answer: str, gold: Sequence[str], figure: str) -> bool:
+    """Whether an answer matches a right one; a list has all its items, in whatever order."""
+    if _is_list(gold, figure):
+        return metrics.string_recall(answer, gold) == 1
+    return metrics.exact_match(answer, gold)
 
 
 def _place(
@@ -69,7 +86,7 @@ def _place(
       "gold" for a document that the question needs, "other" for another document, else "nowhere";
       "unanswered" where there is no answer (reasoning that never came to one, say), "closed" where
       it or a right answer is yes or no, which stands in no document as such, "" where it is not
-      known which documents are needed.
+      known which documents are needed, and for lists. Texts are compared as scores compare them.
     """
     if not answer:
         return "unanswered"
@@ -77,7 +94,7 @@ def _place(
         return "closed"
     if needed is None:
         return ""
-    holding = [i for i, d in enumerate(example.documents) if passages.stands_in(answer, d)]
+    holding = [i for i, d in enumerate(example.documents) if metrics.contains(d, (answer,))]
     if not holding:
         return "nowhere"
     return "gold" if set(holding) & set(needed) else "other"

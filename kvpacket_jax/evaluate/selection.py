@@ -26,6 +26,7 @@ def picked(
       preamble, lengths: tokens of the preamble and of each document.
       gold: indices of the documents that the question needs.
     """
+    gold = sorted(set(gold or ()))
     if not gold or not info.keys() & {"selected", "top"}:
         return None
     slots = np.flatnonzero(np.asarray(info["top"]) >= 0) if "top" in info else info["selected"]
@@ -38,9 +39,8 @@ def picked(
     counts = np.zeros(len(lengths), int)
     np.add.at(counts, order[np.searchsorted(ends, slots, side="right")], 1)
     best = np.argsort(-counts / np.maximum(lengths, 1), kind="stable")[: len(gold)]
-    needed = list(gold)
     return Picked(
-        float(counts[needed].sum() / lengths[needed].sum()),
+        float(counts[gold].sum() / lengths[gold].sum()),
         float(counts.sum() / lengths.sum()),
-        len(set(best.tolist()) & set(needed)) / len(needed),
+        len(set(best.tolist()) & set(gold)) / len(gold),
     )

@@ -4,7 +4,8 @@ Questions about one set of documents are not independent, so the bootstrap draws
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -19,13 +20,18 @@ RESAMPLES = 10_000
 # Confidences below which full_recompute answers instead.
 GUARDS = tuple(sorted({RECOMPUTE_BELOW, *(tenths / 10 for tenths in range(1, 10))}))
 SHOWN_GUARDS = (0.3, RECOMPUTE_BELOW)
+COMPRESSED = "compress="  # in the setting of a method whose packets are not whole
 # What only some rows have -> a heading and what it means.
 EXTRA = {
     "f1_hotpot_qa": (
         "HotpotQA F1",
         "F1 as its authors count it, 0 where just one of an answer and the right one is yes or no",
     ),
-    "string_recall": ("recall", "RULER's metric, the share of a list's items that were said"),
+    "string_recall": (
+        "recall",
+        "RULER's metric, the share of a list's items that were said, here in one line; a list is "
+        "exact where it is 1",
+    ),
     "gold_tokens": (
         "gold tokens",
         "the share that the method picked of the tokens of the documents that a question needs",
@@ -36,6 +42,29 @@ EXTRA = {
         "of the documents it picked most from, as many as are needed: the share that are needed",
     ),
 }
+# Differences of F1 on the same questions, to what is not full_recompute -> as in EXTRA.
+PAIRED = {
+    "f1_to_bare": ("to bare", "the 95 % interval of the paired difference to no_recompute's F1"),
+    "f1_to_whole": (
+        "to whole",
+        "the same to that of the method with whole packets, where they are compressed",
+    ),
+}
+# Where the words of an answer stand (rows.py) -> a heading.
+PLACES = {
+    "gold": "needed",
+    "other": "other",
+    "nowhere": "none",
+    "closed": "yes or no",
+    "unanswered": "empty",
+    "": "unknown",
+}
+LOST = (
+    "Lost are answers that full_recompute alone has right; of those, how many have their words in "
+    "a document that the question needs, in another one, or, as whole sentences mostly, in none, "
+    "how many are or should be yes or no, how many are empty, and of how many it is not known "
+    "which documents they need, or where a list's items stand."
+)
 
 
 def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
@@ -46,13 +75,13 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
 
     Returns:
       Dicts with n, means, and 95 % intervals (`_low`, `_high`; None where there is one set only).
-      `f1_difference` is paired, to full_recompute on the same questions. "Where right" is where
-      full_recompute's answer matches exactly, and "lost" where only that one does: how many
-      answers have their words in a needed document, another one or nowhere. None where a figure
-      does not exist, and of EXTRA what no row has is left out. "guarded" has for each of GUARDS
-      what comes of it when full_recompute answers where the method is less sure; it is left out
-      where confidences are not known. Where questions are of several kinds, "kinds" has the same of
-      each kind.
+      `f1_difference` is paired, to full_recompute on the same questions, and so are those of
+      PAIRED. "Where right" is where full_recompute's answer matches exactly, and "lost" where only
+      that one does: how many answers have their words in a needed document, another one or nowhere.
+      None where a figure does not exist; of EXTRA and PAIRED what no row has is left out. "guarded"
+      has for each of GUARDS what comes of it when full_recompute answers where the method is less
+      sure; it is left out where confidences are not known. Where questions are of several kinds,
+      "kinds" has the same of each kind.
     """
     summaries = _aggregate(rows, seed)
     kinds = sorted({row.get("kind", "") for row in rows})
@@ -67,7 +96,16 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
 
 def extra(summaries: Sequence[Mapping]) -> list[str]:
     """The figures of EXTRA that any of them has."""
-    return [name for name in EXTRA if any(s.get(name) is not None for s in summaries)]
+    return _present(EXTRA, summaries)
+
+
+def paired(summaries: Sequence[Mapping]) -> list[str]:
+    """The differences of PAIRED that any of them has."""
+    return _present(PAIRED, summaries)
+
+
+def _present(names: Iterable[str], summaries: Sequence[Mapping]) -> list[str]:
+    return [name for name in names if any(s.get(name) is not None for s in summaries)]
 
 
 def by_kind(summaries: Sequence[Mapping]) -> dict[str, list[tuple[Mapping, Mapping]]]:
@@ -78,6 +116,24 @@ def by_kind(summaries: Sequence[Mapping]) -> dict[str, list[tuple[Mapping, Mappi
             if part:
                 found[kind].append((s, part))
     return dict(found)
+
+
+def lost(summaries: Sequence[Mapping]) -> list[tuple[str, Mapping, tuple[str, ...]]]:
+    """What `LOST` says: a kind of question ("all" for one kind), a summary, and its numbers."""
+    parts = by_kind(summaries) or {"all": [(s, s) for s in summaries]}
+    return [
+        (
+            kind or "other",
+            s,
+            (
+                str(sum(part["lost"].values())),
+                *(str(part["lost"].get(place, 0)) for place in PLACES),
+            ),
+        )
+        for kind, pairs in parts.items()
+        for s, part in pairs
+        if s["method"] != REFERENCE and "lost" in part
+    ]
 
 
 def guarded(summaries: Sequence[Mapping]) -> list[Mapping]:
@@ -93,11 +149,24 @@ def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:
     summaries = [_summary(*label, group, reference, seed) for label, group in groups.items()]
     f1_of = {(s["method"], s["setting"]): s["f1"] for s in summaries}
     full, bare = f1_of.get((REFERENCE, "")), f1_of.get((BARE, ""))
-    for s in summaries:
+    for s, (label, group) in zip(summaries, groups.items(), strict=True):
         s["f1_share"] = s["f1"] / full if full else None
         gap = None if full is None or bare is None else full - bare
         s["gap_closed"] = (s["f1"] - bare) / gap if gap else None
+        s |= _difference("f1_to_bare", group, groups.get((BARE, "")), seed)
+        if COMPRESSED in label[1]:
+            s |= _difference("f1_to_whole", group, groups.get((label[0], "")), seed)
     return summaries
+
+
+def _difference(name: str, rows: list[dict], others: list[dict] | None, seed: int) -> dict:
+    """The paired difference of F1 to other rows; none to itself and without their questions."""
+    other = {_key(r): r["f1"] for r in others or ()}
+    if rows is others or not all(_key(r) in other for r in rows):
+        return {}
+    differences = [r["f1"] - other[_key(r)] for r in rows]
+    low, high = _interval(rows, differences, seed)
+    return {name: float(np.mean(differences)), f"{name}_low": low, f"{name}_high": high}
 
 
 def _key(row: dict) -> tuple:
@@ -127,13 +196,9 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
     scores["agree_low"], scores["agree_high"] = _interval(rows, [r["same"] for r in rows], seed)
     if all(_key(r) in reference for r in rows):
         pairs = [(r, reference[_key(r)]) for r in rows]
-        differences = [r["f1"] - full["f1"] for r, full in pairs]
-        low, high = _interval(rows, differences, seed)
-        scores |= {
-            "f1_difference": float(np.mean(differences)),
-            "f1_difference_low": low,
-            "f1_difference_high": high,
-        }
+        full_f1 = [full["f1"] for _, full in pairs]
+        scores["f1_share_low"], scores["f1_share_high"] = _interval(rows, f1, seed, full_f1)
+        scores |= _difference("f1_difference", rows, list(reference.values()), seed)
         for name, right in (("where_right", True), ("where_wrong", False)):
             chosen = [r for r, full in pairs if full["exact_match"] == right]
             scores[f"num_{name}"] = len(chosen)
@@ -174,22 +239,31 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _interval(rows: list[dict], values: Sequence[float], seed: int):
-    """The 95 % bootstrap interval of the mean of `values`, one for each row, sets resampled."""
+def _interval(
+    rows: list[dict], values: Sequence[float], seed: int, of: Sequence[float] | None = None
+) -> tuple[float | None, float | None]:
+    """The 95 % bootstrap interval of the mean of `values`, one for each row, sets resampled.
+
+    With `of`, of the sum of `values` over the sum of those; None where that was 0.
+    """
     sums, counts = collections.Counter(), collections.Counter()
-    for row, value in zip(rows, values, strict=True):
+    for row, value, share in zip(rows, values, of or [1] * len(rows), strict=True):
         sums[row["example"]] += float(value)
-        counts[row["example"]] += 1
-    if len(counts) < 2:
+        counts[row["example"]] += float(share)
+    if len(counts) < 2 or not any(counts.values()):
         return None, None
     data = [np.array([c[k] for k in counts], float) for c in (sums, counts)]
-    result = scipy.stats.bootstrap(
-        data,
-        lambda s, n, axis=-1: s.sum(axis) / n.sum(axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(seed),
-    )
-    return tuple(map(float, result.confidence_interval))
+    with warnings.catch_warnings():
+        # Where a sample of sets has nothing that the share could be of.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        result = scipy.stats.bootstrap(
+            data,
+            lambda s, n, axis=-1: s.sum(axis) / np.where((total := n.sum(axis)) > 0, total, np.nan),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(seed),
+        )
+    low, high = map(float, result.confidence_interval)
+    return (low, high) if np.isfinite([low, high]).all() else (None, None)

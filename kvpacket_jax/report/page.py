@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import jinja2
 
+from kvpacket_jax.evaluate import summary
+from kvpacket_jax.methods import METHODS
 from kvpacket_jax.report import curves, figures, page_tables, results
 from kvpacket_jax.report.curves import Training
 from kvpacket_jax.report.page_tables import Table
@@ -26,13 +28,14 @@ COSTS = (
     ("ttft_s", "time to the first token, ms", 1e-3),
     ("cache_bytes", "MB of stored caches of a request", 1e6),
 )
-COMPRESSED = "compress="  # in a setting: only then do caches differ in what they keep
 
 READING = (
     "F1 is the mean SQuAD token F1 over questions, with its 95 % bootstrap interval (sets of "
     "documents are drawn); exact is the share of answers that match a right one; micro-F1 counts "
-    "the tokens of all questions together. ÷ full is the share of full_recompute's F1; differences "
-    "are paired, to full_recompute on the same questions. agree is the share of answers that are "
+    "the tokens of all questions together, without punctuation and articles. ÷ full is the share "
+    "of full_recompute's F1; differences are paired, to full_recompute on the same questions, "
+    '"to bare" to no_recompute, and "to whole" to the method with packets that are not '
+    "compressed. agree is the share of answers that are "
     "full_recompute's, and if right the same share where that one is right; KL all is the "
     "divergence from it, summed over an answer. FLOPs are counted on what runs, padding included; "
     "overhead is what a method adds to the question's own pass over a ready cache. TTFT is the "
@@ -49,7 +52,8 @@ TRAINING_READING = (
 )
 PUBLISHED_READING = (
     "Other models, other questions, another machine and another count of FLOPs: they are here to "
-    "compare shapes, not numbers. F1 is micro-F1, without intervals. The setting of kv_packet "
+    "compare shapes, not numbers. F1 is micro-F1, which their code counts with "
+    "punctuation and articles, without intervals. The setting of kv_packet "
     "names the data that its adapter was trained on."
 )
 
@@ -150,10 +154,12 @@ def _measured(number: int, group: Group) -> Section:
             "interleaved."
         )
     shown = []
-    compressed = any(COMPRESSED in row["setting"] for row in group.rows)
+    compressed = any(summary.COMPRESSED in row["setting"] for row in group.rows)
     for key, axis, unit in COSTS:
-        points = results.points(group.rows, key)
-        if points and (compressed or key != "cache_bytes"):
+        rows = group.rows
+        if key == "cache_bytes":  # only then do caches differ in what they keep of documents
+            rows = [r for r in rows if compressed and METHODS[r["method"]].reads_packets]
+        if points := results.points(rows, key):
             svg = figures.tradeoff(points, axis, f"{group.title}\n{group.conditions}", unit)
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))
@@ -163,9 +169,14 @@ def _measured(number: int, group: Group) -> Section:
         caption = f"{score.capitalize()}, by the {axis}, the most doubtful first: {group.title}"
         shown.append(Shown(f"measured_{number}_doubt", caption, svg))
     rows = group.rows
-    more = page_tables.kinds(rows), page_tables.guarded(rows), page_tables.lost(rows, group.answers)
-    tables = [page_tables.scores(rows), *filter(None, more)]
-    return Section(group.title, notes, shown, tables)
+    tables = [
+        page_tables.scores(rows),
+        page_tables.kinds(rows),
+        page_tables.guarded(rows),
+        page_tables.places(rows),
+        page_tables.lost(rows, group.answers),
+    ]
+    return Section(group.title, notes, shown, list(filter(None, tables)))
 
 
 def _trained(runs: Sequence[Training]) -> Section:

@@ -23,7 +23,7 @@ class Table(NamedTuple):
 
 def scores(rows: Sequence[dict]) -> Table:
     """One line a method and setting."""
-    extra = summary.extra(rows)
+    extra, paired = summary.extra(rows), summary.paired(rows)
     header = (
         *(
             "method",
@@ -31,11 +31,12 @@ def scores(rows: Sequence[dict]) -> Table:
             "n",
             "F1 (95 %)",
             "exact",
-            "÷ full",
+            "÷ full (95 %)",
             "difference (95 %)",
             "micro-F1",
         ),
         *("agree", "if right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
+        *(f"{summary.PAIRED[name][0]} (95 %)" for name in paired),
         *(summary.EXTRA[name][0] for name in extra),
     )
     cells = [
@@ -53,7 +54,7 @@ def scores(rows: Sequence[dict]) -> Table:
             _score(r, "kl_answer"),
             milliseconds(r.get("ttft_s")),
             *(si(r.get(key)) for key in ("flops_total", "flops_overhead", "cache_bytes")),
-            *(_score(r, name) for name in extra),
+            *(_score(r, name) for name in (*paired, *extra)),
         )
         for r in rows
     ]
@@ -67,6 +68,9 @@ def kinds(rows: Sequence[dict]) -> Table | None:
     """
     packets = [r for r in rows if METHODS[r["method"]].reads_packets][: 1 + ASIDE]
     rows = [*(r for r in rows if r["method"] == REFERENCE), *packets]
+    parts_of = summary.by_kind(rows)
+    every = [part for parts in parts_of.values() for _, part in parts]
+    extra, paired = summary.extra(every), summary.paired(every)
     lines = [
         (
             kind or "other",
@@ -75,15 +79,26 @@ def kinds(rows: Sequence[dict]) -> Table | None:
             *(_score(part, key) for key in ("f1", "exact_match", "f1_share")),
             "-" if part["method"] == REFERENCE else _score(part, "f1_difference"),
             *(_score(part, key) for key in ("agree", "agree_where_right", "kl_answer")),
+            *(_score(part, key) for key in (*paired, *extra)),
         )
-        for kind, parts in summary.by_kind(rows).items()
+        for kind, parts in parts_of.items()
         for r, part in parts
     ]
     if not lines:
         return None
-    header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full", "difference (95 %)")
+    header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full (95 %)", "difference (95 %)")
     caption = f"By kind of question, the first {1 + ASIDE} methods of packets."
-    return Table((*header, "agree", "if right", "KL all"), lines, caption)
+    header += ("agree", "if right", "KL all")
+    header += tuple(f"{summary.PAIRED[name][0]} (95 %)" for name in paired)
+    return Table((*header, *(summary.EXTRA[name][0] for name in extra)), lines, caption)
+
+
+def places(rows: Sequence[dict]) -> Table | None:
+    """Where the words of lost answers stand, by kind of question; None where none is lost."""
+    lines = [(kind, spec_of(r), *numbers) for kind, r, numbers in summary.lost(rows)]
+    if not any(line[2] != "0" for line in lines):
+        return None
+    return Table(("kind", "method", "lost", *summary.PLACES.values()), lines, summary.LOST)
 
 
 def guarded(rows: Sequence[dict]) -> Table | None:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.box
 import rich.table
@@ -84,11 +85,12 @@ _LEGEND = (
 
 def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     """One line a method and setting: what `quality_legend` says."""
-    extra = summary.extra(results)
+    extra, paired = summary.extra(results), summary.paired(results)
     table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "if right"),
         *("KL first", "KL all"),
+        *(summary.PAIRED[name][0] for name in paired),
         *(summary.EXTRA[name][0] for name in extra),
     )
     for r in results:
@@ -98,6 +100,7 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
             _number(r.get("agree_where_right")),
             _number(r["kl"]),
             _number(r["kl_answer"]),
+            *(_between(r, name) for name in paired),
             *(_number(r.get(name)) for name in extra),
         )
     return table
@@ -118,48 +121,48 @@ def _scores(summary: Mapping) -> tuple[str, ...]:
 
 def quality_legend(results: Sequence[Mapping]) -> str:
     """What the columns of `quality_table` say."""
-    extra = (": ".join(summary.EXTRA[name]) for name in summary.extra(results))
-    return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in extra)])
+    meant = [summary.PAIRED[name] for name in summary.paired(results)]
+    meant += [summary.EXTRA[name] for name in summary.extra(results)]
+    texts = map(": ".join, meant)
+    return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in texts)])
 
 
 KIND_LEGEND = "By kind of question, the columns as above."
-LOST_LEGEND = (
-    "Lost are answers that full_recompute alone has right; of those, how many have their words in "
-    "a document that the question needs, in another one, or in none, how many are or should be yes "
-    "or no, how many are empty, and of how many it is not known which documents they need."
-)
-PLACES = ("gold", "other", "nowhere", "closed", "unanswered", "")  # as evaluate.rows has them
 
 
 def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     """For each kind a line a method and setting: what `KIND_LEGEND` says; None for one kind."""
-    columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "95 %")
-    return _by_kind(results, columns, lambda part: (*_scores(part), _between(part, "agree")))
-
-
-def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
-    """For each kind a line a method and setting: what `LOST_LEGEND` says; None for one kind."""
-
-    def cells(part: Mapping) -> tuple[str, ...]:
-        lost = part.get("lost", {})
-        return str(sum(lost.values())), *(str(lost.get(place, 0)) for place in PLACES)
-
-    columns = ("lost", "needed", "other", "none", "yes or no", "empty", "unknown")
-    return _by_kind(results, columns, cells)
-
-
-def _by_kind(
-    results: Sequence[Mapping], columns: Sequence[str], cells: Callable[[Mapping], Sequence[str]]
-) -> rich.table.Table | None:
     kinds = summary.by_kind(results)
     if not kinds:
         return None
-    table = empty_table(("kind", "method"), *columns)
+    every = [part for parts in kinds.values() for _, part in parts]
+    extra, paired = summary.extra(every), summary.paired(every)
+    columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "95 %")
+    headings = [summary.PAIRED[name][0] for name in paired]
+    headings += [summary.EXTRA[name][0] for name in extra]
+    table = empty_table(("kind", "method"), *columns, *headings)
     for kind, parts in kinds.items():
         for i, (r, part) in enumerate(parts):
-            table.add_row("" if i else kind or "other", spec_of(r), *cells(part))
+            cells = [*_scores(part), _between(part, "agree")]
+            cells += [_between(part, name) for name in paired]
+            cells += [_number(part.get(name)) for name in extra]
+            table.add_row("" if i else kind or "other", spec_of(r), *cells)
         table.add_section()
     return table
+
+
+def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
+    """A line a method and setting, by kind of question: what `summary.LOST` says.
+
+    None where none is lost.
+    """
+    table, shown = empty_table(("kind", "method"), "lost", *summary.PLACES.values()), False
+    for kind, parts in itertools.groupby(summary.lost(results), key=lambda found: found[0]):
+        for i, (_, r, numbers) in enumerate(parts):
+            table.add_row("" if i else kind, spec_of(r), *numbers)
+            shown |= numbers[0] != "0"
+        table.add_section()
+    return table if shown else None
 
 
 GUARD_LEGEND = (

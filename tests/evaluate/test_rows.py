@@ -15,6 +15,7 @@ from kvpacket_jax.evaluate.answers import Answer
     [
         ("pier 3", [0], "gold"),
         ("Pier 3", [0, 1], "gold"),
+        ("The pier 3.", [0], "gold"),  # as scores compare texts
         ("noon", [0], "other"),
         ("pier", [1], "other"),
         ("pie", [0], "nowhere"),
@@ -50,6 +51,18 @@ def test_a_data_set_whose_authors_score_otherwise_has_their_figure_too(dataset, 
     (plain,) = rows.answer_rows("kv_packet", example, given, given)
     (row,) = rows.answer_rows("kv_packet", example, given, given, dataset)
     assert row == plain | figure
+
+
+@pytest.mark.parametrize(
+    ("said", "right"), [("34, 12", True), ("They are 12 and 34.", True), ("12", False)]
+)
+def test_a_list_is_right_where_all_its_items_are_said(said, right):
+    question = Question("Which?", ("12, 34",), info={"documents": [0]})
+    example, given = Example("e", ("12 and 34.",), (question,)), [Answer(said, False, np.zeros(1))]
+    (row,) = rows.answer_rows("kv_packet", example, given, given, "ruler")
+    assert (row["exact_match"], row["place"]) == (right, "")  # a list stands nowhere as a whole
+    (row,) = rows.answer_rows("kv_packet", example, given, given, "musique")
+    assert not row["exact_match"] and row["place"] in ("gold", "nowhere")
 
 
 def test_without_a_right_answer_the_full_contexts_is_right():

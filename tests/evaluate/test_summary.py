@@ -98,6 +98,43 @@ def test_the_difference_is_paired_and_sets_are_resampled():
     assert width == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.1)
 
 
+def test_the_interval_of_the_share_is_that_of_the_ratio_of_sums():
+    rng = np.random.default_rng(1)
+    full = np.repeat(rng.uniform(0.2, 1, 60), 3)
+    found = by_method(
+        summary.aggregate(
+            rows("full_recompute", full, np.ones(180), per_set=3)
+            + rows("kv_packet", full * 0.8, np.ones(180), per_set=3)
+            + rows("no_recompute", rng.uniform(0, 1, 180), np.ones(180), per_set=3)
+        )
+    )
+    exact, noisy = found["kv_packet"], found["no_recompute"]
+    # A fixed share of each question has no spread, however much questions differ.
+    assert exact["f1_share_low"] == pytest.approx(0.8) == exact["f1_share_high"]
+    assert noisy["f1_share_low"] < noisy["f1_share"] < noisy["f1_share_high"]
+    wrong = rows("full_recompute", [0, 0, 0, 0], [1, 1, 1, 1])
+    share = by_method(summary.aggregate(wrong + PACKET))["kv_packet"]
+    assert share["f1_share"] is share["f1_share_low"] is share["f1_share_high"] is None
+
+
+def test_packets_are_compared_with_bare_and_with_whole_ones():
+    half = [row | {"setting": "compress=knorm", "f1": 0.0} for row in PACKET]
+    whole = [row | {"setting": ""} for row in PACKET]
+    found = summary.aggregate(FULL + whole + half + BARE)
+    first, second = (s for s in found if s["method"] == "kv_packet")
+    assert first["f1_to_bare"] == 0.25 and "f1_to_whole" not in first
+    assert (second["f1_to_bare"], second["f1_to_whole"]) == (-0.25, -0.5)
+    assert second["f1_to_whole_low"] == second["f1_to_whole_high"] == -0.5  # in both sets
+    assert "f1_to_bare" not in by_method(found)["no_recompute"]
+    text = io.StringIO()
+    rich.console.Console(file=text, width=250).print(tables.quality_table(found))
+    assert "-0.50 to -0.50" in text.getvalue() and "To whole:" in tables.quality_legend(found)
+    assert "to bare (95 %)" in page_tables.scores(found).header
+    assert summary.paired(summary.aggregate(FULL + whole)) == []
+    # Not of the same questions.
+    assert "f1_to_bare" not in by_method(summary.aggregate(FULL + whole + BARE[:2]))["kv_packet"]
+
+
 def test_what_cannot_be_known_is_none():
     found = by_method(summary.aggregate(rows("kv_packet", [1, 0], [1, 0])))["kv_packet"]
     assert found["f1_low"] is found["f1_share"] is found["gap_closed"] is None
