@@ -9,8 +9,9 @@ wikipedia        five paragraphs of Wikipedia
 own_docs         five everyday documents: price lists, manuals, minutes
 own_notes        five notes of a line each
 hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.folder=DIR for files
-                 that are there already
+                 that are there already, .setting=fullwiki for paragraphs that a retriever found
 musique          twenty paragraphs, two to four gold; needs the folder
+                 both: --config.dataset.options.ids=FILE for the records of some ids
 corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE
 jsonl            your own file, with the same option
 
@@ -50,7 +51,7 @@ NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("mul
 
 FEW = ("kv_packet", "primed", "no_recompute", "no_cache")
 LISTS = 64  # tokens of answers that are lists: four numbers of seven digits, ten words
-COMPARED = ("biography", "niah")  # with every method; the other sets with a few
+COMPARED = ("biography", "niah", "ruler", "hotpot_qa", "musique")  # with every method
 
 # name -> data set, its options, num_samples
 SETS = {
@@ -81,7 +82,8 @@ FURTHER = {
     | dict.fromkeys(_LISTS, int),
     "wikipedia": _PROSE,
     "corpus": _PROSE,
-    "hotpot_qa": {"setting": str},
+    "hotpot_qa": {"setting": str, "ids": str, "num_distractors": int},
+    "musique": {"ids": str, "num_distractors": int},
 }
 
 

@@ -1,7 +1,11 @@
-"""F1 and TTFT by the number of paragraphs: the gold ones of MuSiQue among more and more others.
+"""F1 and TTFT by the number of other paragraphs beside those that a question needs.
 
-python -m launch.sweep --config=configs/sweep_distractors.py --workdir=runs/distractors \
-    --override=evaluate.dataset.options.folder=DIR
+    python -m launch.sweep --config=configs/sweep_distractors.py --workdir=runs/distractors \
+        --override=evaluate.dataset.options.folder=DIR
+    python -m launch.report --workdir=runs/distractors
+
+MuSiQue has 16 to 18 others, so that 20 is all of them. `:hotpot_qa`, which is downloaded without a
+folder, has eight.
 """
 
 from ml_collections import ConfigDict
@@ -9,13 +13,18 @@ from ml_collections import ConfigDict
 from configs import arguments, evaluate
 
 NUMBERS = (2, 5, 10, 20)
+METHODS = (*evaluate.FEW, "cache_blend:ratio=0.3", "epic:tokens=16", "infoflow:ratio=0.3")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    arguments.check("configs/sweep_distractors.py", arg, ["evaluate"])
-    return evaluate.get_config("musique")
+    program, _, name = (arg or "evaluate").partition(":")
+    arguments.check("configs/sweep_distractors.py", program, ["evaluate"])
+    arguments.check("configs/sweep_distractors.py", name, ["musique", "hotpot_qa"])
+    config = evaluate.get_config(name or "musique")
+    config.methods = METHODS
+    return config
 
 
 def sweep(add):
     for number in NUMBERS:
-        add(f"paragraphs_{number}", "evaluate", **{"dataset.options.num_documents": number})
+        add(f"others_{number}", "evaluate", **{"dataset.options.num_distractors": number})

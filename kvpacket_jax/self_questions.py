@@ -2,7 +2,8 @@
 
 Two passes over each document: the model goes on from several beginnings of a question, then it
 answers the questions as an evaluation asks them, with the document alone in its context. Stored are
-those whose answer is short and stands in the document, word for word.
+those whose answer is short and stands in the document, word for word. Among other documents the
+model may answer otherwise: in training such answers count less (`wrong_weight`).
 """
 
 import dataclasses

@@ -46,10 +46,14 @@ def main(argv):
     from models.disk.files import write_whole
 
     output = pathlib.Path(OUTPUT.value).expanduser()
+    folders, kinds = _folders(), KINDS.value or installed_docs.KINDS
     with errors.in_one_line():
         with progress.step("Reading documentation"):
-            pieces = installed_docs.collect(
-                _folders(), LIMIT.value, SEED.value, KINDS.value or installed_docs.KINDS
+            pieces = installed_docs.collect(folders, LIMIT.value, SEED.value, kinds)
+        if not pieces:
+            raise ValueError(
+                f"There is no English prose of the kinds {', '.join(kinds)} in "
+                f"{', '.join(map(str, folders))}: give other --folders or --kinds."
             )
         write_whole(output, "".join(f"{json.dumps(p)}\n" for p in pieces))
     kinds = Counter(p["id"].split("/")[0] for p in pieces)

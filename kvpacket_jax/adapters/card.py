@@ -146,8 +146,8 @@ def remark(
     guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
     return (
         f"By the card of {name}, packets give word for word {_right(rows)} of the right answers "
-        f"that reading in full gives{guarded}.{_other(card.rows, rows)} --min_agreement=0 leaves "
-        "this out."
+        f"that reading in full gives{guarded}.{_worse(rows)}{_other(card.rows, rows)} "
+        "--min_agreement=0 leaves this out."
     )
 
 
@@ -163,6 +163,18 @@ def _worst_first(rows: Iterable[Row]) -> list[Row]:
 def _right(rows: Sequence[Row]) -> str:
     """The shares of the first and the last row, and their kinds."""
     return _between([f"{r.scores[ADAPTER].same_right:.0%} ({r.plain_kind})" for r in rows])
+
+
+def _worse(rows: Sequence[Row]) -> str:
+    """On which kinds the adapter's packets are worse than none."""
+    worse = [
+        row.plain_kind
+        for row in rows
+        if BARE in row.scores and row.scores[ADAPTER].same_right < row.scores[BARE].same_right
+    ]
+    if not worse:
+        return ""
+    return f" On {' and '.join(worse)} packets without an adapter (--adapter=none) are better."
 
 
 def _other(every: Sequence[Row], rows: Sequence[Row]) -> str:

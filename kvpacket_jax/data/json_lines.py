@@ -37,8 +37,8 @@ def read(
             yield number, error
 
 
-def refuse(path: pathlib.Path, bad: list[str], remedy: str = "") -> None:
-    """Raises ValueError with what is wrong with a file's lines; the first twenty are shown.
+def refuse(path: pathlib.Path, bad: list[str], remedy: str = "", items: str = "lines") -> None:
+    """Raises ValueError with what is wrong with a file's `items`; the first twenty are shown.
 
     Args:
       remedy: what the lines should be, or what to do, a sentence.
@@ -46,7 +46,7 @@ def refuse(path: pathlib.Path, bad: list[str], remedy: str = "") -> None:
     if bad:
         shown = "\n".join(bad[:20]) + (f"\n… and {len(bad) - 20} more" if len(bad) > 20 else "")
         remedy = f"\n{remedy}" * bool(remedy)
-        raise ValueError(f"{path} has lines that cannot be used:\n{shown}{remedy}")
+        raise ValueError(f"{path} has {items} that cannot be used:\n{shown}{remedy}")
 
 
 def check_exists(path: pathlib.Path) -> None:

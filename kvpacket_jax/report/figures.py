@@ -63,18 +63,9 @@ def tradeoff(
       unit: of the axis, in units of x: 1e-3 for seconds shown in milliseconds.
       score: what y is.
     """
-    points = [
-        p._replace(
-            **{k: v / unit for k in ("x", "x_low", "x_high") if (v := getattr(p, k)) is not None}
-        )
-        for p in points
-    ]
+    points = _in_units(points, unit)
     figure, axes = _figure(axis, note, score)
-    drawn: collections.Counter = collections.Counter()
-    for line in lines(points):
-        _draw(axes, line, drawn[line[0].method])
-        drawn[line[0].method] += 1
-    _scale(axes, [x for p in points for x in (p.x, p.x_low, p.x_high) if x is not None])
+    _draw_lines(axes, lines(points))
     front = pareto(points)
     xs, ys = [p.x for p in front] + [axes.get_xlim()[1]], [p.f1 for p in [*front, front[-1]]]
     axes.step(xs, ys, where="post", color="#CCCCCC", lw=5, zorder=1, label="Pareto front")
@@ -84,19 +75,28 @@ def tradeoff(
 def by_option(series: Series) -> str:
     """F1 by the number or the length of documents, a line a method and setting: SVG."""
     figure, axes = _figure(series.axis, f"{series.title}\n{series.conditions}")
-    by_label: dict[tuple[str, str], list[Point]] = {}
-    for p in series.points:
-        by_label.setdefault((p.method, p.setting), []).append(p)
+    settings = _by_setting(series.points)
     xs = sorted({p.x for p in series.points})
     step = (xs[-1] - xs[0]) * 0.006
     drawn: collections.Counter = collections.Counter()
-    for i, line in enumerate(by_label.values()):  # a little apart, or the intervals hide each other
-        shift = step * (i - (len(by_label) - 1) / 2)
+    for i, line in enumerate(settings):  # a little apart, or the intervals hide each other
+        shift = step * (i - (len(settings) - 1) / 2)
         apart = [p._replace(x=p.x + shift) for p in line]
         _draw(axes, apart, drawn[line[0].method])
         drawn[line[0].method] += 1
     axes.xaxis.set_major_locator(FixedLocator(xs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    return _finish(figure, axes)
+
+
+def by_time(series: Series) -> str:
+    """F1 against milliseconds to the first token, a line a method and setting: SVG.
+
+    A line goes through the numbers or lengths of documents.
+    """
+    axis = f"TTFT, ms; lines go through {series.axis}"
+    figure, axes = _figure(axis, f"{series.title}\n{series.conditions}")
+    _draw_lines(axes, _by_setting(_in_units(series.times, 1e-3)))
     return _finish(figure, axes)
 
 
@@ -162,6 +162,33 @@ def by_tokens(series: Mapping[str, Sequence[tuple[float, float]]], note: str) ->
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     return _finish(figure, axes)
+
+
+def _in_units(points: Sequence[Point], unit: float) -> list[Point]:
+    """Points whose x, and its range, are in units of `unit`."""
+    ends = ("x", "x_low", "x_high")
+    return [
+        p._replace(**{k: v / unit for k in ends if (v := getattr(p, k)) is not None})
+        for p in points
+    ]
+
+
+def _by_setting(points: Sequence[Point]) -> list[list[Point]]:
+    """The points of each method and setting."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for p in points:
+        found.setdefault((p.method, p.setting), []).append(p)
+    return list(found.values())
+
+
+def _draw_lines(axes: plt.Axes, lines: Sequence[Sequence[Point]]) -> None:
+    """Lines of points against a cost, whose axis is scaled to them."""
+    drawn: collections.Counter = collections.Counter()
+    for line in lines:
+        _draw(axes, line, drawn[line[0].method])
+        drawn[line[0].method] += 1
+    points = [p for line in lines for p in line]
+    _scale(axes, [x for p in points for x in (p.x, p.x_low, p.x_high) if x is not None])
 
 
 def _figure(

@@ -134,10 +134,14 @@ def report(
         )
     series = results.by_documents(evaluations)
     if series:
-        shown = [
-            Shown(f"documents_{i}", f"F1 by {s.axis}: {s.title}", figures.by_option(s))
-            for i, s in enumerate(series, 1)
-        ]
+        shown = []
+        for i, s in enumerate(series, 1):
+            by_cost = f"F1 against TTFT by {s.axis}: {s.title}"
+            shown.append(
+                Shown(f"documents_{i}", f"F1 by {s.axis}: {s.title}", figures.by_option(s))
+            )
+            if s.times:
+                shown.append(Shown(f"documents_{i}_ttft", by_cost, figures.by_time(s)))
         note = "All else of the data set is the same; the numbers are in the tables above."
         sections.append(Section("F1 by number and length of documents", [note], shown))
     if published:

@@ -20,6 +20,7 @@ DOCUMENT_OPTIONS = {
     "document_words": "words a document",
     "num_chunks": "documents a question",
     "num_tokens": "tokens in all documents",
+    "num_distractors": "paragraphs beside those that the question needs",
 }
 
 # What only methods of that role depend on, in run.json.
@@ -232,7 +233,8 @@ class Series(NamedTuple):
     title: str
     axis: str
     conditions: str
-    points: list[Point]
+    points: list[Point]  # x: the option
+    times: list[Point]  # x: seconds to the first token; in the order of the option
 
 
 # What differs with the documents, in run.json.
@@ -267,7 +269,8 @@ def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Ser
     title = _title(evaluations[0].run["dataset"], without=option)
     machines = dict.fromkeys(Group([e], e.rows, []).conditions for e in evaluations)
     placed = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
-    return Series(title, axis, "\n".join(machines), placed)
+    times = [p for x in sorted(by_value) for p in points(by_value[x].rows, "ttft_s")]
+    return Series(title, axis, "\n".join(machines), placed, times)
 
 
 def _title(dataset: Mapping, without: str = "") -> str:

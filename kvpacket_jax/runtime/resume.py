@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 DIGEST = re.compile("[0-9a-f]{32,}")
-PATHS = ("corpus", "folder", "path")  # names of settings that say where files of data lie
+PATHS = ("corpus", "folder", "ids", "path")  # names of settings that say where files of data lie
 LISTED = 8  # fields
 LONGEST = 60  # characters of a value
 

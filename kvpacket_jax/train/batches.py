@@ -38,7 +38,7 @@ class Microbatch(NamedTuple):
     hidden: jax.Array  # float32 [E, Q, N, D]
     answers: list[list[str]]  # the teacher's, of each example
     answer_ids: list[list[list[int]]]  # their tokens, a stop token included
-    right: np.ndarray  # bool [E, Q]: a gold answer is in the teacher's
+    right: np.ndarray  # bool [E, Q]: a gold answer is in the teacher's, or none is known
     work: Work
 
 
@@ -130,12 +130,10 @@ class Teaching:
         weights = []
         for e, (example, said) in enumerate(zip(examples, texts, strict=True)):
             right[e, : len(said)] = [
-                bool(q.answers) and metrics.contains(text, q.answers)
+                not q.answers or metrics.contains(text, q.answers)
                 for q, text in zip(example.questions, said, strict=True)
             ]
-            golden = [bool(q.answers) for q in example.questions]
-            wrong = np.array(golden) & ~right[e, : len(said)]
-            weights.append(np.where(wrong, self.wrong_weight, 1.0).tolist())
+            weights.append(np.where(right[e, : len(said)], 1.0, self.wrong_weight).tolist())
         orders = [self._order(x, shape) for x in examples]
         batch = pack(examples, answers, weights, shape, orders, pending.keeps)
         work = Work(

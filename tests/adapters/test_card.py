@@ -58,6 +58,17 @@ def test_what_reading_again_does_is_said_where_it_was_measured():
     assert "in doubt" not in card.remark(other, "mine", "m", "chat", 5, 100, 0.9, 0.5)
 
 
+def test_kinds_that_are_worse_than_without_an_adapter_are_named():
+    worse = row("prose", 5, 100, 0.5)
+    worse.scores[card.BARE] = NEVER._replace(same_right=0.6)
+    rows = [row("lives", 5, 100, 0.7), worse, row("own_docs", 5, 400, 0.9)]
+    line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
+    assert " On prose packets without an adapter (--adapter=none) are better. " in line
+    assert "--adapter=none" not in card.remark(
+        Card("m", rows, ""), "mine", "m", "chat", 5, 300, 0.95
+    )
+
+
 @pytest.mark.parametrize(("known", "model"), [(None, "m"), (CARD, "another")])
 def test_without_a_card_for_the_model_nothing_is_known(known, model):
     assert "launch.card measures it" in card.remark(known, "mine", model, "chat", 1, 10, 0.9)

@@ -77,7 +77,7 @@ def test_paragraphs_stand_under_their_titles_and_gold_ones_are_known(load):
     (question,) = (example := load("hotpot_qa", "test")[1]).questions
     assert example.documents[2] == "Corrin 1\nCorrin 1 is a town. It has 1 mills."
     assert (question.answers, question.info["documents"]) == (("1",), [0, 2])
-    assert (question.info["kind"], question.info["missing"]) == ("bridge", 0)
+    assert question.info["kind"] == "bridge"
     (question,) = load("musique", "test")[2].questions
     assert question.answers == ("2", "2 mills")
     assert (question.info["documents"], question.info["hops"]) == ([1, 4], 2)
@@ -93,6 +93,9 @@ def test_gold_paragraphs_stay_and_the_first_others_do(number, load):
     assert gold == [whole.documents[1], whole.documents[4]]
     others = [i for i in places if i not in (1, 4)]
     assert others == [0, 2, 3][: len(others)]
+    for beside in (0, 1, 3, 20):
+        those = load("musique", "test", num_documents=number, num_distractors=beside)[0]
+        assert len(those.documents) == 2 + min(beside, 3)
 
 
 def test_a_changed_file_is_read_anew(folder, load):
@@ -168,9 +171,54 @@ def test_an_archives_other_files_are_passed_over(folder, load):
 
 def test_what_adapters_learn_from_is_not_measured_on(folder, load):
     learnt = sorted(wikipedia.hotpot_qa_ids())
-    records = [hotpot_record(i) | {"_id": learnt[i]} for i in range(3)] + [hotpot_record(3)]
+    records = [hotpot_record(i) | {"_id": learnt[i]} for i in range(3)]
+    records += [hotpot_record(i) for i in range(3, 6)]
+    paragraph = wikipedia.records("train")[7]["paragraphs"][0]
+    known = [paragraph["title"], [paragraph["text"]]]
+    records[3]["context"][0] = known  # which that question does not need
+    records[4]["context"][2] = known
+    records[4]["supporting_facts"][0][0] = known[0]
     (folder / "hotpot_dev_distractor_v1.json").write_text(json.dumps(records))
-    assert len(learnt) == 576 and [e.id for e in load("hotpot_qa", "test")] == ["h3"]
+    assert len(learnt) == 576 and [e.id for e in load("hotpot_qa", "test")] == ["h3", "h5"]
+    # Nor are adapters chosen by it; they may be trained on it.
+    (folder / "hotpot_train_v1.1.json").write_text(json.dumps(records[:1] * 9 + records[5:]))
+    with pytest.raises(ValueError, match="record 2: the id .* comes twice\nrecord 3: "):
+        load("hotpot_qa", "train")
+    many = [records[0] | {"_id": f"other{i}"} for i in range(9)] + records[:1]
+    (folder / "hotpot_train_v1.1.json").write_text(json.dumps(many))
+    assert len(load("hotpot_qa", "train")) == 9
+    with pytest.raises(ValueError, match="no records for the split validation: .* wikipedia"):
+        load("hotpot_qa", "validation")
+
+
+def test_records_are_chosen_by_a_file_of_ids(folder, load):
+    file = folder / "ids.txt"
+    file.write_text("h2\nh0\n")
+    few = load("hotpot_qa", "test", ids=str(file))
+    assert [e.id for e in few] == ["h2", "h0"] and few[0] == load("hotpot_qa", "test")[2]
+    assert few.fingerprint != load("hotpot_qa", "test").fingerprint
+    same = folder / "same.txt"
+    same.write_text("h2 h0")
+    assert load("hotpot_qa", "test", ids=str(same)).fingerprint == few.fingerprint
+    for text, wrong in (
+        ("h0\nh9\nh8\n", "test has no record h9, and 2 of the 3 ids"),
+        ("h0\nh0", "none of them twice"),
+        ("\n", "is to have ids"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=wrong):
+            load("hotpot_qa", "test", ids=str(file))
+    with pytest.raises(FileNotFoundError, match="no file of ids"):
+        load("hotpot_qa", "test", ids="nowhere.txt")
+
+
+def test_questions_whose_gold_paragraphs_were_not_found_are_a_kind_of_their_own(folder, load):
+    records = [hotpot_record(i) for i in range(2)]
+    del records[1]["context"][2]
+    (folder / "hotpot_dev_fullwiki_v1.json").write_text(json.dumps(records))
+    found = [e.questions[0].info for e in load("hotpot_qa", "test", setting="fullwiki")]
+    assert [i["kind"] for i in found] == ["comparison", "bridge, incomplete"]
+    assert [i["documents"] for i in found] == [[0, 2], [0]]
 
 
 @pytest.fixture

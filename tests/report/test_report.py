@@ -237,6 +237,8 @@ def test_series_by_documents_hold_all_else(tmp_path):
     packet = [(p.x, p.f1) for p in number.points if p.method == "kv_packet"]
     assert packet == [(5, 0.5), (10, 1.0)]
     assert {p.x for p in length.points} == {70, 120}
+    assert [(p.x, p.f1) for p in number.times if p.method == "kv_packet"] == [(0.11, 0.5), (0.1, 1)]
+    assert "TTFT, ms; lines go through documents a question" in figures.by_time(number)
     assert number.title == "biography, document_words 60-80"
     assert length.title == "biography, num_documents 5"
 
@@ -258,7 +260,7 @@ def test_page_refers_to_nothing_outside_and_keeps_the_authors_apart(tmp_path):
     assert plain.split("</body>")[0].strip() == ours.strip()  # theirs only if asked for
     assert "llama_3_1_8b" not in ours and "llama_3_1_8b" in theirs
     assert "musique, llama" not in theirs and "small, float32" not in theirs
-    assert len(re.findall("<img ", ours)) == 2 * 4 + 1 and len(svgs) == 9 + 4
+    assert len(re.findall("<img ", ours)) == 2 * 4 + 2 and len(svgs) == 10 + 4
 
 
 def test_markdown_shows_text_as_it_is(tmp_path, plain):

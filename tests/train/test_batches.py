@@ -82,7 +82,7 @@ def test_wrong_answers_weigh_less_and_others_as_much(model, monkeypatch):
     """Right is an answer with a gold one in it; a question without gold ones is never wrong."""
     fake_answers(monkeypatch, model, "two", "x", "y")
     microbatch = microbatch_of(teaching(model, [example("a", ("one", "Two"), ("z",), ())], 0.25))
-    assert microbatch.right.tolist() == [[True, False, False]]
+    assert microbatch.right.tolist() == [[True, False, True]]
     weights = microbatch.batch.weights[0]
     assert weights[:5].tolist() == [1, 1, 1, 0.25, 1] and not weights[5:].any()
     assert microbatch.batch.questions.tolist() == [3]

@@ -105,6 +105,19 @@ def test_answers_that_are_the_full_contexts_are_its_texts(model, adapter, config
     np.testing.assert_allclose(score.kl, 0, atol=1e-4)
 
 
+def test_without_right_answers_the_full_contexts_are_right(model, adapter, config, monkeypatch):
+    source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
+    unanswered = [
+        dataclasses.replace(
+            x, questions=tuple(dataclasses.replace(q, answers=()) for q in x.questions)
+        )
+        for x in source
+    ]
+    monkeypatch.setattr(data, "load", lambda *_, **__: unanswered)
+    (row,) = measure(model, adapter, config, lambda _: None)
+    assert row.full_f1 == 1 and all(s.same == s.same_right for s in row.scores.values())
+
+
 def test_a_primer_is_its_own_primer_alone(model, adapter, config):
     (row,) = measure(model, adapter._replace(writer=None), config, lambda _: None)
     (trained,) = measure(model, adapter, config, lambda _: None)

@@ -57,8 +57,9 @@ def collect(
     for kind in kinds:
         of_kind = [file for file in files if file.kind == kind]
         rng.shuffle(of_kind)
-        # Twice the share, for some kinds have less than theirs.
-        pieces = _of_files(of_kind, 2 * limit // len(kinds), rng, starts, packages)
+        # Twice the share, for some kinds have less than theirs; where one is alone, all.
+        share = limit if len(kinds) == 1 else -(-2 * limit // len(kinds))
+        pieces = _of_files(of_kind, share, rng, starts, packages)
         rng.shuffle(pieces)
         chosen.append(pieces)
     turns = itertools.chain(*itertools.zip_longest(*chosen))

@@ -1,5 +1,8 @@
 """Everyday documents with questions about them: for validation, never for training.
 
+Adapters are chosen by them (validation) and measured on them (test), for there are no others: the
+scores of one that was chosen so are a little too good.
+
 own_docs.jsonl.gz has twelve sets of five invented documents of 94 to 253 words (timetables, price
 lists, manuals, contracts, minutes, e-mails, code documentation, tables in plain text) and ten
 questions about each set. In half of the sets documents are easily confused; a set's last question

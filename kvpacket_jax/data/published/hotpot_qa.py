@@ -1,8 +1,8 @@
 """HotpotQA (Yang et al. 2018, arXiv 1809.09600, CC BY-SA 4.0): questions over two paragraphs.
 
 "distractor" has the two gold paragraphs among eight others; "fullwiki" ten that a retriever found,
-the gold ones among them or not. Kinds of question: "bridge" and "comparison". The 476 records of
-the development split that the data set wikipedia has, and adapters learn from, are in no split.
+the gold ones among them or not. Kinds of question: "bridge" and "comparison", "bridge, incomplete"
+and "comparison, incomplete" where a gold paragraph is not there.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import Example
-from kvpacket_jax.data.published import multi_hop, wikipedia
+from kvpacket_jax.data.published import multi_hop
 from kvpacket_jax.data.published.multi_hop import Dataset, MultiHopConfig, Official, Paragraph
 
 URL = "http://curtis.ml.cmu.edu/datasets/hotpot/"
@@ -54,7 +54,6 @@ def source(
         "CC BY-SA 4.0",
         {"train": TRAIN, "dev": DEV[setting]},
         read,
-        wikipedia.hotpot_qa_ids(),
     )
     return multi_hop.open_published(dataset, split, data_dir, MultiHopConfig(**options))
 
@@ -78,7 +77,8 @@ def _example(record: dict) -> Example:
         Paragraph(title, text if isinstance(text, str) else "".join(text), title in gold)
         for title, text in record["context"]
     ]
-    info = {"kind": record["type"], "hops": 2, "missing": len(gold - {p.title for p in paragraphs})}
+    complete = gold <= {p.title for p in paragraphs}
+    info = {"kind": record["type"] if complete else f"{record['type']}, incomplete", "hops": 2}
     return multi_hop.example(
         record["_id"], paragraphs, record["question"], (record["answer"],), info
     )

@@ -2,21 +2,22 @@
 
 A set is read from its official files: downloaded, or from a folder that the user gives. The splits
 are this project's: "test" is the official development split (the official test splits have no
-answers) without the records that wikipedia has, "validation" every tenth record of the official
-training split, "train" the others.
+answers), "validation" every tenth record of the official training split, both without what the data
+set wikipedia has, for adapters learn from that; "train" is the other training records.
 """
 
 import dataclasses
 import os
 import pathlib
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
 from kvpacket_jax.data import generated, json_lines
-from kvpacket_jax.data.examples import INSTRUCTION, Example, Question, to_record
+from kvpacket_jax.data.examples import INSTRUCTION, Example, Question, from_record, to_record
+from kvpacket_jax.data.published import wikipedia
 from models.foreign import digests
 
 HELD_OUT = 10  # of so many training records one is for validation
@@ -27,11 +28,16 @@ class MultiHopConfig:
     """Options of these sets."""
 
     folder: str = ""  # of the official files; "": they are downloaded
+    ids: str = ""  # a file of records' ids, one a line: these alone, in this order; "": all records
     num_documents: int = 20  # all gold paragraphs, however many, then the first others up to this
+    # If given, so many others beside the gold ones, however many these are.
+    num_distractors: int | None = None
     preamble: str = INSTRUCTION
 
     def __post_init__(self):
         generated.as_range("num_documents", self.num_documents, 1, 20)
+        if self.num_distractors is not None:
+            generated.as_range("num_distractors", self.num_distractors, 0, 20)
 
 
 class Paragraph(NamedTuple):
@@ -54,8 +60,6 @@ class Dataset(NamedTuple):
     """A published set of questions.
 
     `read` yields the Examples of a file, or the ValueError that says what is wrong with a record.
-    Records of the development file whose ids are in `elsewhere` are left out: another set of this
-    project has them.
     """
 
     name: str
@@ -64,7 +68,6 @@ class Dataset(NamedTuple):
     licence: str
     files: dict[str, Official]  # "train" and "dev"
     read: Callable[[pathlib.Path], Iterator[Example | ValueError]]
-    elsewhere: frozenset[str] = frozenset()
 
 
 def example(name: str, paragraphs: list[Paragraph], question: str, answers, info: dict) -> Example:
@@ -83,12 +86,15 @@ def example(name: str, paragraphs: list[Paragraph], question: str, answers, info
     return Example(json_lines.check_id(name), documents, (asked,))
 
 
-def trimmed(whole: Example, num_documents: int) -> Example:
+def trimmed(whole: Example, options: MultiHopConfig) -> Example:
     """The example with its gold paragraphs and the first others, in the same order."""
     (question,) = whole.questions
     gold = set(question.info["documents"])
     others = [i for i in range(len(whole.documents)) if i not in gold]
-    kept = sorted(gold | set(others[: max(num_documents - len(gold), 0)]))
+    number = options.num_distractors
+    if number is None:
+        number = max(options.num_documents - len(gold), 0)
+    kept = sorted(gold | set(others[:number]))
     info = question.info | {"documents": [kept.index(i) for i in sorted(gold)]}
     return dataclasses.replace(
         whole,
@@ -100,55 +106,80 @@ def trimmed(whole: Example, num_documents: int) -> Example:
 class Records(generated.StoredBuilder):
     """The records of one official file, stored as examples."""
 
-    VERSION = tfds.core.Version("1.0.0")  # the dataset's is in the config's name
+    VERSION = tfds.core.Version("1.1.0")  # the dataset's is in the config's name
 
     def _split_generators(self, dl_manager):
         config = self.builder_config
         path = config.path or _download(dl_manager, config.official)
-        if config.part == "dev":
-            elsewhere = config.dataset.elsewhere
-            return {"test": self._generate_examples(path, lambda i, id: id not in elsewhere)}
-        held = lambda i, id: i % HELD_OUT == HELD_OUT - 1  # noqa: E731
-        return {
-            "train": self._generate_examples(path, lambda i, id: not held(i, id)),
-            "validation": self._generate_examples(path, held),
-        }
+        return {config.split: self._generate_examples(path, config)}
 
-    def _generate_examples(self, path: pathlib.Path, wanted: Callable[[int, str], bool]):
-        ids = set()
-        for i, found in enumerate(self.builder_config.dataset.read(path)):
+    def _generate_examples(self, path: pathlib.Path, config: "_Config"):
+        ids, wrong, number = set(), [], 0
+        for i, found in enumerate(config.dataset.read(path)):
             if isinstance(found, ValueError):
-                raise ValueError(f"{path}, record {i + 1}: {found}")
-            if found.id in ids:
-                raise ValueError(f"{path}, record {i + 1}: the id {found.id} comes twice")
-            ids.add(found.id)
-            if wanted(i, found.id):
-                yield i, to_record(found)
+                wrong.append(f"record {i + 1}: {found}")
+            elif found.id in ids:
+                wrong.append(f"record {i + 1}: the id {found.id} comes twice")
+            else:
+                ids.add(found.id)
+                if config.wants(i, found):
+                    number += 1
+                    yield i, to_record(found)
+        json_lines.refuse(path, wrong, items="records")
+        if not number:
+            raise ValueError(
+                f"{path} has no records for the split {config.split}: it has too few, or they are "
+                "in the data set wikipedia, which adapters learn from."
+            )
 
 
 class _Config(tfds.core.BuilderConfig):
-    def __init__(self, dataset: Dataset, part: str, official: Official, path: pathlib.Path | None):
+    def __init__(self, dataset: Dataset, split: str, official: Official, path: pathlib.Path | None):
         digest = official.sha256 if path is None else digests.of_file(path)
-        if part == "dev" and dataset.elsewhere:  # its records are fewer
-            digest = f"{generated.digest([digest, sorted(dataset.elsewhere)]):064x}"
+        digest = f"{generated.digest([digest, digests.of_file(wikipedia.RECORDS)]):064x}"
         described = f"{dataset.name} {dataset.version}, {dataset.home}, {dataset.licence}"
         super().__init__(
-            name=f"{dataset.name}-{dataset.version}-{part}-{digest[:16]}", description=described
+            name=f"{dataset.name}-{dataset.version}-{split}-{digest[:16]}", description=described
         )
-        self.dataset, self.part, self.official, self.path = dataset, part, official, path
+        self.dataset, self.split, self.official, self.path = dataset, split, official, path
         self.digest = digest
+
+    def wants(self, number: int, example: Example) -> bool:
+        """Whether a record of the file is in the split."""
+        if self.split == "train":
+            return not _held_out(number)
+        return not wikipedia.has(example) and (self.split == "test" or _held_out(number))
+
+
+def _held_out(number: int) -> bool:
+    return number % HELD_OUT == HELD_OUT - 1
 
 
 class Source(generated.ExampleSource):
-    """The stored examples of a split, each with at most `num_documents` paragraphs."""
+    """The stored examples of a split, each with at most `num_documents` paragraphs.
 
-    def __init__(self, records, fingerprint: str, options: MultiHopConfig):
+    Args:
+      chosen: indices of those that there are; None for all.
+    """
+
+    def __init__(
+        self,
+        records,
+        fingerprint: str,
+        options: MultiHopConfig,
+        chosen: Sequence[int] | None = None,
+    ):
         super().__init__(records, fingerprint)
         self._options = options
+        self._chosen = range(len(records)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
-        whole = trimmed(super().__getitem__(index), self._options.num_documents)
-        return dataclasses.replace(whole, preamble=self._options.preamble)
+        whole = from_record(self._records[self._chosen[index]])
+        few = trimmed(whole, self._options)
+        return dataclasses.replace(few, preamble=self._options.preamble)
 
 
 def open_published(
@@ -156,23 +187,46 @@ def open_published(
 ) -> Source:
     """Returns the examples of `split`, written to `data_dir` on first use.
 
-    Raises ValueError for an unknown split and for a bad record, FileNotFoundError where there is
-    no file of that split.
+    Raises ValueError for an unknown split, bad records, a split without records and ids that are
+    not there; FileNotFoundError where there is no file of that split, or none of ids.
     """
     generated.check_whole(split, dataset.name)
-    part = "dev" if split == "test" else "train"
-    official = dataset.files[part]
+    official = dataset.files["dev" if split == "test" else "train"]
     path = _in_folder(dataset, options.folder, official) if options.folder else None
     if path is None and not official.url:
         raise FileNotFoundError(
             f"{dataset.name} cannot be downloaded by a program: fetch {official.patterns[0]} from "
             f"{dataset.home} and give its folder, --config.dataset.options.folder=DIR."
         )
-    config = _Config(dataset, part, official, path)
+    config = _Config(dataset, split, official, path)
     builder = generated.prepared(Records, config, data_dir, aloud=path is None)
-    described = dataclasses.asdict(dataclasses.replace(options, folder=""))
+    records = builder.as_data_source(split=split)
+    ids = _ids(options.ids) if options.ids else None
+    described = dataclasses.asdict(dataclasses.replace(options, folder="", ids=ids or ""))
     fingerprint = generated.digest([config.name, config.digest, described, split])
-    return Source(builder.as_data_source(split=split), f"{fingerprint:064x}", options)
+    chosen = None if ids is None else _places(records, ids, f"{dataset.name}'s {split}")
+    return Source(records, f"{fingerprint:064x}", options, chosen)
+
+
+def _ids(file: str) -> list[str]:
+    path = pathlib.Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of ids {path}.")
+    ids = path.read_text(encoding="utf-8").split()
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError(f"{path} is to have ids, one a line, none of them twice.")
+    return ids
+
+
+def _places(records, ids: Sequence[str], what: str) -> list[int]:
+    place = {from_record(record).id: i for i, record in enumerate(records)}
+    if missing := [name for name in ids if name not in place]:
+        raise ValueError(
+            f"{what} has no record {missing[0]}, and {len(missing)} of the {len(ids)} ids in all "
+            "are not there: they are of another file, or in the data set wikipedia, which adapters "
+            "learn from."
+        )
+    return [place[name] for name in ids]
 
 
 def _in_folder(dataset: Dataset, folder: str, official: Official) -> pathlib.Path:

@@ -1,8 +1,8 @@
 """Paragraphs of Wikipedia with questions: prose that no pattern wrote.
 
 wikipedia.jsonl.gz holds records of HotpotQA (Yang et al. 2018, CC BY-SA 4.0; 100 of its training
-split, 476 of its development split, which hotpot_qa leaves out) and of MuSiQue's training split
-(Trivedi et al. 2022, CC BY 4.0), their text unchanged, no paragraph twice. To their own
+split, 476 of its development split) and of MuSiQue's training split (Trivedi et al. 2022, CC BY
+4.0), their text unchanged, no paragraph twice; hotpot_qa and musique leave them out. To their own
 questions come, for each document, what its title is, and completions: a sentence, cut in its
 middle, to be continued. They cost nothing, and an answer shows that the place was located.
 """
@@ -55,8 +55,28 @@ def records(split: str) -> tuple[dict, ...]:
 @functools.cache
 def hotpot_qa_ids() -> frozenset[str]:
     """HotpotQA's own ids of the records here."""
-    ids = (record["id"] for split in generated.SPLITS for record in records(split))
+    ids = (record["id"] for record in _every_record())
     return frozenset(i.removeprefix(HOTPOT_QA) for i in ids if i.startswith(HOTPOT_QA))
+
+
+def has(example: Example) -> bool:
+    """Whether a published example is one of the records here, or needs a paragraph of theirs.
+
+    Adapters learn from these, and are chosen by them.
+    """
+    (question,) = example.questions
+    needed = {example.documents[i] for i in question.info["documents"]}
+    return example.id in hotpot_qa_ids() or not needed.isdisjoint(_documents())
+
+
+@functools.cache
+def _documents() -> frozenset[str]:
+    paragraphs = (p for record in _every_record() for p in record["paragraphs"])
+    return frozenset(f"{p['title']}\n{p['text']}" for p in paragraphs)
+
+
+def _every_record() -> Iterable[dict]:
+    return (record for split in generated.SPLITS for record in records(split))
 
 
 def generate(split: str, index: int, config: WikipediaConfig) -> Example:

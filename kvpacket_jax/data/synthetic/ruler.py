@@ -5,7 +5,8 @@ variable_tracking  which variables have a value, through chains of assignments o
 common_words       which words stand most often in a list of words
 
 Each chunk is a document. The needles of one question each are niah's; question answering over
-paragraphs is wikipedia, hotpot_qa and musique.
+paragraphs is wikipedia, hotpot_qa and musique. Scores are not RULER's own: its prompts have worked
+examples and begin the answer, and answers here end with their line, which questions ask for.
 """
 
 import dataclasses
@@ -18,8 +19,9 @@ from kvpacket_jax.data import generated
 from kvpacket_jax.data.examples import Example, Question
 from kvpacket_jax.data.synthetic import niah, prose
 
-VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
+VERSION = "1.2.0"  # part of every seed: raise it with any change of what is drawn
 KINDS = ("multi_query", "variable_tracking", "common_words")
+IN_A_LINE = " Answer in one line, with commas."
 LETTERS = 5  # of a variable's name
 WORD_TOKENS = 5  # of a word of the list with its number, about
 
@@ -142,6 +144,8 @@ def _common_words(rng, split: str, config: RulerConfig):
     text = f"What are the {len(common)} most common words in the numbered list?"
     if len(common) == 1:
         text = "What is the most common word in the numbered list?"
+    else:
+        text += IN_A_LINE
     info = {"kind": "common_words", "documents": list(range(len(documents)))}
     question = Question(text, (", ".join(sorted(common)),), info=info)
     return documents, (question,)
@@ -176,7 +180,8 @@ def _hidden(rng, sentences: list[str], config: RulerConfig) -> tuple[str, ...]:
 def _question(text: str, answers: list[str], documents: tuple[str, ...], kind: str) -> Question:
     """A question whose answer is a list; RULER counts the items that are in the answer."""
     holding = [i for i, d in enumerate(documents) if any(a in d for a in answers)]
-    return Question(text, (", ".join(answers),), info={"kind": kind, "documents": holding})
+    asked = text + IN_A_LINE if len(answers) > 1 else text
+    return Question(asked, (", ".join(answers),), info={"kind": kind, "documents": holding})
 
 
 def _names(rng, number: int) -> list[str]:
