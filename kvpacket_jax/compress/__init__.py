@@ -61,6 +61,8 @@ def shortened(label: str) -> str:
         compressor = make(label)
     except ValueError:
         return label
+    if compressor is None:
+        return label
     usual = {f.name: f.default for f in dataclasses.fields(compressor)}
     of = {k: v for k, v in vars(compressor).items() if k == "keep" or v != usual[k]}
     return f"{compressor.name}/{fields.show(of, type(compressor), '/')}"

@@ -6,6 +6,7 @@ that remain.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -80,6 +81,8 @@ class Compressor:
     def __post_init__(self):
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep is a share of the slots, above 0 and up to 1; not {self.keep}.")
+        if getattr(self, "sink", 0) < 0:
+            raise ValueError(f"sink is a number of first tokens, 0 or more; not {self.sink}.")
 
     @property
     def label(self) -> str:
@@ -109,6 +112,17 @@ class Compressor:
         header, trailer = self._ends(header, trailer)
         kept = max(int(length * self.keep), header + trailer, 1)
         return Sizes(length, 0, 0) if kept >= length else self.split(kept, header, trailer)
+
+    def check_document(self, length: int, header: int, trailer: int, what: str) -> None:
+        """Raises ValueError for a packet of this length that would hold soft tokens alone."""
+        soft = sum(self._ends(header, trailer))
+        if soft and self.sizes(length, header, trailer).total <= soft < length:
+            least = math.ceil(100 * (soft + 1) / length) / 100
+            raise ValueError(
+                f"{what}: the adapter's {soft} soft tokens fill {self.keep:g} of its {length} "
+                f"slots, so that nothing of the text would stay. Keep {least:g} or more (for a "
+                "longer text less would do), or take an adapter without soft tokens."
+            )
 
     def reduce(
         self,

@@ -12,7 +12,8 @@ from models.precision import product
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExpectedAttention(Compressor):
-    """Later queries are taken to be normal, with the mean and covariance of the document's own.
+    """Later queries are taken to be normal, with the mean and covariance of the document's own, the
+    adapter's soft tokens among them.
 
     They are rotated by the mean of the rotations to the next `future` positions; the expectation of
     exp(q k) is then exp(mean k + k covariance k / 2). Scores are its softmax over keys, the mean
@@ -27,10 +28,8 @@ class ExpectedAttention(Compressor):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.future < 1 or self.sink < 0:
-            raise ValueError(
-                f"future is at least 1 and sink 0 or more; not {self.future} and {self.sink}."
-            )
+        if self.future < 1:
+            raise ValueError(f"future is a number of positions, 1 or more; not {self.future}.")
 
     def scores(self, layer: Layer) -> jax.Array:
         c, documents = layer.config, layer.documents

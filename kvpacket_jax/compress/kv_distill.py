@@ -7,7 +7,10 @@ from kvpacket_jax.compress.base import Compressor
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KVDistill(Compressor):
-    """The scores are the adapter's distiller's (packets/distiller.py), the same for all heads."""
+    """The scores are the adapter's distiller's (packets/distiller.py), the same for all heads.
+
+    It was trained for a few shares (`keeps` of configs/train.py:distill) and takes any.
+    """
 
     name = "kv_distill"
     learned = True

@@ -12,8 +12,9 @@ from kvpacket_jax.compress.base import Compressor, Layer, received
 class KVzip(Compressor):
     """The model is told to repeat the document; a key's score is the most attention it then gets.
 
-    The first `sink` tokens are kept. Every head keeps the same number of tokens, where the
-    published code shares its budget among heads and layers.
+    The first `sink` tokens are kept. The published code shares its budget among heads and layers,
+    puts the chat's end between document and prompt, and repeats long documents in parts; here every
+    head keeps the same number of tokens, and a document is repeated in one piece.
     """
 
     name = "kvzip"

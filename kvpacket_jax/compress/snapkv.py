@@ -12,8 +12,10 @@ from kvpacket_jax.compress.base import Compressor, Layer, Sizes, received
 class SnapKV(Compressor):
     """The last `window` tokens, the trailer's among them, score the others and are kept.
 
-    Here they are the document's own, for no question is known when a packet is built. Scores are
-    means over `kernel` neighbours, so that a token's surroundings stay with it.
+    Here they are the document's own, for no question is known when a packet is built; a trailer of
+    `window` soft tokens or more alone does the scoring. Scores are means over `kernel` neighbours,
+    so that a token's surroundings stay with it. kvpress has a window of 64, the paper of 16 to 32:
+    documents of packets are often no longer.
     """
 
     name = "snapkv"

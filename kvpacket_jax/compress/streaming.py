@@ -10,7 +10,10 @@ from kvpacket_jax.compress.base import Compressor, Layer, Sizes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Streaming(Compressor):
-    """`sink` first tokens, the header's among them; the rest are the last ones."""
+    """`sink` first tokens, the header's among them; the rest are the last ones.
+
+    Keys keep their places in the document, where the paper counts places within the cache.
+    """
 
     name = "streaming"
 

@@ -14,15 +14,17 @@ class ZeroMerge(Compressor):
     """A slot of a mean has the weight of its tokens: `alpha` times its logarithm is its bias.
 
     Scores are the attention that a token gets from all later ones, `discount` for each step that
-    these stand before the end.
+    these stand before the end. Attention with a bias is plain XLA's: over packets of these neither
+    the paged kernel nor keys in blocks are used.
     """
 
     name = "zeromerge"
 
     tail: float = 0.1  # below 1 a share of the slots, else a number; at least 2
-    merged: float = 1.0  # below 1 a share of the slots without the tail, else a number
-    alpha: float = 0.6
-    discount: float = 0.98
+    # Below 1 a share of the slots without the tail, else a number: 1.0 is one slot.
+    merged: float = 1.0  # the paper's residual
+    alpha: float = 0.6  # ZSMerge's scale_factor
+    discount: float = 0.98  # its shrink_factor
 
     def __post_init__(self):
         super().__post_init__()
@@ -34,6 +36,10 @@ class ZeroMerge(Compressor):
                 f"all of them finite; not {self.tail}, {self.alpha}, {self.merged} and "
                 f"{self.discount}."
             )
+        for name in ("tail", "merged"):
+            value = getattr(self, name)
+            if value >= 1 and value != int(value):
+                raise ValueError(f"{name} is a share below 1 or a whole number; not {value}.")
 
     def scores(self, layer: Layer) -> jax.Array:
         T = layer.positions_BxT.shape[1]

@@ -26,7 +26,7 @@ class Distiller(NamedTuple):
     hidden: jax.Array  # [D, W]
     share: jax.Array  # [W]: what is added to the hidden layer, times the share that is kept
     out: jax.Array  # [W]
-    kept: dict[str, Factors]  # of MATRICES
+    kept: dict[str, Factors]  # of MATRICES; those of the first layers, which score, are not read
 
 
 def init(config: ModelConfig, key: jax.Array, rank: int) -> Distiller:

@@ -297,7 +297,11 @@ def check_document(
     what: str,
     compressor: Compressor | None = None,
 ) -> None:
-    """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
+    """Raises ValueError for what cannot become a packet.
+
+    Such are an empty text, unknown ids, too long a text, and one that `compressor` leaves nothing
+    of beside soft tokens.
+    """
     check_ids(model, ids, what)
     parts = _wrapper(model, adapter)
     around = {"soft tokens": parts.num_tokens, "a primer": parts.primer_length}
@@ -306,6 +310,8 @@ def check_document(
         around[f"{compressor.name}'s second reading"] = max(again, 0)
     detail = "".join(f", {n} of {name}" for name, n in around.items() if n)
     model.check_length(len(ids) + sum(around.values()), what, detail)
+    if compressor is not None:
+        compressor.check_document(len(ids) + parts.num_tokens, *parts.ends, what)
 
 
 def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:
@@ -344,9 +350,11 @@ def _check_factors(model: LanguageModel, part: str, factors: dict[str, low_rank.
 
 def check_compressor(adapter: Adapter | None, compressor: Compressor | None) -> None:
     """Raises ValueError for a compressor that needs a distiller, and an adapter that has none."""
-    learned = compressor is not None and compressor.learned
-    if learned and (adapter is None or adapter.distiller is None):
+    if compressor is None or not compressor.learned:
+        return
+    if adapter is None or adapter.distiller is None:
+        found = "no adapter is used here" if adapter is None else "this one has none"
         raise ValueError(
-            f"{compressor.name} needs an adapter with a distiller, which this one has not: train "
-            "one with --config=configs/train.py:distill, or take another compressor."
+            f"{compressor.name} needs an adapter with a distiller, and {found}: train one with "
+            "--config=configs/train.py:distill, or take another compressor."
         )

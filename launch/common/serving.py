@@ -36,7 +36,8 @@ PRIMER = flags.DEFINE_string(
 COMPRESS = flags.DEFINE_string(
     "compress",
     None,
-    "What makes packets smaller, as snapkv or snapkv/window=8; default: nothing.",
+    "What makes packets smaller: knorm, streaming, snapkv, zeromerge, expected_attention, kvzip or "
+    "kv_distill, with settings as in snapkv/window=8; default: nothing.",
 )
 KEEP = flags.DEFINE_float(
     "keep", None, "The share of a packet's slots that stays; default: the compressor's, one half."

@@ -22,6 +22,11 @@ def adapter(model):
     return soft._replace(primer=jnp.asarray(ids(5, 6), jnp.int32))
 
 
+@pytest.fixture(scope="module")
+def small(byte_model):
+    return models.load(str(byte_model), "float32")
+
+
 def read(model, x):
     """Of each layer queries, keys and values `[T, heads, H]` of one sequence, float64."""
     layers = _read(model.module, model.params, x)
@@ -113,21 +118,26 @@ def test_expected_attention(model, adapter):
     check_kept(packet, [v for _, _, v in layers], scores, (3, 2))
 
 
-def test_kvzip(model, adapter):
-    tokens, adapter = ids(1, 33), adapter._replace(primer=None)
-    x = jnp.concatenate([wrapped(model, adapter, tokens), embed(model, tokens)])
-    layers = read(model, x)
+def test_kvzip(small):
+    """Packets are read again from their own keys on: the prompt, then the document."""
+    adapter = adapter_lib.init(jax.random.key(0), small.params["embedding"], 3, 2)
+    tokens, compressor = ids(1, 33), make("kvzip", 0.4)
+    prompt = small.tokenizer.encode(compressor.prompt)
+    assert len(prompt) > 10
+    again = embed(small, [*prompt, *tokens])
+    layers = read(small, jnp.concatenate([wrapped(small, adapter, tokens), again]))
     scores = [kvzip(q, k, 38) for q, k, _ in layers]
-    (packet,) = build_packets(model, adapter, [tokens], compressor=make("kvzip", 0.4))
+    (packet,) = build_packets(small, adapter, [tokens], compressor=compressor)
     check_kept(packet, [v[:38] for _, _, v in layers], scores, (3, 2))
 
 
+def test_a_document_that_cannot_be_read_twice_is_refused(small):
+    long = ids(1, small.config.max_positions // 2)
+    with pytest.raises(ValueError, match="kvzip's second reading"):
+        build_packets(small, None, [long], compressor=make("kvzip", 0.4))
+
+
 # ---- what all compressors do
-
-
-@pytest.fixture(scope="module")
-def small(byte_model):
-    return models.load(str(byte_model), "float32")
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
@@ -137,10 +147,10 @@ def test_packets_know_nothing_of_their_neighbours_and_keep_their_ends(small, nam
     adapter = adapter._replace(primer=jnp.asarray(ids(5, 6), jnp.int32), distiller=made)
     documents = [ids(0, 20), ids(1, 30)]
     plain = build_packets(small, adapter, documents)
-    compressor = make(name, 0.2)
+    compressor = make(name, 0.3)
     packets = build_packets(small, adapter, documents, compressor=compressor)
     (alone,) = build_packets(small, adapter, documents[1:], compressor=compressor)
-    assert [p.slots for p in packets] == [5, 7] and alone.slots == 7
+    assert [p.slots for p in packets] == [7, 10] and alone.slots == 10
     assert [p.length for p in packets] == [p.length for p in plain] == [25, 35]
     assert {p.manifest.compressor for p in packets} == {compressor.label}
     assert alone.manifest == packets[1].manifest != plain[1].manifest
@@ -162,6 +172,20 @@ def test_packets_know_nothing_of_their_neighbours_and_keep_their_ends(small, nam
             for a, b in zip(getattr(packet.cache, part), getattr(whole.cache, part), strict=True):
                 a, b = (np.asarray(x)[0, : packet.length] for x in (a, b))
                 np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_packets_of_soft_tokens_alone_are_refused(small):
+    adapter = adapter_lib.init(jax.random.key(0), small.params["embedding"], 3, 2)
+    documents = [ids(0, 40), ids(1, 15)]
+    error = r"Document 1: the adapter's 5 soft tokens fill 0.25 of its 20 slots.* Keep 0.3 or more"
+    with pytest.raises(ValueError, match=error):
+        build_packets(small, adapter, documents, compressor=make("knorm", 0.25))
+    packets = build_packets(small, adapter, documents, compressor=make("knorm", 0.3))
+    assert [p.slots for p in packets] == [13, 6]
+    dropped = make("knorm/keep_soft_tokens=false", 0.25)
+    assert build_packets(small, adapter, documents, compressor=dropped)[1].slots == 5
+    (bare,) = build_packets(small, None, documents[1:], compressor=make("knorm", 0.01))
+    assert bare.slots == 1
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
@@ -191,6 +215,11 @@ def test_sizes_always_hold_the_ends(name, keep):
         ("snapkv/keep=0.3", 0.5, "keep is given a second time, as 0.5"),
         ("zeromerge/alpha=inf", None, "all of them finite; not 0.1, inf"),
         ("zeromerge/tail=nan", None, "all of them finite; not nan"),
+        ("zeromerge/tail=2.7", None, "tail is a share below 1 or a whole number; not 2.7"),
+        ("zeromerge/merged=1.5", None, "merged is a share below 1 or a whole number; not 1.5"),
+        ("streaming/sink=-3", None, "sink is a number of first tokens, 0 or more; not -3"),
+        ("kvzip/sink=-1", None, "0 or more; not -1"),
+        ("expected_attention/future=0", None, "future is a number of positions, 1 or more; not 0"),
     ],
 )
 def test_mistakes_are_named(spec, keep, error):
@@ -204,6 +233,7 @@ def test_a_label_makes_the_same_compressor():
         assert make(compressor.label) == make(shortened(compressor.label)) == compressor
     assert make(None) is make("none") is None
     assert shortened(make("snapkv/window=4").label) == "snapkv/keep=0.5/window=4"
-    assert shortened("of_another_version/keep=0.5") == "of_another_version/keep=0.5"
+    for other in ("of_another_version/keep=0.5", "", "none"):
+        assert shortened(other) == other
     label = "snapkv/keep=0.25/keep_soft_tokens=true/window=8/kernel=5"
     assert make("snapkv", 0.25).label == label  # stores are found by it
