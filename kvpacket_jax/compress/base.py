@@ -113,7 +113,7 @@ class Compressor:
         kept = max(int(length * self.keep), header + trailer, 1)
         return Sizes(length, 0, 0) if kept >= length else self.split(kept, header, trailer)
 
-    def check_document(self, length: int, header: int, trailer: int, what: str) -> None:
+    def check_kept(self, length: int, header: int, trailer: int, what: str) -> None:
         """Raises ValueError for a packet of this length that would hold soft tokens alone."""
         soft = sum(self._ends(header, trailer))
         if soft and self.sizes(length, header, trailer).total <= soft < length:

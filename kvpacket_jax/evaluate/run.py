@@ -25,6 +25,7 @@ from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.packet import check_kept
 from kvpacket_jax.runtime import programs, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
@@ -141,6 +142,11 @@ def prepare_run(
         teacher.encode(model, template, example, soft_tokens, template.budget(config.new_tokens))
         for example in examples
     ]
+    for spec, method in methods.items():
+        for example, ids in zip(examples, encoded, strict=True):
+            for i, document in enumerate(ids.documents):
+                what = f"{spec}, document {i} of {example.id}"
+                check_kept(method.adapter, method.compressor, document, what)
     identity = {
         "model": model.fingerprint,
         "dtype": str(model.dtype),

@@ -297,11 +297,7 @@ def check_document(
     what: str,
     compressor: Compressor | None = None,
 ) -> None:
-    """Raises ValueError for what cannot become a packet.
-
-    Such are an empty text, unknown ids, too long a text, and one that `compressor` leaves nothing
-    of beside soft tokens.
-    """
+    """Raises ValueError for what cannot become a packet: empty, unknown ids, or too long."""
     check_ids(model, ids, what)
     parts = _wrapper(model, adapter)
     around = {"soft tokens": parts.num_tokens, "a primer": parts.primer_length}
@@ -310,8 +306,18 @@ def check_document(
         around[f"{compressor.name}'s second reading"] = max(again, 0)
     detail = "".join(f", {n} of {name}" for name, n in around.items() if n)
     model.check_length(len(ids) + sum(around.values()), what, detail)
-    if compressor is not None:
-        compressor.check_document(len(ids) + parts.num_tokens, *parts.ends, what)
+
+
+def check_kept(
+    adapter: Adapter | None, compressor: Compressor | None, ids: Sequence[int], what: str
+) -> None:
+    """Raises ValueError for a document of which `compressor` would keep the soft tokens alone.
+
+    The published code builds such packets, and so does `build_packets`: callers ask where a user's
+    documents come in.
+    """
+    if adapter is not None and compressor is not None:
+        compressor.check_kept(len(ids) + adapter.num_tokens, *adapter.ends, what)
 
 
 def check_adapter(model: LanguageModel, adapter: Adapter | None) -> None:

@@ -28,6 +28,7 @@ from kvpacket_jax.packets.packet import (
     check_adapter,
     check_compressor,
     check_document,
+    check_kept,
     plan_batches,
     read_primer,
 )
@@ -121,7 +122,11 @@ def plan(
 
     # Other shards' documents may prime this one's.
     keep = own if choice is None else lambda item: True
-    check = functools.partial(check_document, model, adapter, compressor=compressor)
+
+    def check(tokens, what: str) -> None:
+        check_document(model, adapter, tokens, what, compressor)
+        check_kept(adapter, compressor, tokens, what)
+
     items = _items(model, adapter, wording, documents, documents_by, check, keep, on_bad)
     groups: list[tuple[Primer, list[Item]]] = [((), items)]
     if choice is not None:

@@ -11,7 +11,7 @@ import models
 from kvpacket_jax.compress import COMPRESSORS, make, shortened
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
-from kvpacket_jax.packets.packet import build_packets
+from kvpacket_jax.packets.packet import build_packets, check_kept
 from models import kv_cache, rope
 from tests.support.byte_model import ids
 
@@ -97,7 +97,7 @@ def kvzip(q, k, n: int, sink=4):
     return scores
 
 
-def check_kept(packet, values, scores, ends):
+def check_best(packet, values, scores, ends):
     """Each head of each layer keeps the soft tokens and the tokens with the best scores."""
     for layer, (v, score) in enumerate(zip(values, scores, strict=True)):
         score[:, : ends[0]] = score[:, len(v) - ends[1] :] = np.inf
@@ -115,7 +115,7 @@ def test_expected_attention(model, adapter):
     compressor = make("expected_attention", 0.4)
     (packet,) = build_packets(model, adapter, [tokens], compressor=compressor)
     assert (packet.length, packet.slots) == (38, 15)
-    check_kept(packet, [v for _, _, v in layers], scores, (3, 2))
+    check_best(packet, [v for _, _, v in layers], scores, (3, 2))
 
 
 def test_kvzip(small):
@@ -128,7 +128,7 @@ def test_kvzip(small):
     layers = read(small, jnp.concatenate([wrapped(small, adapter, tokens), again]))
     scores = [kvzip(q, k, 38) for q, k, _ in layers]
     (packet,) = build_packets(small, adapter, [tokens], compressor=compressor)
-    check_kept(packet, [v[:38] for _, _, v in layers], scores, (3, 2))
+    check_best(packet, [v[:38] for _, _, v in layers], scores, (3, 2))
 
 
 def test_a_document_that_cannot_be_read_twice_is_refused(small):
@@ -178,14 +178,15 @@ def test_packets_of_soft_tokens_alone_are_refused(small):
     adapter = adapter_lib.init(jax.random.key(0), small.params["embedding"], 3, 2)
     documents = [ids(0, 40), ids(1, 15)]
     error = r"Document 1: the adapter's 5 soft tokens fill 0.25 of its 20 slots.* Keep 0.3 or more"
+    check_kept(adapter, make("knorm", 0.25), documents[0], "Document 0")
     with pytest.raises(ValueError, match=error):
-        build_packets(small, adapter, documents, compressor=make("knorm", 0.25))
+        check_kept(adapter, make("knorm", 0.25), documents[1], "Document 1")
+    for keeps in (make("knorm", 0.3), make("knorm/keep_soft_tokens=false", 0.25)):
+        check_kept(adapter, keeps, documents[1], "Document 1")
+    check_kept(None, make("knorm", 0.01), documents[1], "Document 1")
+    # As they say, so it is.
     packets = build_packets(small, adapter, documents, compressor=make("knorm", 0.3))
     assert [p.slots for p in packets] == [13, 6]
-    dropped = make("knorm/keep_soft_tokens=false", 0.25)
-    assert build_packets(small, adapter, documents, compressor=dropped)[1].slots == 5
-    (bare,) = build_packets(small, None, documents[1:], compressor=make("knorm", 0.01))
-    assert bare.slots == 1
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import models
+from kvpacket_jax import compress
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.runtime import shards
@@ -244,6 +245,17 @@ def test_mistakes_are_refused_before_anything_is_computed(model, tmp_path):
     for wrong in ("3/3", "1", "-1/2", "1/0", "a/b", "1/2/3", ""):
         with pytest.raises(ValueError, match="is not i/n with i from 0"):
             shards.parse(wrong)
+
+
+def test_a_text_of_which_nothing_would_stay_is_a_bad_line(model, adapter, tmp_path):
+    path, skipped = tmp_path / "docs.jsonl", []
+    path.write_text(
+        "".join(json.dumps({"id": i, "text": i * n}) + "\n" for i, n in (("a", 40), ("b", 4)))
+    )
+    compressor = compress.make("knorm", 0.25)
+    parts = plan(model, adapter, path, on_bad=skipped.append, compressor=compressor)
+    assert [item.ids for item in parts[1].items] == [["a"]]
+    assert len(skipped) == 1 and "document 'b': the adapter's 5 soft tokens fill" in skipped[0]
 
 
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
