@@ -173,6 +173,10 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
         ("scales", (), r"scales are \(\): one or more numbers above 0"),
         ("scales", (1.0, 0.0), r"scales are \(1.0, 0.0\): one or more numbers above 0"),
         ("mean_decay", 1.0, "mean_decay is 1.0: it is from 0 to below 1"),
+        ("keeps", (), r"keeps are \(\): one or more shares"),
+        ("keeps", (0.5, 1.5), r"keeps are \(0.5, 1.5\): one or more shares, above 0 to 1"),
+        ("keeps", (1.0, 0.5), "keeps below 1 need a distiller that keeps them"),
+        ("distiller_rank", 4, "A distiller learns nothing where all is kept"),
     ],
 )
 def test_settings_are_refused_before_anything_is_loaded(tmp_path, field, value, message):
