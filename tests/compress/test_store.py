@@ -205,6 +205,8 @@ def test_the_programs_build_list_and_answer(byte_model, tmp_path):
     assert built.returncode == 0 and "built" in built.stdout, built.stderr
     listed = run("store", "ls")
     assert listed.returncode == 0 and "snapkv/keep=0.25/window=4" in "".join(listed.stdout.split())
+    verified = run("store", "verify")
+    assert verified.returncode == 0 and "damaged" not in verified.stdout, verified.stderr
     asked = "--documents=d6,d5", "--query=When?", "--max_new_tokens=4"
     answered = run("answer", *asked, *made_with)
     assert answered.returncode == 0 and answered.stdout.strip(), answered.stderr
