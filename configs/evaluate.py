@@ -9,11 +9,16 @@ wikipedia        five paragraphs of Wikipedia
 own_docs         five everyday documents: price lists, manuals, minutes
 own_notes        five notes of a line each
 hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.folder=DIR for files
-                 that are there already, .setting=fullwiki for paragraphs that a retriever found
+                 that are there already, --config.dataset.options.setting=fullwiki for paragraphs
+                 that a retriever found
 musique          twenty paragraphs, two to four gold; needs the folder
-                 both: --config.dataset.options.ids=FILE for the records of some ids
+                 both: --config.dataset.options.ids=FILE for the records of some ids,
+                 --config.dataset.options.num_distractors=N for N paragraphs beside the gold ones
 corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE
 jsonl            your own file, with the same option
+
+Those of COMPARED are asked with every method, which on a CPU takes hours for real paragraphs:
+--config.methods="('kv_packet','no_recompute')" asks with a few.
 
 A new data set is a line in SETS, beside its line in kvpacket_jax/data/__init__.py. What a request
 costs, without answers, is configs/cost.py's.

@@ -3,8 +3,9 @@
     python -m launch.sweep --config=configs/sweep_compress.py --workdir=runs/compress
 
 All answer the same questions, so there is one member; `configs/sweep_compress.py:NAME` takes
-another data set of configs/evaluate.py. kv_distill is not among them, for it needs an adapter with
-a distiller: --override=evaluate.adapter=DIR, with
+another data set of configs/evaluate.py. An adapter with soft tokens, which always stay, needs
+larger shares: --override=evaluate.methods. kv_distill is not among them, for it needs an adapter
+with a distiller: --override=evaluate.adapter=DIR, with
 --override=evaluate.methods="('kv_packet','kv_packet:compress=kv_distill,keep=0.5')".
 """
 

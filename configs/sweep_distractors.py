@@ -4,8 +4,7 @@
         --override=evaluate.dataset.options.folder=DIR
     python -m launch.report --workdir=runs/distractors
 
-MuSiQue has 16 to 18 others, so that 20 is all of them. `:hotpot_qa`, which is downloaded without a
-folder, has eight.
+Of MuSiQue, which has 16 to 18 others: 20 is all of them.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +16,9 @@ METHODS = (*evaluate.FEW, "cache_blend:ratio=0.3", "epic:tokens=16", "infoflow:r
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    program, _, name = (arg or "evaluate").partition(":")
-    arguments.check("configs/sweep_distractors.py", program, ["evaluate"])
-    arguments.check("configs/sweep_distractors.py", name, ["musique", "hotpot_qa"])
-    config = evaluate.get_config(name or "musique")
+    arguments.check("configs/sweep_distractors.py", arg, ["evaluate"])
+    config = evaluate.get_config("musique")
+    del config.dataset.options.num_documents  # which num_distractors replaces
     config.methods = METHODS
     return config
 

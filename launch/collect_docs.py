@@ -56,10 +56,10 @@ def main(argv):
                 f"{', '.join(map(str, folders))}: give other --folders or --kinds."
             )
         write_whole(output, "".join(f"{json.dumps(p)}\n" for p in pieces))
-    kinds = Counter(p["id"].split("/")[0] for p in pieces)
+    counts = Counter(p["id"].split("/")[0] for p in pieces)
     words = sum(len(p["text"].split()) for p in pieces)
     print(f"{output}: {len(pieces):,} documents of {words:,} words")
-    print(", ".join(f"{number} {kind}" for kind, number in kinds.items()))
+    print(", ".join(f"{number} {kind}" for kind, number in counts.items()))
 
 
 def _folders() -> list[pathlib.Path]:

@@ -33,7 +33,7 @@ class Score(NamedTuple):
     f1: float
     share: float  # of the full context's F1
     same: float  # share of answers that are the full context's, token by token
-    same_right: float  # of those where that has a gold answer
+    same_right: float  # of those where that has a gold answer, or none is known
     kl: float  # of an answer, in nats
     # What it does to read again in doubt; None on cards from before that was measured.
     reread: float | None = None  # share of questions whose documents are then read in full
@@ -174,7 +174,8 @@ def _worse(rows: Sequence[Row]) -> str:
     ]
     if not worse:
         return ""
-    return f" On {' and '.join(worse)} packets without an adapter (--adapter=none) are better."
+    kinds = ", ".join(worse)
+    return f" Bare packets (built and asked with --adapter=none) did better on {kinds}."
 
 
 def _other(every: Sequence[Row], rows: Sequence[Row]) -> str:

@@ -6,7 +6,6 @@ that remain.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -117,11 +116,12 @@ class Compressor:
         """Raises ValueError for a packet of this length that would hold soft tokens alone."""
         soft = sum(self._ends(header, trailer))
         if soft and self.sizes(length, header, trailer).total <= soft < length:
-            least = math.ceil(100 * (soft + 1) / length) / 100
+            shares = (percent / 100 for percent in range(1, 101))
+            least = next(share for share in shares if int(length * share) > soft)
             raise ValueError(
-                f"{what}: the adapter's {soft} soft tokens fill {self.keep:g} of its {length} "
-                f"slots, so that nothing of the text would stay. Keep {least:g} or more (for a "
-                "longer text less would do), or take an adapter without soft tokens."
+                f"{what}: beside the adapter's {soft} soft tokens there is no room for the text in "
+                f"{self.keep:g} of {length} slots. Keep {least:g} or more (for a longer text less "
+                "would do), or take an adapter without soft tokens."
             )
 
     def reduce(

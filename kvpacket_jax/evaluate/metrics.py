@@ -8,6 +8,8 @@ import re
 import string
 from collections.abc import Sequence
 
+VERSION = 2  # raise it where an answer may score otherwise: rows of two versions do not mix
+
 
 def normalize(text: str) -> list[str]:
     """SQuAD's tokens: lower case, without punctuation and the articles a, an, the."""

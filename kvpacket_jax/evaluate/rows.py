@@ -71,9 +71,9 @@ def _is_list(gold: Sequence[str], figure: str) -> bool:
 
 
 def _is_right(answer: str, gold: Sequence[str], figure: str) -> bool:
-    """Whether an answer matches a right one; a list has all its items, in whatever order."""
+    """Whether an answer matches a right one; of a list all items are said, in whatever order."""
     if _is_list(gold, figure):
-        return metrics.string_recall(answer, gold) == 1
+        return all(metrics.contains(answer, (item,)) for item in gold[0].split(metrics.LIST))
     return metrics.exact_match(answer, gold)
 
 

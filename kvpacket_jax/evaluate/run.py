@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import models
 from kvpacket_jax import adapters, data, teacher
 from kvpacket_jax.data import EncodedExample, Example, Template
-from kvpacket_jax.evaluate import summary
+from kvpacket_jax.evaluate import metrics, summary
 from kvpacket_jax.evaluate.answers import answer, reference
 from kvpacket_jax.evaluate.rows import RowFile, answer_rows, claim, spec_of
 from kvpacket_jax.evaluate.timings import timings
@@ -142,12 +142,21 @@ def prepare_run(
         teacher.encode(model, template, example, soft_tokens, template.budget(config.new_tokens))
         for example in examples
     ]
-    for spec, method in methods.items():
-        for example, ids in zip(examples, encoded, strict=True):
-            for i, document in enumerate(ids.documents):
-                what = f"{spec}, document {i} of {example.id}"
-                check_kept(method.adapter, method.compressor, document, what)
-    identity = {
+    for spec in dict.fromkeys(listed(config.methods)):
+        _check_kept(*make(spec, **by_role), examples, encoded)
+    identity = _identity(config, model, template, by_role, examples)
+    pairs = list(zip(examples, encoded, strict=True))
+    return Run(model, template, config.dataset.name, methods, pairs, identity)
+
+
+def _identity(
+    config: ConfigDict,
+    model: LanguageModel,
+    template: Template,
+    by_role: dict[str, Adapter],
+    examples: Sequence[Example],
+) -> dict:
+    return {
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "tokenizer": digest([model.tokenizer.fingerprint, *model.tokenizer.stop_ids]),
@@ -159,9 +168,18 @@ def prepare_run(
         "num_samples": config.num_samples,
         "new_tokens": config.new_tokens,
         "seed": config.seed,
+        "scoring": metrics.VERSION,
     }
-    pairs = list(zip(examples, encoded, strict=True))
-    return Run(model, template, config.dataset.name, methods, pairs, identity)
+
+
+def _check_kept(
+    spec: str, method: Method, examples: Sequence[Example], encoded: Sequence[EncodedExample]
+) -> None:
+    """Raises ValueError for a document of which the method's packets would hold nothing."""
+    for example, ids in zip(examples, encoded, strict=True):
+        for i, document in enumerate(ids.documents):
+            what = f"{spec}, document {i} of {example.id}"
+            check_kept(method.adapter, method.compressor, document, what)
 
 
 def _check_settings(config: ConfigDict) -> None:

@@ -29,8 +29,8 @@ EXTRA = {
     ),
     "string_recall": (
         "recall",
-        "RULER's metric, the share of a list's items that were said, here in one line; a list is "
-        "exact where it is 1",
+        "RULER's metric, the share of a list's items that were said, of an answer's first line; a "
+        "list is exact where all its items are said, in whatever order",
     ),
     "gold_tokens": (
         "gold tokens",
@@ -61,9 +61,9 @@ PLACES = {
 }
 LOST = (
     "Lost are answers that full_recompute alone has right; of those, how many have their words in "
-    "a document that the question needs, in another one, or, as whole sentences mostly, in none, "
-    "how many are or should be yes or no, how many are empty, and of how many it is not known "
-    "which documents they need, or where a list's items stand."
+    "a document that the question needs, in another one, or in none (mostly whole sentences), how "
+    "many are or should be yes or no, how many are empty, and of how many it is not known: lists, "
+    "and questions that do not say which documents they need."
 )
 
 
@@ -118,21 +118,23 @@ def by_kind(summaries: Sequence[Mapping]) -> dict[str, list[tuple[Mapping, Mappi
     return dict(found)
 
 
-def lost(summaries: Sequence[Mapping]) -> list[tuple[str, Mapping, tuple[str, ...]]]:
-    """What `LOST` says: a kind of question ("all" for one kind), a summary, and its numbers."""
+def lost(summaries: Sequence[Mapping]) -> list[tuple[str, Mapping, tuple[int, ...]]]:
+    """What `LOST` says: a kind of question ("all" for one kind), a summary, and its numbers.
+
+    Nothing where no answer is lost.
+    """
     parts = by_kind(summaries) or {"all": [(s, s) for s in summaries]}
-    return [
-        (
-            kind or "other",
-            s,
-            (
-                str(sum(part["lost"].values())),
-                *(str(part["lost"].get(place, 0)) for place in PLACES),
-            ),
-        )
+    found = [
+        (kind or "other", s, part["lost"])
         for kind, pairs in parts.items()
         for s, part in pairs
         if s["method"] != REFERENCE and "lost" in part
+    ]
+    if not any(by_place for _, _, by_place in found):
+        return []
+    return [
+        (kind, s, (sum(by_place.values()), *(by_place.get(place, 0) for place in PLACES)))
+        for kind, s, by_place in found
     ]
 
 
@@ -160,7 +162,7 @@ def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:
 
 
 def _difference(name: str, rows: list[dict], others: list[dict] | None, seed: int) -> dict:
-    """The paired difference of F1 to other rows; none to itself and without their questions."""
+    """The paired difference of F1 to other rows; none to those of `rows`, or of other questions."""
     other = {_key(r): r["f1"] for r in others or ()}
     if rows is others or not all(_key(r) in other for r in rows):
         return {}
@@ -244,7 +246,7 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     """The 95 % bootstrap interval of the mean of `values`, one for each row, sets resampled.
 
-    With `of`, of the sum of `values` over the sum of those; None where that was 0.
+    With `of`, of the sum of `values` over the sum of those: of the samples where that is above 0.
     """
     sums, counts = collections.Counter(), collections.Counter()
     for row, value, share in zip(rows, values, of or [1] * len(rows), strict=True):
@@ -265,5 +267,5 @@ def _interval(
             n_resamples=RESAMPLES,
             rng=np.random.default_rng(seed),
         )
-    low, high = map(float, result.confidence_interval)
-    return (low, high) if np.isfinite([low, high]).all() else (None, None)
+    low, high = np.nanpercentile(result.bootstrap_distribution, (2.5, 97.5))
+    return float(low), float(high)

@@ -361,6 +361,7 @@ def check_compressor(adapter: Adapter | None, compressor: Compressor | None) -> 
     if adapter is None or adapter.distiller is None:
         found = "no adapter is used here" if adapter is None else "this one has none"
         raise ValueError(
-            f"{compressor.name} needs an adapter with a distiller, and {found}: train one with "
-            "--config=configs/train.py:distill, or take another compressor."
+            f"{compressor.name} needs an adapter with a distiller, and {found}: train one "
+            "(launch.train --config=configs/train.py:distill) and give its folder, or take another "
+            "compressor."
         )

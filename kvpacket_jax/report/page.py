@@ -142,7 +142,10 @@ def report(
             )
             if s.times:
                 shown.append(Shown(f"documents_{i}_ttft", by_cost, figures.by_time(s)))
-        note = "All else of the data set is the same; the numbers are in the tables above."
+        note = (
+            "All else of the data set is the same; the numbers are in the tables above. Times of "
+            "different runs were not interleaved."
+        )
         sections.append(Section("F1 by number and length of documents", [note], shown))
     if published:
         sections += _published({e.run["dataset"]["name"] for e in evaluations})

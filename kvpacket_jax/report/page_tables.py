@@ -23,7 +23,6 @@ class Table(NamedTuple):
 
 def scores(rows: Sequence[dict]) -> Table:
     """One line a method and setting."""
-    extra, paired = summary.extra(rows), summary.paired(rows)
     header = (
         *(
             "method",
@@ -36,8 +35,7 @@ def scores(rows: Sequence[dict]) -> Table:
             "micro-F1",
         ),
         *("agree", "if right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
-        *(f"{summary.PAIRED[name][0]} (95 %)" for name in paired),
-        *(summary.EXTRA[name][0] for name in extra),
+        *_further_header(rows),
     )
     cells = [
         (
@@ -54,11 +52,22 @@ def scores(rows: Sequence[dict]) -> Table:
             _score(r, "kl_answer"),
             milliseconds(r.get("ttft_s")),
             *(si(r.get(key)) for key in ("flops_total", "flops_overhead", "cache_bytes")),
-            *(_score(r, name) for name in (*paired, *extra)),
+            *_further(r, rows),
         )
         for r in rows
     ]
     return Table(header, cells)
+
+
+def _further_header(rows: Sequence[Mapping]) -> tuple[str, ...]:
+    """The headings of PAIRED and EXTRA that there are."""
+    paired = (f"{summary.PAIRED[name][0]} (95 %)" for name in summary.paired(rows))
+    return *paired, *(summary.EXTRA[name][0] for name in summary.extra(rows))
+
+
+def _further(row: Mapping, rows: Sequence[Mapping]) -> tuple[str, ...]:
+    """The cells below `_further_header`."""
+    return tuple(_score(row, name) for name in (*summary.paired(rows), *summary.extra(rows)))
 
 
 def kinds(rows: Sequence[dict]) -> Table | None:
@@ -70,7 +79,6 @@ def kinds(rows: Sequence[dict]) -> Table | None:
     rows = [*(r for r in rows if r["method"] == REFERENCE), *packets]
     parts_of = summary.by_kind(rows)
     every = [part for parts in parts_of.values() for _, part in parts]
-    extra, paired = summary.extra(every), summary.paired(every)
     lines = [
         (
             kind or "other",
@@ -79,7 +87,7 @@ def kinds(rows: Sequence[dict]) -> Table | None:
             *(_score(part, key) for key in ("f1", "exact_match", "f1_share")),
             "-" if part["method"] == REFERENCE else _score(part, "f1_difference"),
             *(_score(part, key) for key in ("agree", "agree_where_right", "kl_answer")),
-            *(_score(part, key) for key in (*paired, *extra)),
+            *_further(part, every),
         )
         for kind, parts in parts_of.items()
         for r, part in parts
@@ -88,15 +96,14 @@ def kinds(rows: Sequence[dict]) -> Table | None:
         return None
     header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full (95 %)", "difference (95 %)")
     caption = f"By kind of question, the first {1 + ASIDE} methods of packets."
-    header += ("agree", "if right", "KL all")
-    header += tuple(f"{summary.PAIRED[name][0]} (95 %)" for name in paired)
-    return Table((*header, *(summary.EXTRA[name][0] for name in extra)), lines, caption)
+    header = (*header, "agree", "if right", "KL all", *_further_header(every))
+    return Table(header, lines, caption)
 
 
 def places(rows: Sequence[dict]) -> Table | None:
     """Where the words of lost answers stand, by kind of question; None where none is lost."""
-    lines = [(kind, spec_of(r), *numbers) for kind, r, numbers in summary.lost(rows)]
-    if not any(line[2] != "0" for line in lines):
+    lines = [(kind, spec_of(r), *map(str, n)) for kind, r, n in summary.lost(rows)]
+    if not lines:
         return None
     return Table(("kind", "method", "lost", *summary.PLACES.values()), lines, summary.LOST)
 

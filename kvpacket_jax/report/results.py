@@ -138,10 +138,14 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
     """
     groups: dict[str, list[Evaluation]] = {}
     for e in evaluations:
-        machine = {k: v for k, v in e.rows[0]["machine"].items() if k not in MEASURED}
+        machine = _machine(e)
         questions = {k: v for k, v in e.run.items() if k not in ROLES}
         groups.setdefault(json.dumps([questions, machine], sort_keys=True), []).append(e)
     return [_group(members) for members in groups.values()]
+
+
+def _machine(e: Evaluation) -> dict:
+    return {k: v for k, v in e.rows[0]["machine"].items() if k not in MEASURED}
 
 
 def _group(evaluations: Sequence[Evaluation]) -> Group:
@@ -234,7 +238,8 @@ class Series(NamedTuple):
     axis: str
     conditions: str
     points: list[Point]  # x: the option
-    times: list[Point]  # x: seconds to the first token; in the order of the option
+    # x: seconds to the first token; in the order of the option. None where machines differ.
+    times: list[Point]
 
 
 # What differs with the documents, in run.json.
@@ -269,7 +274,9 @@ def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Ser
     title = _title(evaluations[0].run["dataset"], without=option)
     machines = dict.fromkeys(Group([e], e.rows, []).conditions for e in evaluations)
     placed = [p._replace(x=x) for x in sorted(by_value) for p in points(by_value[x].rows, "f1")]
-    times = [p for x in sorted(by_value) for p in points(by_value[x].rows, "ttft_s")]
+    times = []
+    if len({json.dumps(_machine(e), sort_keys=True) for e in evaluations}) == 1:
+        times = [p for e in evaluations for p in points(e.rows, "ttft_s")]
     return Series(title, axis, "\n".join(machines), placed, times)
 
 

@@ -85,13 +85,11 @@ _LEGEND = (
 
 def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     """One line a method and setting: what `quality_legend` says."""
-    extra, paired = summary.extra(results), summary.paired(results)
     table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "if right"),
         *("KL first", "KL all"),
-        *(summary.PAIRED[name][0] for name in paired),
-        *(summary.EXTRA[name][0] for name in extra),
+        *_further_headings(results),
     )
     for r in results:
         table.add_row(
@@ -100,10 +98,21 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
             _number(r.get("agree_where_right")),
             _number(r["kl"]),
             _number(r["kl_answer"]),
-            *(_between(r, name) for name in paired),
-            *(_number(r.get(name)) for name in extra),
+            *_further(r, results),
         )
     return table
+
+
+def _further_headings(results: Sequence[Mapping]) -> list[str]:
+    """The headings of PAIRED and EXTRA that there are."""
+    paired = [summary.PAIRED[name][0] for name in summary.paired(results)]
+    return paired + [summary.EXTRA[name][0] for name in summary.extra(results)]
+
+
+def _further(result: Mapping, results: Sequence[Mapping]) -> list[str]:
+    """The cells below `_further_headings`."""
+    paired = [_between(result, name) for name in summary.paired(results)]
+    return paired + [_number(result.get(name)) for name in summary.extra(results)]
 
 
 def _scores(summary: Mapping) -> tuple[str, ...]:
@@ -136,16 +145,11 @@ def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     if not kinds:
         return None
     every = [part for parts in kinds.values() for _, part in parts]
-    extra, paired = summary.extra(every), summary.paired(every)
     columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "95 %")
-    headings = [summary.PAIRED[name][0] for name in paired]
-    headings += [summary.EXTRA[name][0] for name in extra]
-    table = empty_table(("kind", "method"), *columns, *headings)
+    table = empty_table(("kind", "method"), *columns, *_further_headings(every))
     for kind, parts in kinds.items():
         for i, (r, part) in enumerate(parts):
-            cells = [*_scores(part), _between(part, "agree")]
-            cells += [_between(part, name) for name in paired]
-            cells += [_number(part.get(name)) for name in extra]
+            cells = *_scores(part), _between(part, "agree"), *_further(part, every)
             table.add_row("" if i else kind or "other", spec_of(r), *cells)
         table.add_section()
     return table
@@ -156,13 +160,15 @@ def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
 
     None where none is lost.
     """
-    table, shown = empty_table(("kind", "method"), "lost", *summary.PLACES.values()), False
-    for kind, parts in itertools.groupby(summary.lost(results), key=lambda found: found[0]):
+    found = summary.lost(results)
+    if not found:
+        return None
+    table = empty_table(("kind", "method"), "lost", *summary.PLACES.values())
+    for kind, parts in itertools.groupby(found, key=lambda each: each[0]):
         for i, (_, r, numbers) in enumerate(parts):
-            table.add_row("" if i else kind, spec_of(r), *numbers)
-            shown |= numbers[0] != "0"
+            table.add_row("" if i else kind, spec_of(r), *map(str, numbers))
         table.add_section()
-    return table if shown else None
+    return table
 
 
 GUARD_LEGEND = (

@@ -353,11 +353,9 @@ def write(folder: pathlib.Path, packet: Packet) -> Entry:
         or packet.slots > packet.cache.num_slots
         or (packet.cache.bias is not None and not compressed)
     ):
-        said = packet.manifest.compressor or "nothing"
         raise ValueError(
-            f"A packet of {packet.slots} slots for {packet.length} tokens, in a cache of "
-            f"{packet.cache.num_slots}, cannot be stored where its manifest says that {said} "
-            "compressed it: it would come back as another."
+            f"A packet of {packet.slots} slots for {packet.length} tokens, by its manifest "
+            f"compressed by {packet.manifest.compressor or 'nothing'}, would come back as another."
         )
     identity = _identity(packet.manifest, packet.manifest.tokens, packet.length)
     arrays = _arrays(packet)

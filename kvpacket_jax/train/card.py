@@ -176,8 +176,7 @@ def _compare(
             if not scores[ADAPTER]["tokens"][e, q]:
                 continue  # its answer did not fit the microbatch
             full = microbatch.answers[e][q]
-            # Where no answer is known, the full context's is taken to be right.
-            f1 = functools.partial(metrics.f1, golds=question.answers or (full,))
+            f1 = functools.partial(metrics.f1, golds=question.answers or (full,))  # as in right
             same = {name: bool(scores[name]["same"][e, q]) for name in ways}
             asked.append(
                 _Asked(

@@ -63,7 +63,7 @@ def test_kinds_that_are_worse_than_without_an_adapter_are_named():
     worse.scores[card.BARE] = NEVER._replace(same_right=0.6)
     rows = [row("lives", 5, 100, 0.7), worse, row("own_docs", 5, 400, 0.9)]
     line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
-    assert " On prose packets without an adapter (--adapter=none) are better. " in line
+    assert " Bare packets (built and asked with --adapter=none) did better on prose. " in line
     assert "--adapter=none" not in card.remark(
         Card("m", rows, ""), "mine", "m", "chat", 5, 300, 0.95
     )

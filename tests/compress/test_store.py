@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import kvpacket_jax as kvp
-from kvpacket_jax.compress import make
+from kvpacket_jax.compress import COMPRESSORS, make
 from kvpacket_jax.measure import memory
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.buckets import Buckets
@@ -205,6 +205,8 @@ def test_the_programs_build_list_and_answer(byte_model, tmp_path):
     assert built.returncode == 0 and "built" in built.stdout, built.stderr
     listed = run("store", "ls")
     assert listed.returncode == 0 and "snapkv/keep=0.25/window=4" in "".join(listed.stdout.split())
+    helped = "".join(run("build_packets", "--help").stdout.split())
+    assert all(name in helped for name in COMPRESSORS)
     verified = run("store", "verify")
     assert verified.returncode == 0 and "damaged" not in verified.stdout, verified.stderr
     asked = "--documents=d6,d5", "--query=When?", "--max_new_tokens=4"

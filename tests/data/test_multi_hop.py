@@ -93,7 +93,7 @@ def test_gold_paragraphs_stay_and_the_first_others_do(number, load):
     assert gold == [whole.documents[1], whole.documents[4]]
     others = [i for i in places if i not in (1, 4)]
     assert others == [0, 2, 3][: len(others)]
-    for beside in (0, 1, 3, 20):
+    for beside in (1, 3, 20):
         those = load("musique", "test", num_documents=number, num_distractors=beside)[0]
         assert len(those.documents) == 2 + min(beside, 3)
 
@@ -187,7 +187,7 @@ def test_what_adapters_learn_from_is_not_measured_on(folder, load):
     many = [records[0] | {"_id": f"other{i}"} for i in range(9)] + records[:1]
     (folder / "hotpot_train_v1.1.json").write_text(json.dumps(many))
     assert len(load("hotpot_qa", "train")) == 9
-    with pytest.raises(ValueError, match="no records for the split validation: .* wikipedia"):
+    with pytest.raises(ValueError, match="no records for the split validation: .* learned from"):
         load("hotpot_qa", "validation")
 
 
@@ -201,9 +201,9 @@ def test_records_are_chosen_by_a_file_of_ids(folder, load):
     same.write_text("h2 h0")
     assert load("hotpot_qa", "test", ids=str(same)).fingerprint == few.fingerprint
     for text, wrong in (
-        ("h0\nh9\nh8\n", "test has no record h9, and 2 of the 3 ids"),
-        ("h0\nh0", "none of them twice"),
-        ("\n", "is to have ids"),
+        ("h0\nh9\nh8\n", "test lacks 2 of 3 ids, h9 the first"),
+        ("h0\nh0", "has the id h0 twice"),
+        ("\n", "has no ids"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=wrong):

@@ -23,4 +23,7 @@ def test_recall_of_what_a_question_needs_is_counted_by_tokens_and_by_documents(i
 
 def test_no_recall_is_given_where_nothing_is_picked_or_needed():
     assert picked({}, 2, [2, 4], [0]) is None
+    # niah names a document once for each number in it.
+    once, twice = (picked({"selected": [4, 5]}, 2, [2, 4], gold) for gold in ([1], [1, 1]))
+    assert once == twice and once.gold_documents == 1
     assert picked({"selected": [2]}, 2, [2, 4], None) is picked({"selected": [2]}, 2, [2], [])

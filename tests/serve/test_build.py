@@ -255,7 +255,7 @@ def test_a_text_of_which_nothing_would_stay_is_a_bad_line(model, adapter, tmp_pa
     compressor = compress.make("knorm", 0.25)
     parts = plan(model, adapter, path, on_bad=skipped.append, compressor=compressor)
     assert [item.ids for item in parts[1].items] == [["a"]]
-    assert len(skipped) == 1 and "document 'b': the adapter's 5 soft tokens fill" in skipped[0]
+    assert len(skipped) == 1 and "document 'b': beside the adapter's 5 soft tokens" in skipped[0]
 
 
 def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):

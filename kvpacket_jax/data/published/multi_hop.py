@@ -2,14 +2,16 @@
 
 A set is read from its official files: downloaded, or from a folder that the user gives. The splits
 are this project's: "test" is the official development split (the official test splits have no
-answers), "validation" every tenth record of the official training split, both without what the data
-set wikipedia has, for adapters learn from that; "train" is the other training records.
+answers), "validation" every tenth record of the official training split, "train" the others.
+Adapters learn from the data set wikipedia: what is in it, or needs a paragraph of it, is in neither
+of the first two.
 """
 
 import dataclasses
 import os
 import pathlib
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from kvpacket_jax.data.examples import INSTRUCTION, Example, Question, from_reco
 from kvpacket_jax.data.published import wikipedia
 from models.foreign import digests
 
+KNOWN = "adapters have learned from them (they are in the data set wikipedia)"
 HELD_OUT = 10  # of so many training records one is for validation
 
 
@@ -37,7 +40,7 @@ class MultiHopConfig:
     def __post_init__(self):
         generated.as_range("num_documents", self.num_documents, 1, 20)
         if self.num_distractors is not None:
-            generated.as_range("num_distractors", self.num_distractors, 0, 20)
+            generated.as_range("num_distractors", self.num_distractors, 1, 20)
 
 
 class Paragraph(NamedTuple):
@@ -127,9 +130,9 @@ class Records(generated.StoredBuilder):
                     yield i, to_record(found)
         json_lines.refuse(path, wrong, items="records")
         if not number:
+            reason = "" if config.split == "train" else f", or {KNOWN}"
             raise ValueError(
-                f"{path} has no records for the split {config.split}: it has too few, or they are "
-                "in the data set wikipedia, which adapters learn from."
+                f"{path} has no records for the split {config.split}: it has too few{reason}."
             )
 
 
@@ -156,7 +159,7 @@ def _held_out(number: int) -> bool:
 
 
 class Source(generated.ExampleSource):
-    """The stored examples of a split, each with at most `num_documents` paragraphs.
+    """The stored examples of a split, each with the paragraphs that the options leave.
 
     Args:
       chosen: indices of those that there are; None for all.
@@ -213,8 +216,10 @@ def _ids(file: str) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of ids {path}.")
     ids = path.read_text(encoding="utf-8").split()
-    if not ids or len(set(ids)) < len(ids):
-        raise ValueError(f"{path} is to have ids, one a line, none of them twice.")
+    if not ids:
+        raise ValueError(f"{path} has no ids; it is to have one a line.")
+    if twice := [name for name, count in Counter(ids).items() if count > 1]:
+        raise ValueError(f"{path} has the id {twice[0]} twice.")
     return ids
 
 
@@ -222,9 +227,8 @@ def _places(records, ids: Sequence[str], what: str) -> list[int]:
     place = {from_record(record).id: i for i, record in enumerate(records)}
     if missing := [name for name in ids if name not in place]:
         raise ValueError(
-            f"{what} has no record {missing[0]}, and {len(missing)} of the {len(ids)} ids in all "
-            "are not there: they are of another file, or in the data set wikipedia, which adapters "
-            "learn from."
+            f"{what} lacks {len(missing)} of {len(ids)} ids, {missing[0]} the first: they are of "
+            f"another file, or {KNOWN}."
         )
     return [place[name] for name in ids]
 

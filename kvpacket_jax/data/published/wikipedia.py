@@ -2,9 +2,10 @@
 
 wikipedia.jsonl.gz holds records of HotpotQA (Yang et al. 2018, CC BY-SA 4.0; 100 of its training
 split, 476 of its development split) and of MuSiQue's training split (Trivedi et al. 2022, CC BY
-4.0), their text unchanged, no paragraph twice; hotpot_qa and musique leave them out. To their own
-questions come, for each document, what its title is, and completions: a sentence, cut in its
-middle, to be continued. They cost nothing, and an answer shows that the place was located.
+4.0), their text unchanged, no paragraph twice; hotpot_qa and musique neither test nor validate with
+what needs them. To their own questions come, for each document, what its title is, and completions:
+a sentence, cut in its middle, to be continued. They cost nothing, and an answer shows that the
+place was located.
 """
 
 import dataclasses
