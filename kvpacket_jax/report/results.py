@@ -205,7 +205,7 @@ def label(line: Sequence[Point]) -> str:
     setting = line[0].setting
     if len(line) > 1 and line[1].setting != setting:
         setting = ",".join(s for s in setting.split(",") if not re.search(NUMBER, s))
-    return " ".join(filter(None, (line[0].method, setting)))
+    return " ".join(filter(None, (line[0].method, setting.removeprefix(summary.COMPRESSED))))
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

@@ -173,7 +173,7 @@ def test_bytes_are_shown_where_packets_are_compressed(tmp_path):
     (shown,) = [s for s in small.shown if "cache_bytes" in s.name]
     # What stores no documents would beat all that does.
     assert "full_recompute" not in shown.svg
-    assert "kv_packet compress=snapkv" in shown.svg and "MB of stored caches" in shown.svg
+    assert "kv_packet snapkv" in shown.svg and "MB of stored caches" in shown.svg
     assert figures.COMPRESSORS.keys() == compress.COMPRESSORS.keys()
 
 
