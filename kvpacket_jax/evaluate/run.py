@@ -142,8 +142,8 @@ def prepare_run(
         teacher.encode(model, template, example, soft_tokens, template.budget(config.new_tokens))
         for example in examples
     ]
-    for spec in dict.fromkeys(listed(config.methods)):
-        _check_kept(*make(spec, **by_role), examples, encoded)
+    for spec in dict.fromkeys(make(spec)[0] for spec in listed(config.methods)):
+        _check_kept(spec, methods[spec], examples, encoded)
     identity = _identity(config, model, template, by_role, examples)
     pairs = list(zip(examples, encoded, strict=True))
     return Run(model, template, config.dataset.name, methods, pairs, identity)

@@ -50,6 +50,7 @@ PAIRED = {
         "the same to that of the method with whole packets, where they are compressed",
     ),
 }
+FURTHER = PAIRED | EXTRA
 # Where the words of an answer stand (rows.py) -> a heading.
 PLACES = {
     "gold": "needed",
@@ -104,6 +105,11 @@ def paired(summaries: Sequence[Mapping]) -> list[str]:
     return _present(PAIRED, summaries)
 
 
+def further(summaries: Sequence[Mapping]) -> list[str]:
+    """Those of both, the columns after the usual ones."""
+    return paired(summaries) + extra(summaries)
+
+
 def _present(names: Iterable[str], summaries: Sequence[Mapping]) -> list[str]:
     return [name for name in names if any(s.get(name) is not None for s in summaries)]
 
@@ -147,26 +153,28 @@ def _aggregate(rows: Sequence[dict], seed: int) -> list[dict]:
     groups = collections.defaultdict(list)
     for row in rows:
         groups[row["method"], row["setting"]].append(row)
-    reference = {_key(r): r for r in groups.get((REFERENCE, ""), ())}
+    by_question = {label: {_key(r): r for r in group} for label, group in groups.items()}
+    reference = by_question.get((REFERENCE, ""), {})
     summaries = [_summary(*label, group, reference, seed) for label, group in groups.items()]
     f1_of = {(s["method"], s["setting"]): s["f1"] for s in summaries}
     full, bare = f1_of.get((REFERENCE, "")), f1_of.get((BARE, ""))
-    for s, (label, group) in zip(summaries, groups.items(), strict=True):
+    for s, group in zip(summaries, groups.values(), strict=True):
         s["f1_share"] = s["f1"] / full if full else None
         gap = None if full is None or bare is None else full - bare
         s["gap_closed"] = (s["f1"] - bare) / gap if gap else None
-        s |= _difference("f1_to_bare", group, groups.get((BARE, "")), seed)
-        if COMPRESSED in label[1]:
-            s |= _difference("f1_to_whole", group, groups.get((label[0], "")), seed)
+        method, setting = s["method"], s["setting"]
+        if (method, setting) != (BARE, ""):
+            s |= _difference("f1_to_bare", group, by_question.get((BARE, ""), {}), seed)
+        if COMPRESSED in setting:
+            s |= _difference("f1_to_whole", group, by_question.get((method, ""), {}), seed)
     return summaries
 
 
-def _difference(name: str, rows: list[dict], others: list[dict] | None, seed: int) -> dict:
-    """The paired difference of F1 to other rows; none to those of `rows`, or of other questions."""
-    other = {_key(r): r["f1"] for r in others or ()}
-    if rows is others or not all(_key(r) in other for r in rows):
+def _difference(name: str, rows: list[dict], others: Mapping[tuple, dict], seed: int) -> dict:
+    """The paired difference of F1 to other rows, by question; {} where one has none."""
+    if not all(_key(r) in others for r in rows):
         return {}
-    differences = [r["f1"] - other[_key(r)] for r in rows]
+    differences = [r["f1"] - others[_key(r)]["f1"] for r in rows]
     low, high = _interval(rows, differences, seed)
     return {name: float(np.mean(differences)), f"{name}_low": low, f"{name}_high": high}
 
@@ -200,7 +208,7 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
         pairs = [(r, reference[_key(r)]) for r in rows]
         full_f1 = [full["f1"] for _, full in pairs]
         scores["f1_share_low"], scores["f1_share_high"] = _interval(rows, f1, seed, full_f1)
-        scores |= _difference("f1_difference", rows, list(reference.values()), seed)
+        scores |= _difference("f1_difference", rows, reference, seed)
         for name, right in (("where_right", True), ("where_wrong", False)):
             chosen = [r for r, full in pairs if full["exact_match"] == right]
             scores[f"num_{name}"] = len(chosen)

@@ -66,6 +66,7 @@ def tradeoff(
     points = _in_units(points, unit)
     figure, axes = _figure(axis, note, score)
     _draw_lines(axes, lines(points))
+    _scale(axes, _reach(points))
     front = pareto(points)
     xs, ys = [p.x for p in front] + [axes.get_xlim()[1]], [p.f1 for p in [*front, front[-1]]]
     axes.step(xs, ys, where="post", color="#CCCCCC", lw=5, zorder=1, label="Pareto front")
@@ -78,12 +79,11 @@ def by_option(series: Series) -> str:
     settings = _by_setting(series.points)
     xs = sorted({p.x for p in series.points})
     step = (xs[-1] - xs[0]) * 0.006
-    drawn: collections.Counter = collections.Counter()
-    for i, line in enumerate(settings):  # a little apart, or the intervals hide each other
+    apart = []
+    for i, line in enumerate(settings):  # a little, or the intervals hide each other
         shift = step * (i - (len(settings) - 1) / 2)
-        apart = [p._replace(x=p.x + shift) for p in line]
-        _draw(axes, apart, drawn[line[0].method])
-        drawn[line[0].method] += 1
+        apart.append([p._replace(x=p.x + shift) for p in line])
+    _draw_lines(axes, apart)
     axes.xaxis.set_major_locator(FixedLocator(xs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     return _finish(figure, axes)
@@ -96,7 +96,9 @@ def by_time(series: Series) -> str:
     """
     axis = f"TTFT, ms; lines go through {series.axis}"
     figure, axes = _figure(axis, f"{series.title}\n{series.conditions}")
-    _draw_lines(axes, _by_setting(_in_units(series.times, 1e-3)))
+    points = _in_units(series.times, 1e-3)
+    _draw_lines(axes, _by_setting(points))
+    _scale(axes, _reach(points))
     return _finish(figure, axes)
 
 
@@ -182,13 +184,11 @@ def _by_setting(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def _draw_lines(axes: plt.Axes, lines: Sequence[Sequence[Point]]) -> None:
-    """Lines of points against a cost, whose axis is scaled to them."""
+    """Lines of points; fills tell those of a method apart."""
     drawn: collections.Counter = collections.Counter()
     for line in lines:
         _draw(axes, line, drawn[line[0].method])
         drawn[line[0].method] += 1
-    points = [p for line in lines for p in line]
-    _scale(axes, [x for p in points for x in (p.x, p.x_low, p.x_high) if x is not None])
 
 
 def _figure(
@@ -263,6 +263,11 @@ def _errors(values: Sequence[tuple]) -> list[list[float]]:
     low = [0.0 if lo is None else max(0.0, x - lo) for x, lo, _ in values]
     high = [0.0 if hi is None else max(0.0, hi - x) for x, _, hi in values]
     return [low, high]
+
+
+def _reach(points: Sequence[Point]) -> list[float]:
+    """All x that are drawn, those of intervals too."""
+    return [x for p in points for x in (p.x, p.x_low, p.x_high) if x is not None]
 
 
 def _scale(axes: plt.Axes, xs: Sequence[float]) -> None:

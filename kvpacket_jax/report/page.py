@@ -163,10 +163,10 @@ def _measured(number: int, group: Group) -> Section:
     shown = []
     compressed = any(summary.COMPRESSED in row["setting"] for row in group.rows)
     for key, axis, unit in COSTS:
-        rows = group.rows
-        if key == "cache_bytes":  # only then do caches differ in what they keep of documents
-            rows = [r for r in rows if compressed and METHODS[r["method"]].reads_packets]
-        if points := results.points(rows, key):
+        compared = group.rows
+        if key == "cache_bytes":  # which tell of what is kept of documents, where that differs
+            compared = [r for r in compared if compressed and METHODS[r["method"]].reads_packets]
+        if points := results.points(compared, key):
             svg = figures.tradeoff(points, axis, f"{group.title}\n{group.conditions}", unit)
             caption = f"F1 against {axis}: {group.title}"
             shown.append(Shown(f"measured_{number}_{key.removesuffix('_s')}", caption, svg))

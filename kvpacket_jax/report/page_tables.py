@@ -23,6 +23,7 @@ class Table(NamedTuple):
 
 def scores(rows: Sequence[dict]) -> Table:
     """One line a method and setting."""
+    further = summary.further(rows)
     header = (
         *(
             "method",
@@ -35,7 +36,7 @@ def scores(rows: Sequence[dict]) -> Table:
             "micro-F1",
         ),
         *("agree", "if right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
-        *_further_header(rows),
+        *map(_heading, further),
     )
     cells = [
         (
@@ -52,22 +53,16 @@ def scores(rows: Sequence[dict]) -> Table:
             _score(r, "kl_answer"),
             milliseconds(r.get("ttft_s")),
             *(si(r.get(key)) for key in ("flops_total", "flops_overhead", "cache_bytes")),
-            *_further(r, rows),
+            *(_score(r, name) for name in further),
         )
         for r in rows
     ]
     return Table(header, cells)
 
 
-def _further_header(rows: Sequence[Mapping]) -> tuple[str, ...]:
-    """The headings of PAIRED and EXTRA that there are."""
-    paired = (f"{summary.PAIRED[name][0]} (95 %)" for name in summary.paired(rows))
-    return *paired, *(summary.EXTRA[name][0] for name in summary.extra(rows))
-
-
-def _further(row: Mapping, rows: Sequence[Mapping]) -> tuple[str, ...]:
-    """The cells below `_further_header`."""
-    return tuple(_score(row, name) for name in (*summary.paired(rows), *summary.extra(rows)))
+def _heading(name: str) -> str:
+    """Of a figure of `summary.FURTHER`."""
+    return f"{summary.FURTHER[name][0]}{' (95 %)' if name in summary.PAIRED else ''}"
 
 
 def kinds(rows: Sequence[dict]) -> Table | None:
@@ -78,7 +73,7 @@ def kinds(rows: Sequence[dict]) -> Table | None:
     packets = [r for r in rows if METHODS[r["method"]].reads_packets][: 1 + ASIDE]
     rows = [*(r for r in rows if r["method"] == REFERENCE), *packets]
     parts_of = summary.by_kind(rows)
-    every = [part for parts in parts_of.values() for _, part in parts]
+    further = summary.further([part for parts in parts_of.values() for _, part in parts])
     lines = [
         (
             kind or "other",
@@ -87,7 +82,7 @@ def kinds(rows: Sequence[dict]) -> Table | None:
             *(_score(part, key) for key in ("f1", "exact_match", "f1_share")),
             "-" if part["method"] == REFERENCE else _score(part, "f1_difference"),
             *(_score(part, key) for key in ("agree", "agree_where_right", "kl_answer")),
-            *_further(part, every),
+            *(_score(part, name) for name in further),
         )
         for kind, parts in parts_of.items()
         for r, part in parts
@@ -96,7 +91,7 @@ def kinds(rows: Sequence[dict]) -> Table | None:
         return None
     header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full (95 %)", "difference (95 %)")
     caption = f"By kind of question, the first {1 + ASIDE} methods of packets."
-    header = (*header, "agree", "if right", "KL all", *_further_header(every))
+    header = (*header, "agree", "if right", "KL all", *map(_heading, further))
     return Table(header, lines, caption)
 
 

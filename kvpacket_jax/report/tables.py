@@ -85,11 +85,12 @@ _LEGEND = (
 
 def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     """One line a method and setting: what `quality_legend` says."""
+    further = summary.further(results)
     table = empty_table(
         ("method",),
         *("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "if right"),
         *("KL first", "KL all"),
-        *_further_headings(results),
+        *(summary.FURTHER[name][0] for name in further),
     )
     for r in results:
         table.add_row(
@@ -98,21 +99,14 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
             _number(r.get("agree_where_right")),
             _number(r["kl"]),
             _number(r["kl_answer"]),
-            *_further(r, results),
+            *(_further(r, name) for name in further),
         )
     return table
 
 
-def _further_headings(results: Sequence[Mapping]) -> list[str]:
-    """The headings of PAIRED and EXTRA that there are."""
-    paired = [summary.PAIRED[name][0] for name in summary.paired(results)]
-    return paired + [summary.EXTRA[name][0] for name in summary.extra(results)]
-
-
-def _further(result: Mapping, results: Sequence[Mapping]) -> list[str]:
-    """The cells below `_further_headings`."""
-    paired = [_between(result, name) for name in summary.paired(results)]
-    return paired + [_number(result.get(name)) for name in summary.extra(results)]
+def _further(result: Mapping, name: str) -> str:
+    """The cell of a figure of `summary.FURTHER`."""
+    return _between(result, name) if name in summary.PAIRED else _number(result.get(name))
 
 
 def _scores(summary: Mapping) -> tuple[str, ...]:
@@ -130,9 +124,7 @@ def _scores(summary: Mapping) -> tuple[str, ...]:
 
 def quality_legend(results: Sequence[Mapping]) -> str:
     """What the columns of `quality_table` say."""
-    meant = [summary.PAIRED[name] for name in summary.paired(results)]
-    meant += [summary.EXTRA[name] for name in summary.extra(results)]
-    texts = map(": ".join, meant)
+    texts = [": ".join(summary.FURTHER[name]) for name in summary.further(results)]
     return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in texts)])
 
 
@@ -144,13 +136,14 @@ def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     kinds = summary.by_kind(results)
     if not kinds:
         return None
-    every = [part for parts in kinds.values() for _, part in parts]
+    further = summary.further([part for parts in kinds.values() for _, part in parts])
     columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "95 %")
-    table = empty_table(("kind", "method"), *columns, *_further_headings(every))
+    table = empty_table(("kind", "method"), *columns, *(summary.FURTHER[n][0] for n in further))
     for kind, parts in kinds.items():
         for i, (r, part) in enumerate(parts):
-            cells = *_scores(part), _between(part, "agree"), *_further(part, every)
-            table.add_row("" if i else kind or "other", spec_of(r), *cells)
+            cells = *_scores(part), _between(part, "agree")
+            more = (_further(part, name) for name in further)
+            table.add_row("" if i else kind or "other", spec_of(r), *cells, *more)
         table.add_section()
     return table
 

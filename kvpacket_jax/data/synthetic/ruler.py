@@ -144,10 +144,8 @@ def _common_words(rng, split: str, config: RulerConfig):
     text = f"What are the {len(common)} most common words in the numbered list?"
     if len(common) == 1:
         text = "What is the most common word in the numbered list?"
-    else:
-        text += IN_A_LINE
     info = {"kind": "common_words", "documents": list(range(len(documents)))}
-    question = Question(text, (", ".join(sorted(common)),), info=info)
+    question = Question(_in_a_line(text, common), (", ".join(sorted(common)),), info=info)
     return documents, (question,)
 
 
@@ -180,8 +178,12 @@ def _hidden(rng, sentences: list[str], config: RulerConfig) -> tuple[str, ...]:
 def _question(text: str, answers: list[str], documents: tuple[str, ...], kind: str) -> Question:
     """A question whose answer is a list; RULER counts the items that are in the answer."""
     holding = [i for i, d in enumerate(documents) if any(a in d for a in answers)]
-    asked = text + IN_A_LINE if len(answers) > 1 else text
-    return Question(asked, (", ".join(answers),), info={"kind": kind, "documents": holding})
+    info = {"kind": kind, "documents": holding}
+    return Question(_in_a_line(text, answers), (", ".join(answers),), info=info)
+
+
+def _in_a_line(text: str, answers: list[str]) -> str:
+    return text + IN_A_LINE if len(answers) > 1 else text
 
 
 def _names(rng, number: int) -> list[str]:
