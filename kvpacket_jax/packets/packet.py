@@ -104,10 +104,11 @@ def read_primer(
     if buckets is None:
         ids = np.asarray(adapter.primer)
         known = str(ids.dtype), ids.tobytes()
-        if _last_primer.get(model, (None,))[0] != known:
-            cache = _primer_cache(model.module, model.params, adapter.primer)
-            _last_primer[model] = known, cache
-        return _last_primer[model][1]
+        last = _last_primer.get(model)  # looked up once: other threads may build after others
+        if last is None or last[0] != known:
+            last = known, _primer_cache(model.module, model.params, adapter.primer)
+            _last_primer[model] = last
+        return last[1]
     rows = buckets.build(adapter.primer_length)
     ids = np.zeros(rows, np.int32)
     ids[: adapter.primer_length] = adapter.primer
