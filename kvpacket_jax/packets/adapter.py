@@ -258,6 +258,14 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
             sealed.seal_folder(path)
 
 
+def is_saved(path: str | pathlib.Path, adapter: Adapter) -> bool:
+    """Whether a folder holds this very adapter, whole."""
+    try:
+        return fingerprint(load_adapter(path)) == fingerprint(adapter)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def _smallest(x: np.ndarray) -> np.ndarray:
     """As bfloat16, where that loses nothing."""
     if _is_ids(x):

@@ -317,15 +317,19 @@ class Trainer:
         return signal_number or signal.SIGTERM  # the signal was another host's
 
     def _write_best(self) -> Best:
-        """Writes the best adapter so far: a run of unknown length may be stopped at any time."""
-        best = self._checkpoints.best(self._state)
+        """Writes the best adapter so far: a run of unknown length may be stopped at any time.
+
+        One that is there already stays, with the card that may have been measured of it.
+        """
+        best, path = self._checkpoints.best(self._state), self._run.workdir / "adapter"
         described = {**self._description, "step": best.step, **best.measures}
         adapter = self._whole(best.state, best.measures["scale"])
-        adapter_lib.save_adapter(self._run.workdir / "adapter", adapter, resume.as_json(described))
+        if not hosts.share(np.bool_(adapter_lib.is_saved(path, adapter))).all():
+            adapter_lib.save_adapter(path, adapter, resume.as_json(described))
         return best
 
     def finish(self) -> Adapter:
-        """The best adapter, written again: the run may have been killed while it was."""
+        """The best adapter, written again if the run was killed while it was."""
         best = self._write_best()
         self._checkpoints.close()
         if hosts.is_first():
@@ -336,7 +340,8 @@ class Trainer:
             )
         self._log(
             f"Best at step {best.step}: worst kind {best.measures['kind']} at "
-            f"{best.measures['worst']:.2f} of its untrained KL: {self._run.workdir / 'adapter'}"
+            f"{best.measures['worst']:.2f} of its KL without training: "
+            f"{self._run.workdir / 'adapter'}"
         )
         return self._whole(best.state, best.measures["scale"])
 
@@ -351,7 +356,8 @@ class Trainer:
                 self._log(progress_lib.forecast(run, self.end - self.step, self._machine()))
             if run.config.finish_minutes:
                 self._log(
-                    f"The run ends {run.config.finish_minutes:g} minutes after its first step"
+                    f"The run ends {run.config.finish_minutes:g} minutes after its first step, or "
+                    f"at step {self.end}"
                 )
 
     def _machine(self) -> Machine:

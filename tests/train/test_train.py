@@ -222,6 +222,15 @@ def test_the_adapter_is_written_again_where_a_kill_prevented_it(byte_model, trai
     check_whole(workdir, trained)
 
 
+def test_a_card_of_the_adapter_stays_when_the_run_is_called_again(byte_model, trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    card = workdir / "adapter" / "card.json"
+    card.write_text("measured for hours")
+    train(config_of(byte_model), workdir)
+    assert card.read_text() == "measured for hours"
+
+
 def test_the_adapter_is_the_running_mean_of_the_best_step(byte_model, trained):
     description = adapter_lib.ocp.metadata(trained / "adapter").custom_metadata
     rows = validations(log_lib.read(trained / "metrics.jsonl"))
