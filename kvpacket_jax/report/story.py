@@ -36,18 +36,24 @@ def conclusion(
     right = {name: sum(r.right for r in comparison.replies if r.method == name) for name in runs}
     count = len(comparison.replies) // len(runs)
     sooner = timing.ratio(runs[REFERENCE], runs[packets])
-    if right[packets] <= right[bare]:
-        share = "none"
-    else:
-        share = "all" if right[packets] >= right[REFERENCE] else "part"
     return (
         f"What to conclude: {packets} answers from documents that were cached one by one, its "
         f"first token {sooner:.0f} times sooner than {REFERENCE}'s, which reads all of them again. "
         f"Right of {count} answers: {REFERENCE} {right[REFERENCE]}, {packets} {right[packets]}, "
         f"{bare} {right[bare]}, which has the same caches without an adapter. So here the adapter, "
-        f"{adapter}, wins back {share} of what caching documents apart loses."
+        f"{adapter}, {_verdict(right[packets], right[bare], right[REFERENCE])}"
         f"{_guarded(comparison, packets)}"
     )
+
+
+def _verdict(adapted: int, bare: int, full: int) -> str:
+    """What an adapter did, by the numbers of right answers."""
+    if adapted < bare:
+        return f"costs {bare - adapted} right answers: do without it (--adapter=none)."
+    if bare >= full:
+        return "has nothing to win back: caching documents apart loses no answer."
+    share = "none" if adapted == bare else "all" if adapted >= full else "part"
+    return f"wins back {share} of what caching documents apart loses."
 
 
 def _guarded(comparison: Comparison, packets: str) -> str:

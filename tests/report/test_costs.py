@@ -92,6 +92,11 @@ def test_the_demo_says_what_to_conclude_and_what_to_type():
         "reads the documents in full: here for 1 of 2 questions, and 2 are right with that."
     )
     assert "wins back none of" in story.conclusion(comparison(), "a primer", "no_recompute")
+    worse = story.conclusion(comparison(), "a primer", "no_recompute", "kv_packet")
+    assert "the adapter, a primer, costs 1 right answers: do without it" in worse
+    nothing = story.conclusion(comparison(), "a primer", "kv_packet", "full_recompute")
+    assert "costs 1 right" in nothing and "nothing to win" not in nothing
+    assert "loses no answer" in story.conclusion(comparison(), "a", *["full_recompute"] * 2)
     assert "--model" not in story.next_command("a", default="a")
     assert story.next_command("b", default="a").count(" --model=b ") == 2
     shown = text(tables.method_table(comparison()))
