@@ -65,10 +65,9 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
     if config.wrong_weight < 0:
         raise ValueError(f"wrong_weight is {config.wrong_weight}: it is 0 or more.")
-    if config.optimizer.warmup_steps < 0:
-        raise ValueError(
-            f"optimizer.warmup_steps is {config.optimizer.warmup_steps}: it is 0 or more."
-        )
+    for name in ("learning_rate", "writer_learning_rate", "warmup_steps", "eps", "clip_norm"):
+        if not config.optimizer[name] >= 0:
+            raise ValueError(f"optimizer.{name} is {config.optimizer[name]}: it is 0 or more.")
     if config.finish and config.finish_minutes:
         raise ValueError("finish is in steps, finish_minutes in minutes: give one of them.")
     if not 0 <= config.mean_decay < 1:
@@ -90,11 +89,14 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"init {config.init!r} is none of 'untrained', 'text:…' and 'adapter:…'.")
     if config.learn_primer and not config.primer:
         raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
-    parts = ("header", "trailer", "writer_rank", "distiller_rank", "learn_primer")
-    if not any(config[part] for part in parts):
+    learned = [config[p] for p in ("header", "trailer", "distiller_rank", "learn_primer")]
+    if not any([*learned, config.writer_rank and config.learn_writer]):
         raise ValueError(
-            "Nothing would be trained: give header, trailer, writer_rank or distiller_rank a size."
+            "Nothing would be trained: give header, trailer or distiller_rank a size, or "
+            "writer_rank with learn_writer=True."
         )
+    if not config.learn_writer and tuple(config.scales) != (1.0,):
+        raise ValueError("scales are of what a writer learned: with learn_writer=False, (1.0,).")
     _check_mixture(config)
 
 

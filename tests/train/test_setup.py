@@ -140,11 +140,10 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (
-            "writer_rank",
-            0,
-            "Nothing would be trained: give header, trailer, writer_rank or distiller_rank",
-        ),
+        ("writer_rank", 0, "Nothing would be trained: give header, trailer or distiller_rank a"),
+        ("learn_writer", False, "Nothing would be trained: .* writer_rank with learn_writer=True"),
+        ("optimizer.clip_norm", -1.0, "optimizer.clip_norm is -1.0: it is 0 or more"),
+        ("optimizer.learning_rate", float("nan"), "optimizer.learning_rate is nan: it is 0 or mo"),
         ("header", -1, "header is -1: it is 0 or more"),
         ("finish", -1, "finish is -1: it is 0 or more"),
         ("writer_matrices", ("q", "x"), "writer_matrices names x; there are q, k, v, o"),
