@@ -46,6 +46,12 @@ def contains(answer: str, golds: Sequence[str]) -> bool:
     return any(f" {' '.join(normalize(gold))} " in words for gold in golds)
 
 
+def begins(answer: str, golds: Sequence[str]) -> bool:
+    """Whether a gold one begins with the normalised answer, whose last word may be cut short."""
+    said = " ".join(normalize(answer))
+    return bool(said) and any(" ".join(normalize(gold)).startswith(said) for gold in golds)
+
+
 def f1_micro(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> float:
     """F1 from counts summed over all questions, of SQuAD's tokens.
 

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from kvpacket_jax import teacher
-from kvpacket_jax.data import Example, Template
+from kvpacket_jax.data import Example, Question, Template
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.train import shapes
-from kvpacket_jax.train.loss import Batch, pack
+from kvpacket_jax.train.loss import Batch, pack, real_tokens
 from kvpacket_jax.train.shapes import Fitted, Shape
 from models import LanguageModel, sharding
 from models.transformer import Transformer
@@ -24,7 +24,7 @@ class Work(NamedTuple):
     """Tokens that the student runs through the layers."""
 
     tokens: int
-    computed: int  # padding included
+    computed: int  # padding and unused questions included
 
 
 class Microbatch(NamedTuple):
@@ -38,7 +38,7 @@ class Microbatch(NamedTuple):
     hidden: jax.Array  # float32 [E, Q, N, D]
     answers: list[list[str]]  # the teacher's, of each example
     answer_ids: list[list[list[int]]]  # their tokens, a stop token included
-    right: np.ndarray  # bool [E, Q]: a gold answer is in the teacher's, or none is known
+    right: np.ndarray  # bool [E, Q]: as `_is_right` has it of the teacher's
     work: Work
 
 
@@ -71,7 +71,8 @@ class Teaching:
       shapes: of each entry of the mixture.
       size: E, examples of a microbatch.
       wrong_weight: the weight in the loss of a question that the teacher answers wrongly: no gold
-        answer is in its answer. Right answers and questions without gold ones weigh 1.
+        answer is in its answer, nor begins with what it had room for. Right answers and questions
+        without gold ones weigh 1.
       seed: decides which documents of an example gradients go through.
       keeps: shares of a document's slots that a distiller keeps; examples have them in turn.
     """
@@ -130,14 +131,14 @@ class Teaching:
         weights = []
         for e, (example, said) in enumerate(zip(examples, texts, strict=True)):
             right[e, : len(said)] = [
-                not q.answers or metrics.contains(text, q.answers)
-                for q, text in zip(example.questions, said, strict=True)
+                _is_right(q, text, len(ids) == shape.new_tokens)
+                for q, text, ids in zip(example.questions, said, answers[e], strict=True)
             ]
             weights.append(np.where(right[e, : len(said)], 1.0, self.wrong_weight).tolist())
         orders = [self._order(x, shape) for x in examples]
         batch = pack(examples, answers, weights, shape, orders, pending.keeps)
         work = Work(
-            sum(x.tokens(self.soft_tokens, a) for x, a in zip(examples, answers, strict=True)),
+            real_tokens(examples, batch, self.soft_tokens),
             self.size * shape.computed(self.soft_tokens),
         )
         batch = sharding.put_batch(self.model.config.mesh, batch)
@@ -167,6 +168,12 @@ class Teaching:
         present = list(range(len(example.encoded.documents)))
         random.Random(f"{self.seed}:{example.id}").shuffle(present)
         return present + list(range(len(present), shape.documents))
+
+
+def _is_right(question: Question, text: str, cut: bool) -> bool:
+    """Whether a gold answer is in `text`, or none is known; one that was cut off begins one."""
+    golds = question.answers
+    return not golds or metrics.contains(text, golds) or (cut and metrics.begins(text, golds))
 
 
 def token_lists(

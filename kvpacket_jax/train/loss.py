@@ -114,6 +114,13 @@ def pack(
     return batch
 
 
+def real_tokens(examples: Sequence[Fitted], batch: Batch, soft_tokens: int) -> int:
+    """Tokens that the student runs through the layers, without padding and unused questions."""
+    contexts = sum(x.encoded.context_length(soft_tokens) for x in examples)
+    unused = batch.row_lengths.size - batch.questions.sum()  # rows of length 1
+    return int(contexts + batch.row_lengths.sum() - unused)
+
+
 def _put(row: np.ndarray, length: np.ndarray, ids: Sequence[int]) -> None:
     row[: len(ids)], length[0] = ids, len(ids)
 

@@ -88,6 +88,15 @@ def test_wrong_answers_weigh_less_and_others_as_much(model, monkeypatch):
     assert microbatch.batch.questions.tolist() == [3]
 
 
+def test_a_right_answer_that_was_cut_off_is_right(model, monkeypatch):
+    """SHAPE has room for four letters of an answer."""
+    fake_answers(monkeypatch, model, "twen", "twe", "twix")
+    longer = [("twenty",)] * 3
+    assert microbatch_of(teaching(model, [example("a", *longer)])).right.tolist() == [
+        [True, False, False]
+    ]
+
+
 def test_questions_that_weigh_nothing_are_not_in_the_loss(model, monkeypatch):
     fake_answers(monkeypatch, model, "two", "x", "y")
     microbatch = microbatch_of(teaching(model, [example("a", ("two",), ("z",), ())], 0.0))

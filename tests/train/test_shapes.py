@@ -8,6 +8,7 @@ import pytest
 from configs import train as train_config
 from kvpacket_jax.data import TEMPLATES, Example, Question, passages
 from kvpacket_jax.train import setup
+from kvpacket_jax.train.loss import pack, real_tokens
 from kvpacket_jax.train.shapes import Fitted, Shape, draw, fit, fitting
 from models.checkpoint import tokenizer
 
@@ -122,9 +123,12 @@ def test_sizes_of_a_shape():
     assert SHAPE.positions(5) == 16 + 2 * 45 + 34
     assert SHAPE.computed(5) == 16 + 2 * 45 + 2 * 34
     fitted = fit(MODEL, TEMPLATE, example(DOG, CAT), SHAPE)
-    parts = fitted.encoded
-    real = sum(map(len, [parts.preamble, *parts.documents, *parts.questions]))
-    assert fitted.tokens(5, [[1, 2, 3], [4]]) == real + 2 * 5 + 2
+    parts, answers = fitted.encoded, [[1, 2, 3], [4]]
+    context = sum(map(len, [parts.preamble, *parts.documents])) + 2 * 5
+    first, second = map(len, parts.questions)
+    for weights, rows in (([1, 1], first + 2 + second), ([0, 1], second)):
+        batch = pack([fitted], [answers], [weights], SHAPE)
+        assert real_tokens([fitted], batch, 5) == context + rows, "what is not in the loss is none"
 
 
 @pytest.mark.model
@@ -139,7 +143,8 @@ def test_the_mixture_pads_little_in_few_programs(demo_folder):
         for i in range(20):
             fitted = draw(model, template, train_sets[name], 7 * i, shape)
             answers = [[0] * 6 for _ in fitted.questions]  # about what the teacher gives
-            real += entry.weight * fitted.tokens(0, answers)
+            batch = pack([fitted], [answers], [[1.0] * len(answers)], shape)
+            real += entry.weight * real_tokens([fitted], batch, 0)
             computed += entry.weight * shape.computed(0)
         total += entry.weight
     assert total == pytest.approx(1.0)
