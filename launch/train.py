@@ -6,8 +6,8 @@ python -m launch.train --mesh=data:2,model:4 --distributed --workdir=gs://bucket
 --config=configs/train.py:jsonl --config.path=documents.jsonl trains on documents of your own, lines
 {"id": "…", "text": "…"}: the model writes questions about them first, to the workdir.
 --config=configs/train.py:smoke shows in some minutes that it runs, not that it learns. Fields one
-would change: --config.model, .header, .trailer, .init, .num_steps, .batch_size, .mixture; all are
-in the file.
+would change: --config.model, .init, .corpus, .num_steps, .finish, .writer_rank, .microbatches,
+.batch_size, .mixture; all are in the file.
 """
 
 import pathlib

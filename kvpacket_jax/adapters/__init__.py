@@ -6,6 +6,7 @@ import pathlib
 import jax.numpy as jnp
 from etils import epath
 
+import models
 from kvpacket_jax.adapters import card
 from kvpacket_jax.data import TEMPLATES, Example, encode_example
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -47,9 +48,10 @@ def folder(name: str) -> epath.Path:
 
 
 def card_path(model: LanguageModel, name: str) -> epath.Path:
-    """Where an adapter's card lies: beside it; the primer's, which lies nowhere, by its model."""
+    """Where an adapter's card lies: beside it; the primer's, one a model, in the cache folder."""
     if name == PRIMER:
-        return epath.Path(FOLDER / "primer_cards" / f"{model.name}.json")
+        folder_of_cards = models.default_cache_dir().parent / "primer_cards"
+        return epath.Path(folder_of_cards / f"{model.fingerprint[:16]}.json")
     return folder(name) / card.FILE
 
 

@@ -33,7 +33,8 @@ class Score(NamedTuple):
     f1: float
     share: float  # of the full context's F1
     same: float  # share of answers that are the full context's, token by token
-    same_right: float  # of those where that has a gold answer, or none is known
+    # Of those where that has a gold answer, or none is known; None where it never has one.
+    same_right: float | None
     kl: float  # of an answer, in nats
     # What it does to read again in doubt; None on cards from before that was measured.
     reread: float | None = None  # share of questions whose documents are then read in full
@@ -49,6 +50,9 @@ class Row(NamedTuple):
     questions: int
     full_f1: float
     scores: dict[str, Score]  # ADAPTER, PRIMER, BARE
+    # Earlier cards know neither.
+    right: int | None = None  # questions that `same_right` is of
+    left_out: int | None = None  # questions whose answers had no room: too long for the config
 
     @property
     def plain_kind(self) -> str:
@@ -124,16 +128,19 @@ def remark(
         where it is what the card was measured with.
     """
     unknown = "how often its answers are the full context's is not known"
-    if card is None or card.model != model:
-        return f"The adapter {name} has no card for {model}: {unknown}. launch.card measures it."
+    if card is None:
+        return f"{name} has no card, or one of another adapter: {unknown}. launch.card measures it."
+    if card.model != model:
+        return f"The card of {name} is of {card.model}, not {model}: {unknown}."
     if card.template != template:
         return (
             f"The card of {name} is of the template {card.template}, not {template}: {unknown}. "
             f"launch.card --config.template={template} --output=FILE measures it."
         )
-    fitting = [row for row in card.rows if row.documents >= documents and row.tokens >= tokens]
+    known = [row for row in card.rows if row.scores[ADAPTER].same_right is not None]
+    fitting = [row for row in known if row.documents >= documents and row.tokens >= tokens]
     if not fitting:
-        every = {(row.documents, row.tokens) for row in card.rows}
+        every = {(row.documents, row.tokens) for row in known}
         sizes = sorted(s for s in every if not any(_covers(o, s) for o in every - {s}))
         return (
             f"The card of {name} does not cover {documents} documents of up to {tokens} tokens, "
@@ -146,7 +153,7 @@ def remark(
     guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
     return (
         f"By the card of {name}, packets give word for word {_right(rows)} of the right answers "
-        f"that reading in full gives{guarded}.{_worse(rows)}{_other(card.rows, rows)} "
+        f"that reading in full gives{guarded}.{_worse(rows)}{_other(known, rows)} "
         "--min_agreement=0 leaves this out."
     )
 

@@ -6,6 +6,7 @@ import rich.table
 
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PLAIN, PRIMER, Card, Row, Score
 from kvpacket_jax.report import figures
+from kvpacket_jax.runtime.format import share
 from kvpacket_jax.runtime.format import table as empty_table
 
 NAMES = {ADAPTER: "adapter", PRIMER: "its primer", BARE: "bare"}
@@ -21,10 +22,12 @@ LOOKS = {
 def legend(card: Card) -> str:
     """What the table's columns are."""
     text = (
-        "size: documents, and the tokens of one, at most. n: questions. share: of the full "
-        "context's F1. same: the share of answers that are the full context's; right: of those "
-        "that it gets right."
+        "size: documents, and the tokens of one, at most. n: questions; (those that the full "
+        "context gets right). share: of the full context's F1. same: the share of answers that "
+        "are the full context's; right: of those that it gets right."
     )
+    if left_out := sum(row.left_out or 0 for row in card.rows):
+        text += f" Left out: {left_out} questions whose answers had no room."
     if card.recompute_below is None:
         return text
     return (
@@ -42,13 +45,12 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     )
     for row in _in_order(rows):
         size = f"{row.documents} of {row.tokens}"
-        first = row.plain_kind, (size, str(row.questions), f"{row.full_f1:.2f}")
+        first = row.plain_kind, (size, _counts(row), f"{row.full_f1:.2f}")
         for way, score in _ways(row).items():
             kind, counts = first if way == ADAPTER else ("", ("", "", ""))
             numbers = (score.share, score.same, score.same_right, score.kl)
             numbers += (score.reread, score.guarded_right)
-            cells = ("-" if x is None else f"{x:.2f}" for x in numbers)
-            shown.add_row(kind, NAMES[way], *counts, *cells)
+            shown.add_row(kind, NAMES[way], *counts, *map(share, numbers))
     return shown
 
 
@@ -57,15 +59,21 @@ def figure(card: Card) -> str:
     kept: dict[str, dict[str, float]] = {}
     for row in _in_order(card.rows):
         shares = {NAMES[way]: score.same_right for way, score in _ways(row).items()}
-        if (guarded := row.scores[ADAPTER].guarded_right) is not None:
-            shares[REREAD] = guarded
-        kept[f"{row.plain_kind} ({row.questions})"] = shares
-    note = f"{card.model}; in brackets the number of questions."
+        shares[REREAD] = row.scores[ADAPTER].guarded_right
+        known = {way: x for way, x in shares.items() if x is not None}
+        number = row.questions if row.right is None else row.right
+        kept[f"{row.plain_kind} ({number})"] = known
+    whose = "" if any(row.right is None for row in card.rows) else " that it gets right"
+    note = f"{card.model}; in brackets the number of questions{whose}."
     if card.recompute_below is not None:
         note += (
             f" In doubt: a token of the answer has a probability below {card.recompute_below:g}."
         )
     return figures.by_kind(kept, LOOKS, "of the full context's right answers, the share kept", note)
+
+
+def _counts(row: Row) -> str:
+    return str(row.questions) if row.right is None else f"{row.questions} ({row.right})"
 
 
 def _ways(row: Row) -> dict[str, Score]:

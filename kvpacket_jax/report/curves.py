@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from kvpacket_jax.report.page_tables import Table
 from kvpacket_jax.report.results import run_name
+from kvpacket_jax.runtime.format import share
 from kvpacket_jax.train import log
 
 FILE = "metrics.jsonl"  # of a workdir of launch.train
@@ -58,7 +59,8 @@ def series(runs: Sequence[Training], kind: str, key: str) -> dict[str, list[tupl
     lines = {}
     for run in runs:
         both = zip(run.sets, run.scores, strict=True)
-        if points := [(sets, scores[kind][key]) for sets, scores in both if kind in scores]:
+        known = [(sets, scores[kind][key]) for sets, scores in both if kind in scores]
+        if points := [(sets, score) for sets, score in known if score is not None]:
             lines[run.name] = points
     return lines
 
@@ -70,7 +72,8 @@ def table(runs: Sequence[Training]) -> Table:
     for run in runs:
         last = run.scores[-1]
         cells = [
-            f"{last[k]['kl']:.2f}, {last[k]['same_right']:.2f}" if k in last else "-" for k in shown
+            f"{last[k]['kl']:.2f}, {share(last[k]['same_right'])}" if k in last else "-"
+            for k in shown
         ]
         rows.append((run.name, f"{run.sets[-1]:,}", *cells))
     return Table(("run", "sets", *shown), rows)

@@ -16,6 +16,11 @@ def si(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def share(value: float | None) -> str:
+    """To two digits, "-" for one that is not known."""
+    return "-" if value is None else f"{value:.2f}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """Whole milliseconds, two digits of a short time, "-" for one that is not known."""
     if seconds is None:

@@ -21,6 +21,7 @@ from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
+from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import identity, primers
 from kvpacket_jax.serve.identity import Wording
 from kvpacket_jax.serve.primers import FromCorpus
@@ -218,7 +219,10 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     if documents[0].manifest.primer or primers.is_replaced(adapter_name):
         return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]
-    known = card.read(adapters.card_path(model, adapter_name), adapter)
+    try:
+        known = card.read(adapters.card_path(model, adapter_name), adapter)
+    except sealed.Damaged as error:  # a card is advice: answers are as good without it
+        return f"How good packets are here is not known: {error}"
     request = session.wording.name, len(lengths), max(lengths)
     return card.remark(known, adapter_name, model.name, *request, least, recompute_below)
 

@@ -98,8 +98,8 @@ def measure(
 ) -> Iterator[Row]:
     """The rows of a card, one after the other, but for the `known` kinds'.
 
-    Raises ValueError where logits, with the adapter or without, are not finite, and for a template
-    that reasons where a kind has no room for it.
+    Raises ValueError where logits, with the adapter or without, are not finite, for a template that
+    reasons where a kind has no room for it, and for a kind of which no answer has room.
     """
     validate = validation.of_config(model, config, adapter.num_tokens)
     ways = ways_of(model, adapter)
@@ -110,11 +110,13 @@ def measure(
     )
     for kind, number in sets.items():
         say(f"{kind}: {number} sets of documents")
-        questions: list[_Asked] = []
+        asked: list[_Asked | None] = []
         for first in range(0, number, config.batch_size):
-            for asked in _compare(validate, kind, first, ways)[: number - first]:
-                questions += asked
-        yield _row(kind, questions)
+            for each in _compare(validate, kind, first, ways)[: number - first]:
+                asked += each
+        questions = [one for one in asked if one is not None]
+        validation.check_any(kind, len(questions))
+        yield _row(kind, questions, len(asked) - len(questions))
 
 
 class _Asked(NamedTuple):
@@ -132,8 +134,8 @@ class _Asked(NamedTuple):
 
 def _compare(
     validate: Validation, kind: str, first: int, ways: dict[str, Variant]
-) -> list[list[_Asked]]:
-    """The questions of each example of one microbatch."""
+) -> list[list[_Asked | None]]:
+    """The questions of each example of one microbatch; None: its answer did not fit the arrays."""
     teaching, microbatch = validate.teaching, validate.teach(kind, first)
     scores, said = {}, {}
     for name, (adapter, primer) in ways.items():
@@ -174,7 +176,8 @@ def _compare(
         asked, lengths = [], [len(ids) for ids in example.encoded.documents]
         for q, question in enumerate(example.questions):
             if not scores[ADAPTER]["tokens"][e, q]:
-                continue  # its answer did not fit the microbatch
+                asked.append(None)
+                continue
             full = microbatch.answers[e][q]
             f1 = functools.partial(metrics.f1, golds=question.answers or (full,))  # as in right
             same = {name: bool(scores[name]["same"][e, q]) for name in ways}
@@ -199,7 +202,7 @@ _score_and_answer = functools.partial(jax.jit, static_argnames=("module", "new_t
 )
 
 
-def _row(kind: str, questions: list[_Asked]) -> Row:
+def _row(kind: str, questions: list[_Asked], left_out: int) -> Row:
     full = float(np.mean([q.full_f1 for q in questions]))
     right = [q for q in questions if q.right]
 
@@ -210,12 +213,12 @@ def _row(kind: str, questions: list[_Asked]) -> Row:
             f1,
             f1 / max(full, 1e-9),
             float(np.mean([q.same[name] for q in questions])),
-            float(np.mean([q.same[name] for q in right])) if right else 0.0,
+            float(np.mean([q.same[name] for q in right])) if right else None,
             float(np.mean([q.kl[name] for q in questions])),
             float(np.mean([doubted(q) for q in questions])),
-            float(np.mean([q.same[name] or doubted(q) for q in right])) if right else 0.0,
+            float(np.mean([q.same[name] or doubted(q) for q in right])) if right else None,
         )
 
     scores = {name: score(name) for name in (ADAPTER, PRIMER, BARE)}
     documents, tokens = (max(getattr(q, n) for q in questions) for n in ("documents", "tokens"))
-    return Row(kind, documents, tokens, len(questions), full, scores)
+    return Row(kind, documents, tokens, len(questions), full, scores, len(right), left_out)

@@ -25,7 +25,7 @@ class Best(NamedTuple):
 
     step: int
     state: TrainState
-    # {"worst": ratio of KL to the untrained adapter's, "kind", "scale": of the writer, "scores"}
+    # {"worst": ratio of KL to that without training, "kind", "scale": of the writer, "scores"}
     measures: dict
 
 

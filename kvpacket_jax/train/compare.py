@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from kvpacket_jax import adapters
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.runtime.format import share
 from kvpacket_jax.runtime.format import table as empty_table
 from kvpacket_jax.train import progress, run, validation
 from kvpacket_jax.train.validation import Scores, variants
@@ -55,12 +56,12 @@ def _choose(model: LanguageModel, name: str, config: ConfigDict) -> Adapter:
     if not at:
         return adapter
     try:
-        share = float(scale)
+        part = float(scale)
     except ValueError:
         raise ValueError(f"{name}: a number stands after {SCALE}, as in {source}@0.6.") from None
     if adapter.writer is None:
         raise ValueError(f"{name}: {source} has no writer whose change could be scaled.")
-    return adapter_lib.rounded(adapter_lib.scaled(adapter, share))
+    return adapter_lib.rounded(adapter_lib.scaled(adapter, part))
 
 
 def table(scores: dict[str, Scores]) -> rich.table.Table:
@@ -69,6 +70,6 @@ def table(scores: dict[str, Scores]) -> rich.table.Table:
     shown = empty_table(("documents (questions)", *scores))
     for kind, first in next(iter(scores.values())).items():
         of_kind = (by_kind[kind] for by_kind in scores.values())
-        cells = (f"{s['kl']:.2f}, {s['same_right']:.2f}" for s in of_kind)
+        cells = (f"{s['kl']:.2f}, {share(s['same_right'])}" for s in of_kind)
         shown.add_row(f"{kind} ({first['questions']})", *cells)
     return shown

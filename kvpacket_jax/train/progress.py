@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from kvpacket_jax.measure.machine import Machine
+from kvpacket_jax.runtime.format import share
 from kvpacket_jax.runtime.progress import Bar
 from kvpacket_jax.train import setup
 from kvpacket_jax.train.log import read, scores_of
@@ -58,7 +59,7 @@ def scores_line(step: int, scores: Scores) -> str:
 def kinds_line(scores: Scores) -> str:
     """The scores of all kinds."""
     return "; ".join(
-        f"{kind} KL {s['kl']:.2f} same {s['same']:.2f} ({s['same_right']:.2f} where right)"
+        f"{kind} KL {s['kl']:.2f} same {s['same']:.2f} ({share(s['same_right'])} where right)"
         for kind, s in scores.items()
     )
 
@@ -89,7 +90,7 @@ def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores)
     """Draws the KL of a run's steps, and KL and agreement of each kind it was validated on.
 
     Args:
-      baseline: the untrained adapter's scores, which KL is shown as a part of.
+      baseline: scores without training, which KL is shown as a part of.
     """
     rows = read(log)
     steps = [r for r in rows if "kl" in r]
@@ -104,11 +105,11 @@ def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores)
     left.set(xlabel="step", ylabel="KL to the teacher, nats a token", ylim=(0, None))
     left.legend(framealpha=0.9, edgecolor="none")
     for axes, key, label in (
-        (middle, "kl", "validation KL, of the untrained adapter's"),
+        (middle, "kl", "validation KL, of that without training"),
         (right, "same_right", "same answer as the teacher, where right"),
     ):
         for kind, color in zip(kinds, COLORS * len(kinds), strict=False):
-            values = np.array([scores[kind][key] for _, scores in checks])
+            values = np.array([scores[kind][key] for _, scores in checks], float)  # None: NaN
             first = baseline[kind]["kl"] if key == "kl" else 1
             axes.plot([s for s, _ in checks], values / first, "o-", color=color, label=kind)
         axes.set(xlabel="step", ylabel=label, ylim=(0, None))

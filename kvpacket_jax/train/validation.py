@@ -21,7 +21,8 @@ from kvpacket_jax.train.batches import Microbatch, Teaching
 from models import LanguageModel, sharding
 from models.kv_cache import KVCache
 
-Scores = dict[str, dict[str, float]]  # kind -> {"kl", "same", "same_right", "right", "questions"}
+# kind -> {"kl", "same", "same_right", "right", "questions"}; None: the teacher was never right
+Scores = dict[str, dict[str, float | None]]
 
 
 @dataclasses.dataclass
@@ -74,7 +75,9 @@ class Validation:
                 by_question = sharding.fetch(self.score(kind, first, adapter, primer))
                 right = self.teach(kind, first).right
                 parts.append(_flat(by_question, right, sets - first))
-            scores[kind] = _means(np.concatenate(parts, axis=1))
+            rows = np.concatenate(parts, axis=1)
+            check_any(kind, rows.size)
+            scores[kind] = _means(rows)
             if not np.isfinite(scores[kind]["kl"]):  # nothing can be said to be better or worse
                 raise ValueError(
                     f"The logits of {self.teaching.model.name} with this adapter are not finite "
@@ -140,6 +143,15 @@ def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Val
 _score = functools.partial(jax.jit, static_argnames=("module",))(step_lib.score_microbatch)
 
 
+def check_any(kind: str, questions: int) -> None:
+    """Raises ValueError for a kind of which no question could be scored."""
+    if not questions:
+        raise ValueError(
+            f"No answer of {kind} has room in its entry of the config: make its row or answers "
+            "larger."
+        )
+
+
 def _flat(scores: dict[str, np.ndarray], right: np.ndarray, examples: int) -> np.ndarray:
     """KL, sameness and rightness of the questions of the first examples, `[3, questions]`."""
     present = scores["tokens"][:examples] > 0
@@ -154,12 +166,12 @@ def _means(rows: np.ndarray) -> dict[str, float]:
     return {
         "kl": float(kl.mean()),
         "same": float(same.mean()),
-        "same_right": float(same[where_right].mean()) if where_right.any() else 0.0,
+        "same_right": float(same[where_right].mean()) if where_right.any() else None,
         "right": float(right.mean()),
         "questions": len(kl),
     }
 
 
 def worst(scores: Scores, baseline: Scores) -> tuple[float, str]:
-    """The largest ratio of a kind's KL to the untrained adapter's, and that kind."""
+    """The largest ratio of a kind's KL to that without training, and that kind."""
     return max((scores[k]["kl"] / max(baseline[k]["kl"], 1e-9), k) for k in scores)

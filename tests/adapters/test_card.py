@@ -1,9 +1,11 @@
 """What an adapter's card says of a request."""
 
 import json
+import types
 
 import pytest
 
+import models
 from kvpacket_jax import adapters
 from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import Card, Row, Score
@@ -69,9 +71,29 @@ def test_kinds_that_are_worse_than_without_an_adapter_are_named():
     )
 
 
-@pytest.mark.parametrize(("known", "model"), [(None, "m"), (CARD, "another")])
-def test_without_a_card_for_the_model_nothing_is_known(known, model):
-    assert "launch.card measures it" in card.remark(known, "mine", model, "chat", 1, 10, 0.9)
+@pytest.mark.parametrize(
+    ("known", "model", "said"),
+    [(None, "m", "mine has no card, or one of another"), (CARD, "n", "mine is of m, not n: how")],
+)
+def test_without_a_card_for_the_model_nothing_is_known(known, model, said):
+    assert said in card.remark(known, "mine", model, "chat", 1, 10, 0.9)
+
+
+def test_a_kind_that_the_full_context_never_has_right_judges_nothing():
+    unknown = row("prose", 5, 300, 0.8)
+    for way, score in unknown.scores.items():
+        unknown.scores[way] = score._replace(same_right=None)
+    rows = [row("lives", 5, 100, 0.7), unknown]
+    line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
+    assert "70% (lives)" in line and "prose" not in line
+    line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 200, 0.9)
+    assert "only up to 5 of 100" in line
+
+
+def test_the_cards_of_primers_lie_in_the_cache_folder(tmp_path):
+    model = types.SimpleNamespace(name=str(tmp_path / "llama"), fingerprint="f" * 64)
+    path = adapters.card_path(model, adapters.PRIMER)
+    assert path.is_relative_to(models.default_cache_dir().parent) and path.stem == "f" * 16
 
 
 def test_a_card_says_nothing_of_another_template():

@@ -33,6 +33,9 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     assert remark(["b", "b"]) == ""
     assert f"2 documents of up to {longest} tokens" in remark(["a", "b"])
     assert remark(["a", "b"], method="full_recompute") == ""
+    path = tmp_path / "mine" / card.FILE
+    path.write_text(path.read_text().replace('"documents": 2', '"documents": 9'))
+    assert "not known" in remark(["b", "b"]) and card.FILE in remark(["b", "b"])
     opened = session.open_session(
         model, tmp_path / "store", ["b", "b"], WORDING, "kv_packet", primed
     )

@@ -116,6 +116,19 @@ def test_without_right_answers_the_full_contexts_are_right(model, adapter, confi
     monkeypatch.setattr(data, "load", lambda *_, **__: unanswered)
     (row,) = measure(model, adapter, config, lambda _: None)
     assert row.full_f1 == 1 and all(s.same == s.same_right for s in row.scores.values())
+    assert row.right == row.questions == SETS and row.left_out == 0
+    never = [with_answers(x, ["never said"] * len(x.questions)) for x in source]
+    monkeypatch.setattr(data, "load", lambda *_, **__: never)
+    (row,) = measure(model, adapter, config, lambda _: None)
+    assert row.right == 0 and {s.same_right for s in row.scores.values()} == {None}
+
+
+def test_answers_without_room_are_counted_or_refused(model, adapter, config):
+    """A random model's answers are as long as they may be."""
+    kind = config.validation.it.to_dict() | {"answers": NEW_TOKENS - 1}
+    config = ConfigDict(config.to_dict() | {"validation": {"it": kind}})
+    with pytest.raises(ValueError, match="No answer of it has room"):
+        list(measure(model, adapter, config, lambda _: None))
 
 
 def test_a_primer_is_its_own_primer_alone(model, adapter, config):
