@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
-from kvpacket_jax.packets.buckets import bucket
+from kvpacket_jax.packets.buckets import Buckets, bucket
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from models import LanguageModel
@@ -48,5 +48,8 @@ def read_documents(
     ids = [t for document in documents for t in document]
     if not ids:
         return context, start
-    read = prefill(model, context, [ids], start, rows=bucket(len(ids)))
+    # Read in rows of nearly its length, and kept in one of the sizes of contexts, so that questions
+    # of all sets of documents share programs.
+    rows = bucket(len(ids))
+    read = prefill(model, context, [ids], start, rows=rows, slots=Buckets().context(rows))
     return (*context, read.tail), start + len(ids)

@@ -66,6 +66,7 @@ def prefill(
     new_tokens: int = 0,
     buckets: Buckets = Buckets(),
     rows: int | None = None,
+    slots: int | None = None,
 ) -> Prefilled:
     """Queries as rows over one shared context.
 
@@ -75,6 +76,7 @@ def prefill(
       new_tokens: how many are to be decoded afterwards; sizes the tail beyond its usual capacity.
       rows: pads the queries to this many tokens, with a tail that holds no more than them and the
         new tokens, instead of the buckets that requests share.
+      slots: of that tail, if it is to be larger.
 
     Raises:
       ValueError: an empty query, ids outside the vocabulary, or a request longer than the model's
@@ -90,7 +92,7 @@ def prefill(
         rows = buckets.query(int(lengths.max()))
         slots = buckets.tail(rows, new_tokens)
     else:
-        slots = rows + whole_chunks(new_tokens)
+        slots = max(slots or 0, rows + whole_chunks(new_tokens))
     ids, lengths = pad_rows(queries, rows)
     logits, tail = prefill_program(
         model.module,

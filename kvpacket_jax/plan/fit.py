@@ -115,6 +115,10 @@ def plan(
     )
     choices = setup.run_choices(config, chips[0].platform)
     student = abstract_model(config.model, dataclasses.replace(serving, **choices), dtype)
+    wrapped = work.document + config.header + config.trailer
+    student.check_length(
+        work.preamble + work.documents * wrapped + work.query + work.answer  # as serving does
+    )
     progress.say(sharding.describe(student.config, student.params))
     with progress.step(f"Compiling the gradients of a microbatch of {config.model}"):
         rows = [training(student, config, work, chip)]

@@ -289,9 +289,12 @@ def answer_all(
         try:
             full = session.full()
         except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
             raise ValueError(
-                f"The documents cannot be read in full, to answer what is in doubt: {error}. "
-                "recompute_below=0 takes the answers that packets give."
+                "The documents do not fit the device in full, to answer what is in doubt: "
+                f"{error}. --recompute_below=0 (recompute_below=0 in Python) takes the answers "
+                "that packets give."
             ) from error
         asked = [texts[i] for i in doubtful]
         again = _decode(session, full.context, full.query_start, asked, new_tokens)

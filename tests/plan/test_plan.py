@@ -173,6 +173,8 @@ def test_bad_input_is_refused_before_anything_is_compiled():
         fit.plan(config_for(tiny, batch_size=3), None, "data:2", work)
     with pytest.raises(ValueError, match="random:NAME"):
         fit.plan(config_for("owner/name"), None, None, work)
+    with pytest.raises(ValueError, match="fewer or shorter documents"):
+        fit.plan(config_for(tiny), None, None, fit.work("9999x9999", 5, 8, 8))
     with pytest.raises(ValueError, match="one length"):
         fit.work("2x40,50", 5, 8, 8)
     for wrong in ("v5e", "v9:2x4", "v5e:8", "2x4"):

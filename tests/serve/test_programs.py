@@ -98,5 +98,16 @@ def test_few_programs_serve_all_requests(model, compiled, number, at_most):
     assert len(compiled) <= at_most
 
 
+def test_documents_read_in_full_share_the_programs_of_questions(model, compiled):
+    """Whatever their length: each is read by a program of its own, and asked by one of all."""
+    preamble, read = packet(20, model.fingerprint), METHODS["full_recompute"]().shared_context
+    for n in (300, 350, 420, 500):
+        context, start = read(model, [preamble], Request([], [[1] * n], []))[:2]
+        ready = prefill(model, context, [[2] * 9], start, NEW_TOKENS)
+        assert len(generate(model, context, ready, NEW_TOKENS, stop_ids=())[0]) == NEW_TOKENS
+    names = list(map(plain, compiled))
+    assert names.count("_decode") == 1 and names.count("prefill_program") == 4 + 1
+
+
 def plain(name: str) -> str:
     return name.removeprefix("jit(").removesuffix(")")
