@@ -44,8 +44,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model = "smollm2-135m"
     config.dtype = "float32"
     config.shared_layers = ""  # "19:23": these take layer 18's attention weights, cache no keys
-    # True: a Pallas kernel attends to packets (models/paged_kernel.py). No TPU has run it yet;
-    # elsewhere it is interpreted, and slow. The query alone, over a plain cache, goes without it.
+    # True: in the query's prefill a Pallas kernel attends to packets (models/paged_kernel.py). No
+    # TPU has run it yet; elsewhere it is interpreted, and slow. The query alone, over a plain
+    # cache, goes without it.
     config.paged_kernel = False
     config.methods = ("full_recompute", *evaluate.METHODS)  # "name" or "name:field=value,…"
     config.seed = 0  # of the ids and of random soft tokens

@@ -1,4 +1,4 @@
-"""Runs every method on a data set and compares them; run again after a stop, it goes on.
+"""Compares methods on a data set; run again after a stop, it goes on.
 
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
 

@@ -1,9 +1,9 @@
 """Paged: a context whose slots lie in pages of a pool and are read where they lie.
 
-A pool is a KVCache whose batch rows are pages: the same page may be part of many contexts, at
-another position in each. Scores depend on differences of positions alone, so that keys need not be
-moved to a context's positions: a layer gathers its pages and turns either the few rows' queries or
-the few pages' keys, whichever are fewer, and nothing of the context's size outlives the layer.
+A pool is a KVCache whose batch rows are pages; a context may have any of them, each at a position
+of its own. Scores depend on differences of positions alone, so each layer rotates either the rows'
+queries, once for each page, or its keys, whichever are fewer: nothing of the context's size
+outlives the layer. (With pages of 16 slots, 8 rows and two query heads a key head it is the keys.)
 """
 
 import functools

@@ -295,7 +295,9 @@ def load_adapter(source: str | pathlib.Path, model=None, other_model: bool = Fal
         names = ", ".join(map(str, arrays)) if isinstance(arrays, dict) else type(arrays).__name__
         raise ValueError(f"{path} holds {names}: not an adapter ({error}).") from error
     if metadata.get("fingerprint", saved_as := fingerprint(adapter)) != saved_as:
-        raise ValueError(f"{path} is damaged: its parts are not those that were saved.")
+        raise ValueError(
+            f"{path} is damaged: its parts are not those that were saved. Copy or train it again."
+        )
     for name, x in arrays.items():
         if not np.isfinite(np.asarray(x, np.float32)).all():
             raise ValueError(f"{path}: its {name} has numbers that are not finite.")

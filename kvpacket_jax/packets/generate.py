@@ -78,7 +78,8 @@ def check_finite(model: LanguageModel, tokens) -> None:
     if np.any(tokens == NOT_FINITE):
         raise ValueError(
             f"The logits of {model.name} are not finite numbers, so there is no next token: its "
-            "weights, or an adapter or packet of its context, are damaged."
+            "weights, or an adapter or packet of its context, are damaged. launch.store verify "
+            "says whether packets are."
         )
 
 

@@ -1,4 +1,4 @@
-"""Packets laid into the pages of a pool, where requests read them: nothing is copied or moved."""
+"""Packets copied once into the pages of a pool, where all requests over them read them."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from models import LanguageModel, kv_cache
 from models.kv_cache import KVCache
 from models.paged import Paged
 
-PAGE = 16  # slots; a page holds no other packet's, and what a packet leaves of its last is padding
+PAGE = 16  # slots; a page belongs to one packet, and its unused slots are padding
 
 
 @functools.partial(

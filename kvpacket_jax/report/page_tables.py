@@ -35,7 +35,7 @@ def scores(rows: Sequence[dict]) -> Table:
             "difference (95 %)",
             "micro-F1",
         ),
-        *("agree", "if right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
+        *("same", "where right", "KL all", "TTFT ms", "FLOPs", "overhead", "cache bytes"),
         *map(_heading, further),
     )
     cells = [
@@ -91,7 +91,7 @@ def kinds(rows: Sequence[dict]) -> Table | None:
         return None
     header = ("kind", "method", "n", "F1 (95 %)", "exact", "÷ full (95 %)", "difference (95 %)")
     caption = f"By kind of question, the first {1 + ASIDE} methods of packets."
-    header = (*header, "agree", "if right", "KL all", *map(_heading, further))
+    header = (*header, "same", "where right", "KL all", *map(_heading, further))
     return Table(header, lines, caption)
 
 
@@ -118,7 +118,7 @@ def guarded(rows: Sequence[dict]) -> Table | None:
     ]
     if not lines:
         return None
-    header = ("method", "limit", "read again", "F1", "÷ full", "agree", "if right")
+    header = ("method", "limit", "read again", "F1", "÷ full", "same", "where right")
     caption = (
         "With full_recompute's answer in place of those whose least likely token is less probable "
         "than the limit."

@@ -76,8 +76,8 @@ def _between(row: Mapping, key: str) -> str:
 _LEGEND = (
     "F1 is the mean token F1 of n questions, with its 95 % bootstrap interval; exact is the share "
     "of answers that match a right one; ÷ full is F1's share of full_recompute's, difference the "
-    "95 % interval of the paired difference to it. agree: the share of answers that are "
-    "full_recompute's; if right: of those where that one is right. "
+    "95 % interval of the paired difference to it. same: the share of answers that are "
+    "full_recompute's; where right: of those where that one is right. "
     "KL first is the divergence from full_recompute at the first token, KL all its sum over the "
     "answer. Intervals are rough below a hundred questions; one set of documents has none."
 )
@@ -88,7 +88,7 @@ def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
     further = summary.further(results)
     table = empty_table(
         ("method",),
-        *("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "if right"),
+        *("n", "F1", "95 %", "exact", "÷ full", "difference", "same", "where right"),
         *("KL first", "KL all"),
         *(summary.FURTHER[name][0] for name in further),
     )
@@ -110,7 +110,7 @@ def _further(result: Mapping, name: str) -> str:
 
 
 def _scores(summary: Mapping) -> tuple[str, ...]:
-    """The cells of n, F1, 95 %, exact, ÷ full, difference and agree."""
+    """The cells of n, F1, 95 %, exact, ÷ full, difference and same."""
     return (
         str(summary["num_samples"]),
         _number(summary["f1"], 3),
@@ -137,7 +137,7 @@ def kind_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     if not kinds:
         return None
     further = summary.further([part for parts in kinds.values() for _, part in parts])
-    columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "agree", "95 %")
+    columns = ("n", "F1", "95 %", "exact", "÷ full", "difference", "same", "95 %")
     table = empty_table(("kind", "method"), *columns, *(summary.FURTHER[n][0] for n in further))
     for kind, parts in kinds.items():
         for i, (r, part) in enumerate(parts):
@@ -176,7 +176,7 @@ def guard_table(results: Sequence[Mapping]) -> rich.table.Table | None:
     chosen = summary.guarded(results)
     if not chosen:
         return None
-    columns = ("limit", "read again", "F1", "÷ full", "agree", "if right")
+    columns = ("limit", "read again", "F1", "÷ full", "same", "where right")
     table = empty_table(("method",), *columns)
     for r in chosen:
         alone = {"below": 0.0, "reread": 0.0}

@@ -80,7 +80,7 @@ def parse(primer: str | os.PathLike | None) -> Texts | FromCorpus | None:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}. {WAYS}.") from error
     if not text.strip():
-        raise ValueError(f"{path} has no text.")
+        raise ValueError(f"{path} has no text. {WAYS}.")
     return Texts(str(primer), (text,))
 
 

@@ -333,8 +333,8 @@ def _check_provenance(
 ) -> None:
     if wrong := differences(manifest, provenance):
         raise ValueError(
-            f"{path} was made with {wrong}, for {model.name}. Its keys would be read as something "
-            "they are not."
+            f"{path} was made with {wrong}, for {model.name}: its keys would be read as something "
+            "they are not. Build it again."
         )
 
 

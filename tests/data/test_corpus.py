@@ -108,7 +108,7 @@ def test_a_set_without_a_question_is_drawn_again(tmp_path):
 
 
 def test_bad_files_and_options_are_refused(path, tmp_path):
-    with pytest.raises(ValueError, match="Give the file of documents"):
+    with pytest.raises(ValueError, match="Give the file that launch.write_questions wrote"):
         data.load("corpus", "train")
     with pytest.raises(FileNotFoundError, match="no file"):
         data.load("corpus", "train", path=str(tmp_path / "none.jsonl"))
