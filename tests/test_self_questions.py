@@ -215,5 +215,5 @@ def test_questions_about_a_text_that_has_changed_are_refused(tmp_path, capsys):
     source.write_text(lines[0].replace("One", "Another"))
     with pytest.raises(ValueError, match="1 documents, 'a' the first"):
         questions.write(source, output, "no such model")
-    with pytest.raises(ValueError, match="20 or more are needed"):
+    with pytest.raises(ValueError, match="too few documents .*: give 20 or more"):
         questions.write(source, output, "no such model", least=20)

@@ -109,8 +109,9 @@ class Store:
             nothing.
           keep: the share of a packet's slots that stays; the compressor's own if None.
           resident_bytes: the most bytes kept in device memory between calls of `ask`: packets, so
-            that what many questions are about is read from disk once, and documents read in full,
-            for answers in doubt; 0 keeps none.
+            that what many questions are about is read from disk once; packets laid side by side,
+            for the same documents asked again; and documents read in full, for answers in doubt. 0
+            keeps none.
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for

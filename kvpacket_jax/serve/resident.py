@@ -1,4 +1,4 @@
-"""What stays on the device between requests: packets read from files, documents read in full."""
+"""What stays on the device between requests: packets, packets laid side by side, full readings."""
 
 import pathlib
 import threading
@@ -22,8 +22,8 @@ class Resident:
     itself: evicting one never takes it from a request. Threads may share it.
 
     Args:
-      num_bytes: the most bytes kept in the memory of all devices together; the least recently used
-        go first, documents read in full before packets. 0 keeps none.
+      num_bytes: the most bytes kept, each array counted once whatever devices hold it; the least
+        recently used go first, what serves one request's documents before packets. 0 keeps none.
     """
 
     def __init__(self, num_bytes: int):

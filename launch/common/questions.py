@@ -36,7 +36,9 @@ def write(
         (d.id, d.text) for d in corpus.read_file(source, corpus.refusing("Nothing was written."))
     ]
     if len(documents) < least:
-        raise ValueError(f"{source} has {len(documents)} documents; {least} or more are needed.")
+        raise ValueError(
+            f"{source} has too few documents ({len(documents)}): give {least} or more."
+        )
     done = self_questions.finished(output)
     _check_texts(source, output, documents, done)
     left = [d for d in documents if d[0] not in done]

@@ -152,6 +152,21 @@ def test_a_document_may_be_named_twice_and_read_in_full(store):
     assert fresh.ask("When?", ["ferry", "bus"], 4, method="full_recompute") == full
 
 
+def test_packets_are_laid_side_by_side_once(store, monkeypatch):
+    method, made = METHODS["kv_packet"], []
+    arrange = method.arrange
+    noted = lambda *args: made.append(args) or arrange(*args)  # noqa: E731
+    monkeypatch.setattr(method, "arrange", noted)
+    first = store.ask("When?", ["ferry", "bus"], 4)
+    assert store.ask("When?", ["ferry", "bus"], 4) == first and len(made) == 1
+    store.ask("When?", ["bus", "ferry"], 4)
+    assert len(made) == 2
+    store.add({"ferry": "no ferry leaves today"})
+    changed = store.ask("When?", ["ferry", "bus"], 4)
+    fresh = kvp.Store(store.folder, store.model, **MADE_WITH, resident_bytes=0)
+    assert fresh.ask("When?", ["ferry", "bus"], 4) == changed and len(made) == 4
+
+
 def test_documents_are_read_in_full_once(store, monkeypatch):
     method, made = METHODS["full_recompute"], []
     read = method.shared_context
