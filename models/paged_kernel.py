@@ -28,7 +28,7 @@ NOWHERE = jnp.iinfo(jnp.int32).max  # the position of a slot that is not valid
 def attend_pages(config, q_KxXxH, positions_X, k, v, starts, positions, valid) -> Attended:
     """Attention of X rows over a pool's pages, all in their order.
 
-    Split by heads over `config.mesh`. Off a TPU the kernel is interpreted, slowly, as plain jax.
+    Split by heads over `config.mesh`. On a CPU the kernel is interpreted, slowly, as plain jax.
 
     Args:
       q_KxXxH: queries by key/value head, already scaled.
@@ -40,11 +40,15 @@ def attend_pages(config, q_KxXxH, positions_X, k, v, starts, positions, valid) -
     Returns:
       `[K, X, H]` and `[K, X]`. A row that sees no slot has finite values without meaning, and a
       log-sum-exp near MASKED.
+
+    Raises ValueError on a GPU, which it is not written for.
     """
     seen_from = jnp.where(valid, positions + starts[:, None], NOWHERE)
     turns = rope.cos_sin(config.rope, config.head_dim, starts, config.max_positions)
     mesh = config.mesh
     platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    if platform not in ("tpu", "cpu"):
+        raise ValueError(f"paged_kernel=True is for TPUs, not for a {platform}: set it to False.")
     run = functools.partial(_attend, interpret=platform != "tpu")
     if mesh:
         of_heads, of_pool, whole = P(sharding.KV), P(None, None, sharding.KV), P()

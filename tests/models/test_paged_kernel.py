@@ -1,6 +1,7 @@
 """The kernel over pages, interpreted: what attention over the same pages gives without it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,25 @@ def test_what_it_cannot_read_is_read_without_it(tiny):
     assert isinstance(paged.segment_or_kernel(config, pages, *wide, None, 6), Segment)
     with pytest.raises(ValueError, match="shared_layers need paged_kernel=False"):
         dataclasses.replace(tiny("tiny_qwen2").config, paged_kernel=True, shared_layers=range(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_it_lowers_for_a_tpu(dtype):
+    """At the sizes of Llama-3.1-8B; what its compiler makes of it `make plan` shows."""
+    heads, size, pages, count = 8, 128, 64, 256
+    array = jax.ShapeDtypeStruct
+    pool = array((pages, S, heads, size), dtype)
+    turns = array((pages, size // 2), jnp.float32)
+    queries = array((heads, count, size), jnp.float32), array((count,), jnp.int32)
+    run = jax.jit(functools.partial(paged_kernel._attend, interpret=False))
+    traced = run.trace(*queries, pool, pool, turns, turns, array((pages, S), jnp.int32))
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_no_gpu_interprets_it(tiny, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match="for TPUs, not for a gpu"):
+        list(both(config_of(next(iter(ROPES))), context(2)))
 
 
 def test_its_work_is_counted():

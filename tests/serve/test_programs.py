@@ -92,10 +92,15 @@ def answer(model, stored, request) -> list[int]:
     ("number", "at_most"), [(100, 100), pytest.param(300, 150, marks=pytest.mark.slow)]
 )
 def test_few_programs_serve_all_requests(model, compiled, number, at_most):
-    for stored, request in requests(model, number):
+    made = list(requests(model, number))
+    for stored, request in made:
         assert len(answer(model, stored, request)) == NEW_TOKENS
     assert {"_empty", "_put", "prefill_program", "_first", "_decode"} <= {*map(plain, compiled)}
     assert len(compiled) <= at_most
+    warm = len(compiled)
+    for stored, request in made[::-5]:
+        answer(model, stored, request)
+    assert len(compiled) == warm, "the same sizes again compile nothing, in whatever order"
 
 
 def test_documents_read_in_full_share_the_programs_of_questions(model, compiled):
