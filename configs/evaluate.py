@@ -11,7 +11,9 @@ own_notes        five notes of a line each
 hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.folder=DIR for files
                  that are there already, --config.dataset.options.setting=fullwiki for paragraphs
                  that a retriever found
-musique          twenty paragraphs, two to four gold; needs the folder
+musique          twenty paragraphs, two to four gold; needs the folder;
+                 --config.dataset.options.single_hop=True also asks the single-hop questions that
+                 its questions are made of
                  both: --config.dataset.options.ids=FILE for the records of some ids,
                  --config.dataset.options.num_distractors=N for N paragraphs beside the gold ones
 corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE
@@ -88,7 +90,7 @@ FURTHER = {
     "wikipedia": _PROSE,
     "corpus": _PROSE,
     "hotpot_qa": {"setting": str, "ids": str, "num_distractors": int},
-    "musique": {"ids": str, "num_distractors": int},
+    "musique": {"ids": str, "num_distractors": int, "single_hop": bool},
 }
 
 

@@ -44,6 +44,12 @@ def musique_record(i: int) -> dict:
         "answer_aliases": [f"{i} mills", str(i)],
         "answerable": True,
         "paragraphs": paragraphs,
+        "question_decomposition": [
+            {"question": f"Mills of Brackwater {i}?", "answer": "one", "paragraph_support_idx": 1},
+            {"question": "Which town has #1 mills?", "answer": "x", "paragraph_support_idx": 4},
+            {"question": "Estwick >> mills", "answer": "two", "paragraph_support_idx": 4},
+            {"question": "What is Estwick?", "answer": "a town", "paragraph_support_idx": 4},
+        ],
     }
 
 
@@ -96,6 +102,20 @@ def test_gold_paragraphs_stay_and_the_first_others_do(number, load):
     for beside in (1, 3, 20):
         those = load("musique", "test", num_documents=number, num_distractors=beside)[0]
         assert len(those.documents) == 2 + min(beside, 3)
+
+
+def test_single_hop_questions_that_stand_alone_are_asked_once_each(load):
+    plain, asked = load("musique", "test"), load("musique", "test", single_hop=True)
+    assert [len(e.questions) for e in plain] == [1, 1, 1] and plain[0].id == asked[0].id
+    texts = [[q.text for q in e.questions[1:]] for e in asked]
+    assert texts == [["Mills of Brackwater 0?", "What is Estwick?"]] + [
+        [f"Mills of Brackwater {i}?"] for i in (1, 2)
+    ]
+    few = load("musique", "test", single_hop=True, num_documents=2)[0]
+    for question, place in zip(few.questions[1:], (0, 1), strict=True):
+        assert question.info == {"kind": "1_hop", "hops": 1, "documents": [place]}
+    assert few.questions[1].answers == ("one",)
+    assert few.questions[0] == load("musique", "test", num_documents=2)[0].questions[0]
 
 
 def test_a_changed_file_is_read_anew(folder, load):

@@ -37,6 +37,11 @@ class MultiHopConfig:
     num_distractors: int | None = None
     preamble: str = INSTRUCTION
 
+    @property
+    def num_questions(self) -> int | None:
+        """How many of a record's questions are asked, the first being its own; None: all."""
+        return 1
+
     def __post_init__(self):
         generated.as_range("num_documents", self.num_documents, 1, 20)
         if self.num_distractors is not None:
@@ -78,31 +83,42 @@ def example(name: str, paragraphs: list[Paragraph], question: str, answers, info
 
     A document is a paragraph's title, a line feed and its text, as the sets' authors show them.
     """
-    json_lines.check_text("question", question)
-    for answer in answers:
-        json_lines.check_text("answer", answer)
     for paragraph in paragraphs:
         json_lines.check_text("title", paragraph.title)
     gold = [i for i, p in enumerate(paragraphs) if p.gold]
     documents = tuple(f"{p.title}\n{p.text}" for p in paragraphs)
-    asked = Question(question, tuple(dict.fromkeys(answers)), info=info | {"documents": gold})
+    asked = as_question(question, answers, info | {"documents": gold})
     return Example(json_lines.check_id(name), documents, (asked,))
 
 
+def as_question(text: str, answers, info: dict) -> Question:
+    """Raises ValueError for an empty question or answer."""
+    json_lines.check_text("question", text)
+    for answer in answers:
+        json_lines.check_text("answer", answer)
+    return Question(text, tuple(dict.fromkeys(answers)), info=info)
+
+
 def trimmed(whole: Example, options: MultiHopConfig) -> Example:
-    """The example with its gold paragraphs and the first others, in the same order."""
-    (question,) = whole.questions
-    gold = set(question.info["documents"])
+    """The example with its gold paragraphs and the first others, in the same order.
+
+    Gold is what its first question needs; its others need no more.
+    """
+    gold = set(whole.questions[0].info["documents"])
     others = [i for i in range(len(whole.documents)) if i not in gold]
     number = options.num_distractors
     if number is None:
         number = max(options.num_documents - len(gold), 0)
     kept = sorted(gold | set(others[:number]))
-    info = question.info | {"documents": [kept.index(i) for i in sorted(gold)]}
+
+    def moved(question: Question) -> Question:
+        places = [kept.index(i) for i in sorted(question.info["documents"])]
+        return dataclasses.replace(question, info=question.info | {"documents": places})
+
     return dataclasses.replace(
         whole,
         documents=tuple(whole.documents[i] for i in kept),
-        questions=(dataclasses.replace(question, info=info),),
+        questions=tuple(map(moved, whole.questions[: options.num_questions])),
     )
 
 

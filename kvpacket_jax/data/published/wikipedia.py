@@ -65,8 +65,7 @@ def has(example: Example) -> bool:
 
     Adapters learn from these, and are chosen by them.
     """
-    (question,) = example.questions
-    needed = {example.documents[i] for i in question.info["documents"]}
+    needed = {example.documents[i] for q in example.questions for i in q.info["documents"]}
     return example.id in hotpot_qa_ids() or not needed.isdisjoint(_documents())
 
 
