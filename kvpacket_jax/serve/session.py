@@ -55,8 +55,9 @@ class Session(NamedTuple):
     wording: Wording
     method: Method
     folder: pathlib.Path
-    wanted: list[Wanted]  # the preamble first
+    wanted: list[Wanted]  # the preamble's first, if there is one
     packets: list[Packet]
+    num_preamble: int  # packets of the preamble, 0 or 1
     context: Context
     start: int  # position of a question's first token
     # The documents read in full, once for all questions that need it; None without packets.
@@ -64,16 +65,12 @@ class Session(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Of the documents, as they were tokenised."""
+        """Of the documents that were read as packets, as they were tokenised."""
         return sum(len(packet.manifest.tokens) for packet in self.apart()[1])
 
     def apart(self) -> tuple[list[Packet], list[Packet]]:
-        """The preamble's packet, if there is one, and the documents'."""
-        documents_by = self.wanted[-1].provenance
-        preamble, documents = [], []
-        for packet, wanted in zip(self.packets, self.wanted, strict=True):
-            (documents if wanted.provenance == documents_by else preamble).append(packet)
-        return preamble, documents
+        """The preamble's packet, if there is one, and the documents', if packets are read."""
+        return self.packets[: self.num_preamble], self.packets[self.num_preamble :]
 
 
 class Reply(NamedTuple):
@@ -160,7 +157,7 @@ def open_session(
     names = identity.names_of(model, made_with, wording, adapter_name)
     entries = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
-    documents = []
+    num_preamble, documents = len(wanted), []
     if not without:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
     try:
@@ -179,9 +176,8 @@ def open_session(
         # Seals vouch for it: the same documents in the same order lie there already.
         stored = resident.get(("laid", *wanted), lambda: reader.arrange(model, packets))
         ready = reader.shared_context(model, stored, Request([], documents, []))
-    opened = Session(
-        model, wording, reader, folder, wanted, packets, ready.context, ready.query_start, None
-    )
+    read = wanted, packets, num_preamble
+    opened = Session(model, wording, reader, folder, *read, ready.context, ready.query_start, None)
     if without:
         return opened
     preamble, documents = opened.apart()
