@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.dtype = "float32"
     config.shared_layers = ""  # "19:23": these take layer 18's attention weights, cache no keys
     # True: in the query's prefill a Pallas kernel attends to packets (models/paged_kernel.py). No
-    # TPU has run it yet; elsewhere it is interpreted, and slow. The query alone, over a plain
+    # TPU has run it yet; on a CPU it is interpreted, and slow. The query alone, over a plain
     # cache, goes without it.
     config.paged_kernel = False
     config.methods = ("full_recompute", *evaluate.METHODS)  # "name" or "name:field=value,…"

@@ -12,8 +12,8 @@ hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.fold
                  that are there already, --config.dataset.options.setting=fullwiki for paragraphs
                  that a retriever found
 musique          twenty paragraphs, two to four gold; needs the folder;
-                 --config.dataset.options.single_hop=True also asks the single-hop questions that
-                 its questions are made of
+                 --config.dataset.options.single_hop=True also asks those of the single-hop
+                 questions that its questions are made of which stand alone, each once
                  both: --config.dataset.options.ids=FILE for the records of some ids,
                  --config.dataset.options.num_distractors=N for N paragraphs beside the gold ones
 corpus           what launch.write_questions wrote: --config.dataset.options.path=FILE

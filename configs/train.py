@@ -248,7 +248,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.template = "chat"
     config.mixture = ConfigDict(_mixture())
-    # An adapter is as good as its worst kind here, against the untrained one.
+    # An adapter is as good as its worst kind here, against packets without training.
     config.validation = ConfigDict(_validation())
 
     config.num_steps = 1000

@@ -3,8 +3,9 @@
 python -m launch.card --adapter=runs/mine/adapter --config=configs/card.py:cpu
 python -m launch.card --adapter=runs/mine/adapter --config.batch_size=8  # on a GPU
 
-The card is written beside the adapter. It has the adapter, its primer alone and bare packets, on
-test questions. Stopped, the same command goes on with the kinds that are left.
+The card is written beside the adapter; the primer's, which has no folder, in the user's cache. It
+has the adapter, its primer alone and bare packets, on test questions. Stopped, the same command
+goes on with the kinds that are left.
 
 python -m launch.card --adapter=qwen2.5-coder-0.5b --show --figure=card.svg  # the card there is
 """

@@ -35,7 +35,7 @@ class ModelConfig:
     # Slots that such a block takes at once, without those that none of its rows sees; 0: all.
     key_block: int = 0
     mesh: jax.sharding.Mesh | None = None  # its devices (sharding.py); None: one
-    paged_kernel: bool = False  # attention over pages by paged_kernel.py; off a TPU interpreted
+    paged_kernel: bool = False  # attention over pages by paged_kernel.py; for TPUs
     # Layers that take the attention weights of the layer before them and cache no keys. Another
     # model than its weights': part of the fingerprint (identity.py).
     shared_layers: range | None = None

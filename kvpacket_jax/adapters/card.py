@@ -138,6 +138,8 @@ def remark(
             f"launch.card --config.template={template} --output=FILE measures it."
         )
     known = [row for row in card.rows if row.scores[ADAPTER].same_right is not None]
+    if not known:
+        return f"The full context was never right on what the card of {name} covers: {unknown}."
     fitting = [row for row in known if row.documents >= documents and row.tokens >= tokens]
     if not fitting:
         every = {(row.documents, row.tokens) for row in known}

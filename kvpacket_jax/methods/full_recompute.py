@@ -33,11 +33,14 @@ class FullRecompute(Method):
         )
 
     def shared_context(self, model, stored, request):
-        return Prepared(*read_documents(model, stored, request.documents))
+        return Prepared(*read_documents(model, stored, request.documents, self.buckets))
 
 
 def read_documents(
-    model: LanguageModel, stored: list[Packet], documents: Sequence[Sequence[int]]
+    model: LanguageModel,
+    stored: list[Packet],
+    documents: Sequence[Sequence[int]],
+    buckets: Buckets = Buckets(),
 ) -> tuple[Context, int]:
     """The documents read in full once, as a context for many questions, and its length.
 
@@ -51,5 +54,5 @@ def read_documents(
     # Read in rows of nearly its length, and kept in one of the sizes of contexts, so that questions
     # of all sets of documents share programs.
     rows = bucket(len(ids))
-    read = prefill(model, context, [ids], start, rows=rows, slots=Buckets().context(rows))
+    read = prefill(model, context, [ids], start, rows=rows, slots=buckets.reading(rows))
     return (*context, read.tail), start + len(ids)

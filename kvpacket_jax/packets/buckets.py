@@ -45,6 +45,13 @@ class Buckets:
             return power_of_two(slots, longest)
         return self.contexts[bisect.bisect_left(self.contexts, slots)]
 
+    def reading(self, slots: int) -> int:
+        """Slots of documents that are read in full: finer steps where they are long and large."""
+        longest = self.contexts[-1]
+        if slots <= longest:
+            return self.context(slots)
+        return round_up(slots, power_of_two(slots, longest) // 8)
+
     def build(self, length: int) -> int:
         """Rows a document is computed with: finer than `packet`, for here padding costs FLOPs."""
         full = self.packet(length)

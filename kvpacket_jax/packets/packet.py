@@ -104,7 +104,7 @@ def read_primer(
     if buckets is None:
         ids = np.asarray(adapter.primer)
         known = str(ids.dtype), ids.tobytes()
-        last = _last_primer.get(model)  # looked up once: other threads may build after others
+        last = _last_primer.get(model)  # looked up once: another thread may replace it
         if last is None or last[0] != known:
             last = known, _primer_cache(model.module, model.params, adapter.primer)
             _last_primer[model] = last

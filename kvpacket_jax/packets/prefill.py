@@ -76,7 +76,7 @@ def prefill(
       new_tokens: how many are to be decoded afterwards; sizes the tail beyond its usual capacity.
       rows: pads the queries to this many tokens, with a tail that holds no more than them and the
         new tokens, instead of the buckets that requests share.
-      slots: of that tail, if it is to be larger.
+      slots: with `rows`, those of the tail, if it is to be larger.
 
     Raises:
       ValueError: an empty query, ids outside the vocabulary, or a request longer than the model's

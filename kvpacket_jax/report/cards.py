@@ -22,9 +22,9 @@ LOOKS = {
 def legend(card: Card) -> str:
     """What the table's columns are."""
     text = (
-        "size: documents, and the tokens of one, at most. n: questions; (those that the full "
-        "context gets right). share: of the full context's F1. same: the share of answers that "
-        "are the full context's; right: of those that it gets right."
+        "size: documents, and the tokens of one, at most. n: questions (in brackets those that "
+        "the full context gets right). share: of the full context's F1. same: the share of "
+        "answers that are the full context's; right: of those that it gets right."
     )
     if left_out := sum(row.left_out or 0 for row in card.rows):
         text += f" Left out: {left_out} questions whose answers had no room."

@@ -22,7 +22,7 @@ class Training(NamedTuple):
     name: str
     # Of documents that it had learned from, at each validation; steps of runs that counted none.
     sets: list[int]
-    scores: list[dict[str, dict[str, float]]]  # by kind, then by key of SCORES
+    scores: list[dict[str, dict[str, float | None]]]  # by kind, then by key of SCORES
 
 
 def read(workdirs: Iterable[str | pathlib.Path]) -> list[Training]:

@@ -192,7 +192,7 @@ def _trained(runs: Sequence[Training]) -> Section:
             f"training_{kind}_{key}",
             f"{score}, by sets of documents in training: {kind}",
             figures.by_number(
-                curves.series(runs, kind, key),
+                points,
                 "sets of documents in training",
                 score,
                 f"Validation on {kind}",
@@ -200,6 +200,7 @@ def _trained(runs: Sequence[Training]) -> Section:
         )
         for kind in curves.kinds(runs)
         for key, score in curves.SCORES.items()
+        if (points := curves.series(runs, kind, key))
     ]
     return Section(TRAINED, [TRAINING_READING], shown, [curves.table(runs)])
 

@@ -49,7 +49,7 @@ def conclusion(
 def _verdict(adapted: int, bare: int, full: int) -> str:
     """What an adapter did, by the numbers of right answers."""
     if adapted < bare:
-        return f"costs {bare - adapted} right answers: do without it (--adapter=none)."
+        return f"costs right answers ({bare - adapted}): do without it (--adapter=none)."
     if bare >= full:
         return "has nothing to win back: caching documents apart loses no answer."
     share = "none" if adapted == bare else "all" if adapted >= full else "part"

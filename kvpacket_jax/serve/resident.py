@@ -22,8 +22,9 @@ class Resident:
     itself: evicting one never takes it from a request. Threads may share it.
 
     Args:
-      num_bytes: the most bytes kept, each array counted once whatever devices hold it; the least
-        recently used go first, what serves one request's documents before packets. 0 keeps none.
+      num_bytes: the most bytes kept, an array on several devices counted once; the least recently
+        used go first, packets laid side by side before full readings, those before packets. 0 keeps
+        none.
     """
 
     def __init__(self, num_bytes: int):
@@ -31,7 +32,8 @@ class Resident:
             raise ValueError(f"resident_bytes is {num_bytes}: it is 0 or more.")
         self._limit = num_bytes
         self._packets: OrderedDict[Wanted, Packet] = OrderedDict()
-        self._made: OrderedDict[Hashable, Any] = OrderedDict()
+        self._laid: OrderedDict[Hashable, Any] = OrderedDict()
+        self._read: OrderedDict[Hashable, Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -49,15 +51,22 @@ class Resident:
         self._keep(self._packets, {w: packets[w] for w in wanted})
         return [packets[w] for w in wanted]
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What a key stands for, arrays and what else there is: resident, or made now.
+    def laid(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Packets side by side: resident, or laid now. Cheap to make, they are the first to go."""
+        return self._get(self._laid, key, make)
 
-        It serves one request's documents in their order, packets serve all: it goes before them.
+    def read(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Documents read in full: resident, or read now.
+
+        They serve requests with these documents in their order, packets serve all: they go before.
         """
+        return self._get(self._read, key, make)
+
+    def _get(self, kept: OrderedDict, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
-            found = {key: self._made[key]} if key in self._made else {}
+            found = {key: kept[key]} if key in kept else {}
         found = found or {key: make()}
-        self._keep(self._made, found)
+        self._keep(kept, found)
         return found[key]
 
     def _keep(self, kept: OrderedDict, values: Mapping) -> None:
@@ -69,7 +78,8 @@ class Resident:
                 kept[key] = value
                 kept.move_to_end(key)
             while self._bytes > self._limit:
-                _, dropped = (self._made or self._packets).popitem(last=False)
+                first = self._laid or self._read or self._packets
+                _, dropped = first.popitem(last=False)
                 self._bytes -= _size(dropped)
 
 

@@ -174,7 +174,8 @@ def open_session(
         ready = _in_full(model, packets, documents, resident)
     else:
         # Seals vouch for it: the same documents in the same order lie there already.
-        stored = resident.get(("laid", *wanted), lambda: reader.arrange(model, packets))
+        arrange = lambda: reader.arrange(model, packets)  # noqa: E731
+        stored = arrange() if without else resident.laid(tuple(wanted), arrange)
         ready = reader.shared_context(model, stored, Request([], documents, []))
     read = wanted, packets, num_preamble
     opened = Session(model, wording, reader, folder, *read, ready.context, ready.query_start, None)
@@ -196,7 +197,7 @@ def _in_full(
     read = METHODS[cost.FULL]().shared_context
     tokens = (*(packet.manifest.tokens for packet in preamble), *map(tuple, documents))
     request = Request([], documents, [])
-    return resident.get((cost.FULL, tokens), lambda: read(model, preamble, request))
+    return resident.read(tokens, lambda: read(model, preamble, request))
 
 
 def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:

@@ -131,7 +131,7 @@ class Teaching:
         weights = []
         for e, (example, said) in enumerate(zip(examples, texts, strict=True)):
             right[e, : len(said)] = [
-                _is_right(q, text, len(ids) == shape.new_tokens)
+                _is_right(q, text, self._is_cut(q, ids, shape))
                 for q, text, ids in zip(example.questions, said, answers[e], strict=True)
             ]
             weights.append(np.where(right[e, : len(said)], 1.0, self.wrong_weight).tolist())
@@ -162,6 +162,13 @@ class Teaching:
             [self.template.answer(q, decode(a)) for q, a in zip(x.questions, ids, strict=True)]
             for x, ids in zip(examples, answers, strict=True)
         ]
+
+    def _is_cut(self, question: Question, ids: list[int], shape: Shape) -> bool:
+        """Whether an answer had no room to end."""
+        tokenizer = self.model.tokenizer
+        if len(ids) < shape.new_tokens or ids[-1] in tokenizer.stop_ids:
+            return False
+        return not self.template.has_ended(question, tokenizer.decode(ids))
 
     def _order(self, example: Fitted, shape: Shape) -> list[int]:
         """All P documents, in an order that follows from seed and example; absent ones last."""

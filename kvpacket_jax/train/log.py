@@ -14,7 +14,7 @@ VALIDATION = "validation"  # a field is this, the kind and the score, with slash
 class Log:
     """Metrics as JSON lines, by the first host; rows of steps that a resumed run does again go.
 
-    A row's `step` is the number of updates done, as in checkpoints: the untrained adapter is at 0.
+    A row's `step` is the number of updates done, as in checkpoints: training begins at 0.
     Written whole each time, for object storage has no appending: before a checkpoint, and as often
     as a fiftieth of the time allows.
     """
@@ -30,7 +30,7 @@ class Log:
     def rows(self) -> list[dict]:
         return self._rows
 
-    def validation(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+    def validation(self, step: int, scores: dict[str, dict[str, float | None]]) -> None:
         """Adds the scores of a validation, by kind; earlier ones of the same step go."""
         self._rows = [r for r in self._rows if r["step"] != step or "loss" in r]
         flat = {f"{VALIDATION}/{kind}/{k}": v for kind, s in scores.items() for k, v in s.items()}
@@ -52,9 +52,9 @@ class Log:
         self._due = now + self.SHARE * (now - began)
 
 
-def scores_of(row: dict) -> dict[str, dict[str, float]]:
+def scores_of(row: dict) -> dict[str, dict[str, float | None]]:
     """The scores of a row that `Log.validation` wrote, by kind; empty for that of a step."""
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float | None]] = {}
     for field, value in row.items():
         if field.startswith(f"{VALIDATION}/"):
             _, kind, key = field.split("/")

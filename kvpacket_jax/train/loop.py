@@ -324,7 +324,9 @@ class Trainer:
         best, path = self._checkpoints.best(self._state), self._run.workdir / "adapter"
         described = {**self._description, "step": best.step, **best.measures}
         adapter = self._whole(best.state, best.measures["scale"])
-        if not hosts.share(np.bool_(adapter_lib.is_saved(path, adapter))).all():
+        with hosts.together():
+            saved = adapter_lib.is_saved(path, adapter)
+        if not hosts.share(np.bool_(saved)).all():
             adapter_lib.save_adapter(path, adapter, resume.as_json(described))
         return best
 

@@ -105,7 +105,7 @@ def training_figure(log: epath.PathLike, path: epath.PathLike, baseline: Scores)
     left.set(xlabel="step", ylabel="KL to the teacher, nats a token", ylim=(0, None))
     left.legend(framealpha=0.9, edgecolor="none")
     for axes, key, label in (
-        (middle, "kl", "validation KL, of that without training"),
+        (middle, "kl", "validation KL ÷ KL without training"),
         (right, "same_right", "same answer as the teacher, where right"),
     ):
         for kind, color in zip(kinds, COLORS * len(kinds), strict=False):

@@ -92,8 +92,8 @@ def check(config: ConfigDict) -> None:
     learned = [config[p] for p in ("header", "trailer", "distiller_rank", "learn_primer")]
     if not any([*learned, config.writer_rank and config.learn_writer]):
         raise ValueError(
-            "Nothing would be trained: give header, trailer or distiller_rank a size, or "
-            "writer_rank with learn_writer=True."
+            "Nothing would be trained: give header, trailer or distiller_rank a size, writer_rank "
+            "with learn_writer=True, or learn_primer=True."
         )
     if not config.learn_writer and tuple(config.scales) != (1.0,):
         raise ValueError("scales are of what a writer learned: with learn_writer=False, (1.0,).")

@@ -29,7 +29,7 @@ Scores = dict[str, dict[str, float | None]]
 class Validation:
     """Calls score an adapter on every kind, with programs of fixed shapes as in training.
 
-    The teacher answers once, when it is first needed. "Right" is where its answer has a gold one.
+    The teacher answers once, when it is first needed. "Right" is as Microbatch has it.
 
     Args:
       teaching: its sources and shapes are the kinds'.

@@ -88,6 +88,8 @@ def test_a_kind_that_the_full_context_never_has_right_judges_nothing():
     assert "70% (lives)" in line and "prose" not in line
     line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 200, 0.9)
     assert "only up to 5 of 100" in line
+    line = card.remark(Card("m", rows[1:], ""), "mine", "m", "chat", 5, 100, 0.9)
+    assert "was never right" in line
 
 
 def test_the_cards_of_primers_lie_in_the_cache_folder(tmp_path):

@@ -136,6 +136,7 @@ def test_a_changed_file_is_read_anew(folder, load):
         ("musique", lambda r: r.update(answerable=False), "MuSiQue-Full's file"),
         ("musique", lambda r: r.update(paragraphs=[{}]), "it is no record of MuSiQue"),
         ("musique", lambda r: r.update(id="mills"), "it is no record of MuSiQue"),
+        ("musique", lambda r: r["question_decomposition"][0].update(question=None), "question"),
     ],
 )
 def test_bad_records_are_named(name, change, names, folder, load):

@@ -152,7 +152,7 @@ def test_it_lowers_for_a_tpu(dtype):
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
-def test_no_gpu_interprets_it(tiny, monkeypatch):
+def test_no_gpu_interprets_it(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(ValueError, match="for TPUs, not for a gpu"):
         list(both(config_of(next(iter(ROPES))), context(2)))

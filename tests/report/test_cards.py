@@ -56,6 +56,21 @@ def test_what_reading_again_does_is_drawn_where_any_kind_has_it():
     assert hollow(cards.figure(Card("m", [unknown, known], ""))) == 2
 
 
+def test_what_is_not_known_is_not_shown_as_0():
+    known, unknown = row("own_docs", 0.5, 0.75), row("mine", 0.25, None)
+    for way, score in unknown.scores.items():
+        unknown.scores[way] = score._replace(same_right=None)
+    known, unknown = known._replace(right=20, left_out=2), unknown._replace(right=0, left_out=1)
+    card = Card("m", [known, unknown], "")
+    drawn, legend = cards.figure(card), cards.legend(card)
+    assert "<!-- everyday documents (20) -->" in drawn and "<!-- mine (0) -->" in drawn
+    assert "Left out: 3 questions" in legend and "that it gets right" in drawn
+    assert len(markers(drawn)) == len(markers(cards.figure(Card("m", [known], ""))))
+    console = Console(file=io.StringIO(), width=130)
+    console.print(cards.table([unknown]))
+    assert "40 (0)" in console.file.getvalue() and "None" not in console.file.getvalue()
+
+
 def test_an_adapter_without_a_primer_has_no_row_of_it():
     with_one = row("own_docs", 0.5, None)
     without = with_one._replace(scores=with_one.scores | {PRIMER: NEVER})
@@ -70,7 +85,8 @@ def test_the_readme_shows_the_shipped_card():
     committed = (ROOT / "results" / "card.svg").read_text()
     drawn = cards.figure(adapters.known_card(name))
     for one in adapters.known_card(name).rows:
-        assert f"<!-- {one.plain_kind} ({one.questions}) -->" in committed
+        number = one.questions if one.right is None else one.right
+        assert f"<!-- {one.plain_kind} ({number}) -->" in committed
     for ours, theirs in zip(markers(drawn), markers(committed), strict=True):
         assert ours[0] == theirs[0] and ours[1:] == pytest.approx(theirs[1:], abs=1.0)
     assert "results/card.svg" in (ROOT / "README.md").read_text()

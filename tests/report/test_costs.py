@@ -93,9 +93,9 @@ def test_the_demo_says_what_to_conclude_and_what_to_type():
     )
     assert "wins back none of" in story.conclusion(comparison(), "a primer", "no_recompute")
     worse = story.conclusion(comparison(), "a primer", "no_recompute", "kv_packet")
-    assert "the adapter, a primer, costs 1 right answers: do without it" in worse
+    assert "the adapter, a primer, costs right answers (1): do without it" in worse
     nothing = story.conclusion(comparison(), "a primer", "kv_packet", "full_recompute")
-    assert "costs 1 right" in nothing and "nothing to win" not in nothing
+    assert "costs right answers" in nothing and "nothing to win" not in nothing
     assert "loses no answer" in story.conclusion(comparison(), "a", *["full_recompute"] * 2)
     assert "--model" not in story.next_command("a", default="a")
     assert story.next_command("b", default="a").count(" --model=b ") == 2

@@ -6,7 +6,7 @@ from kvpacket_jax.report import curves, page
 from kvpacket_jax.train.log import Log
 
 
-def write(folder, per_step: int, kl: dict[int, float], kind: str = "notes"):
+def write(folder, per_step: int, kl: dict[int, float], kind: str = "notes", same_right=0.5):
     """A run of two steps that was validated at some of them."""
     folder.mkdir(parents=True)
     log = Log(folder / curves.FILE, 0)
@@ -14,7 +14,7 @@ def write(folder, per_step: int, kl: dict[int, float], kind: str = "notes"):
         if step:
             log.write({"step": step, "loss": 1.0, "kl": 1.0, "sets": per_step})
         if step in kl:
-            log.validation(step, {kind: {"kl": kl[step], "same_right": 0.5, "questions": 9}})
+            log.validation(step, {kind: {"kl": kl[step], "same_right": same_right, "questions": 9}})
     log.flush()
 
 
@@ -45,3 +45,11 @@ def test_a_page_of_trainings_alone(tmp_path):
         assert "<!-- one -->" in svg and "<!-- two -->" in svg
     assert re.search(r"\| two +\| 2 +\| +2\.00, 0\.50 \|", text)
     assert "<svg" in html.read_text() or "data:image" in html.read_text()
+
+
+def test_what_the_teacher_never_has_right_is_not_drawn(tmp_path):
+    write(tmp_path / "runs", 1, {0: 3.0, 2: 1.0}, same_right=None)
+    _, markdown = page.write_report([tmp_path / "runs"], tmp_path / "report")
+    text = markdown.read_text()
+    assert re.findall(r"figures/(\w+\.svg)", text) == ["training_notes_kl.svg"]
+    assert "1.00, -" in text

@@ -108,19 +108,34 @@ def test_what_was_made_goes_before_packets(store, wanted, reads):
     resident, made = Resident(3 * resident_lib._size(packet)), []
     get = lambda w: resident(store.folder, [w], store.model)[0]  # noqa: E731
     make = lambda: made.append(0) or packet  # noqa: E731
-    get(wanted[-1]), resident.get("a", make), resident.get("b", make), resident.get("a", make)
+    read = resident.read
+    get(wanted[-1]), read("a", make), read("b", make), read("a", make)
     assert len(made) == 2
     get(wanted[-2])  # "b" goes, which was used before "a"
     reads.clear()
-    get(wanted[-1]), get(wanted[-2]), resident.get("a", make)
+    get(wanted[-1]), get(wanted[-2]), read("a", make)
     assert (reads, len(made)) == ([], 2)
-    resident.get("b", make)
+    read("b", make)
     assert len(made) == 3
-    resident.get("large", lambda: (packet,) * 4)
+    read("large", lambda: (packet,) * 4)
     get(wanted[-1]), get(wanted[-2])
     assert reads == []
     none = Resident(0)
-    assert none.get("a", lambda: 1) == 1 and none.get("a", lambda: 2) == 2
+    assert none.read("a", lambda: 1) == 1 and none.read("a", lambda: 2) == 2
+
+
+def test_packets_side_by_side_go_before_what_takes_long_to_make(store, wanted):
+    (packet,) = packet_file.load(store.folder, wanted[-1:], store.model)
+    resident, made = Resident(2 * resident_lib._size(packet)), []
+    read = lambda: resident.read("a", lambda: made.append("read") or packet)  # noqa: E731
+    lay = lambda key: resident.laid(key, lambda: made.append(key) or packet)  # noqa: E731
+    read(), lay("b"), lay("b"), read()
+    assert made == ["read", "b"]
+    lay("c"), read()
+    assert made == ["read", "b", "c"]
+    resident(store.folder, wanted[-1:], store.model)
+    read(), lay("c"), read()
+    assert made == ["read", "b", "c", "c"]
 
 
 @pytest.mark.parametrize("share", [0.5, 2])

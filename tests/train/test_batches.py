@@ -89,12 +89,14 @@ def test_wrong_answers_weigh_less_and_others_as_much(model, monkeypatch):
 
 
 def test_a_right_answer_that_was_cut_off_is_right(model, monkeypatch):
-    """SHAPE has room for four letters of an answer."""
-    fake_answers(monkeypatch, model, "twen", "twe", "twix")
-    longer = [("twenty",)] * 3
-    assert microbatch_of(teaching(model, [example("a", *longer)])).right.tolist() == [
-        [True, False, False]
-    ]
+    """SHAPE has room for four letters of an answer; after a line feed it has ended."""
+    for said, right in (("twen", True), ("twe", False), ("twix", False), ("tw\nz", False)):
+        fake_answers(monkeypatch, model, said)
+        microbatch = microbatch_of(teaching(model, [example("a", ("twenty",))]))
+        assert microbatch.right[0, 0] == right, said
+    stop = model.tokenizer.decode(model.tokenizer.stop_ids[:1])
+    fake_answers(monkeypatch, model, f"twe{stop}")
+    assert not microbatch_of(teaching(model, [example("a", ("twenty",))])).right.any()
 
 
 def test_questions_that_weigh_nothing_are_not_in_the_loss(model, monkeypatch):

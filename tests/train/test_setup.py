@@ -237,6 +237,14 @@ def test_a_mixture_without_weight_kinds_or_with_too_many_sizes_is_refused():
         setup.check(config)
 
 
+def test_a_writer_that_stays_is_not_scaled():
+    config = config_lib.get_config("distill")
+    setup.check(config)
+    config.scales = (1.0, 0.6)
+    with pytest.raises(ValueError, match=r"scales are of what a writer learned: .* \(1\.0,\)"):
+        setup.check(config)
+
+
 @pytest.mark.parametrize("arg", ["", *config_lib.NAMES])
 def test_shipped_configs_pass_the_check(arg):
     config = config_lib.get_config(arg or None)

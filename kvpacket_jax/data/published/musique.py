@@ -88,6 +88,7 @@ def _example(number: int, record: dict, asked: set[str]) -> Example:
     example = multi_hop.example(record["id"], paragraphs, record["question"], answers, info)
     gold, more = example.questions[0].info["documents"], []
     for text, answer, place in single:
+        json_lines.check_text("question", text)
         if place in gold and text not in asked and not any(mark in text for mark in NOT_ALONE):
             asked.add(text)
             more.append(_single_hop(text, answer, place))
