@@ -104,13 +104,16 @@ def test_gold_paragraphs_stay_and_the_first_others_do(number, load):
         assert len(those.documents) == 2 + min(beside, 3)
 
 
-def test_single_hop_questions_that_stand_alone_are_asked_once_each(load):
+def test_single_hop_questions_that_stand_alone_are_asked_once_each(load, tmp_path):
     plain, asked = load("musique", "test"), load("musique", "test", single_hop=True)
     assert [len(e.questions) for e in plain] == [1, 1, 1] and plain[0].id == asked[0].id
     texts = [[q.text for q in e.questions[1:]] for e in asked]
     assert texts == [["Mills of Brackwater 0?", "What is Estwick?"]] + [
         [f"Mills of Brackwater {i}?"] for i in (1, 2)
     ]
+    (tmp_path / "ids").write_text("2hop__2_2")  # what others have had is asked where they are not
+    (alone,) = load("musique", "test", single_hop=True, ids=str(tmp_path / "ids"))
+    assert [q.text for q in alone.questions[1:]] == ["Mills of Brackwater 2?", "What is Estwick?"]
     few = load("musique", "test", single_hop=True, num_documents=2)[0]
     for question, place in zip(few.questions[1:], (0, 1), strict=True):
         assert question.info == {"kind": "1_hop", "hops": 1, "documents": [place]}

@@ -191,14 +191,21 @@ class Source(generated.ExampleSource):
         super().__init__(records, fingerprint)
         self._options = options
         self._chosen = range(len(records)) if chosen is None else chosen
+        self._first: dict[str, int] = {}  # where a question is asked that many records have
+        if options.num_questions is None:
+            for i, chosen_one in enumerate(self._chosen):
+                for question in from_record(records[chosen_one]).questions:
+                    self._first.setdefault(question.text, i)
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
         whole = from_record(self._records[self._chosen[index]])
-        few = trimmed(whole, self._options)
-        return dataclasses.replace(few, preamble=self._options.preamble)
+        few, first = trimmed(whole, self._options), self._first
+        own, *more = few.questions
+        asked = (own, *(q for q in more if first[q.text] == index))
+        return dataclasses.replace(few, questions=asked, preamble=self._options.preamble)
 
 
 def open_published(

@@ -6,7 +6,6 @@ so the user gives their folder.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -36,8 +35,8 @@ class MuSiQueConfig(MultiHopConfig):
 def source(split: str, data_dir: str | os.PathLike, **options) -> multi_hop.Source:
     """Returns the examples of `split`; `options` are MuSiQueConfig's.
 
-    Each has one question, and with `single_hop` then those of its decomposition that stand alone,
-    the first time that the file has them.
+    Each has one question, and with `single_hop` then those of its decomposition that stand alone
+    and that no earlier example has.
 
     Raises as multi_hop.open_published.
     """
@@ -59,13 +58,11 @@ def source(split: str, data_dir: str | os.PathLike, **options) -> multi_hop.Sour
 
 def read(path: pathlib.Path) -> Iterator[Example | ValueError]:
     """The examples of an official file, or what is wrong with a record."""
-    make = functools.partial(_example, asked=set())
-    for _, found in json_lines.read(path, REQUIRED, make):
+    for _, found in json_lines.read(path, REQUIRED, _example):
         yield found
 
 
-def _example(number: int, record: dict, asked: set[str]) -> Example:
-    """Adds its single-hop questions to those that were `asked` before."""
+def _example(number: int, record: dict) -> Example:
     if record.get("answerable") is False:
         raise ValueError("it is not answerable: this is MuSiQue-Full's file, not MuSiQue-Ans's")
     try:
@@ -89,8 +86,7 @@ def _example(number: int, record: dict, asked: set[str]) -> Example:
     gold, more = example.questions[0].info["documents"], []
     for text, answer, place in single:
         json_lines.check_text("question", text)
-        if place in gold and text not in asked and not any(mark in text for mark in NOT_ALONE):
-            asked.add(text)
+        if place in gold and not any(mark in text for mark in NOT_ALONE):
             more.append(_single_hop(text, answer, place))
     return dataclasses.replace(example, questions=(*example.questions, *more))
 
