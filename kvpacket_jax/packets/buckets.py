@@ -38,6 +38,13 @@ class Buckets:
         """Slots of a packet on the device."""
         return power_of_two(length - self.soft_tokens, self.min_packet) + self.soft_tokens
 
+    def compressed(self, slots: int) -> int:
+        """Slots of a compressed packet on the device: near what it stores, for that is the point.
+
+        Each size is a small program. Steps are pages up to 512, then 3 to 6 %.
+        """
+        return round_up(slots, power_of_two(slots, 512) // 32)
+
     def context(self, slots: int) -> int:
         """Slots of a composed context."""
         longest = self.contexts[-1]

@@ -163,7 +163,7 @@ def _read(
         _check_provenance(file.path, manifest, provenance, model)
         kinds, length = _kinds(file, model), manifest["length"]
         stored = kinds["k.0"].shape[0]
-        slots = buckets.packet(stored)
+        slots = (buckets.compressed if POSITIONS in kinds else buckets.packet)(stored)
 
         def part(letter: str):
             shapes = [kinds[f"{letter}.{i}"].shape[1:] for i in range(c.num_layers)]

@@ -124,6 +124,22 @@ def test_what_was_made_goes_before_packets(store, wanted, reads):
     assert none.read("a", lambda: 1) == 1 and none.read("a", lambda: 2) == 2
 
 
+@pytest.mark.parametrize("keep", [0.5, 0.25])
+def test_memory_falls_with_what_a_packet_stores(model, tmp_path, wanted, keep):
+    """Each of the longest that the model reads, and one of a page and a bit."""
+    store = kvp.Store(tmp_path / "small", model, **MADE_WITH, compress="knorm", keep=keep)
+    texts = {"long": "the ferry leaves at seven " * 30, "odd": "the bus leaves at noon " * 21}
+    store.add(texts)
+    store.ask("When?", list(texts), 2)
+    packets = [p for p in store._resident._packets.values() if p.kept is not None]
+    assert len(packets) == len(texts)
+    for packet in packets:
+        assert packet.kept == pytest.approx(keep * packet.length, abs=1)
+        slot = (packet.cache.k[0].nbytes / packet.cache.num_slots) * 2 * len(packet.cache.k)
+        held = sum(x.nbytes for x in (*packet.cache.k, *packet.cache.v))
+        assert packet.kept * slot <= held <= 1.06 * packet.kept * slot + 15 * slot
+
+
 def test_packets_side_by_side_go_before_what_takes_long_to_make(store, wanted):
     (packet,) = packet_file.load(store.folder, wanted[-1:], store.model)
     resident, made = Resident(2 * resident_lib._size(packet)), []
