@@ -39,7 +39,7 @@ def main(argv):
     folder = pathlib.Path(WORKDIR.value).expanduser()
     with errors.in_one_line(), workdir.locked(folder, workdir.EVALUATE):
         results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
-    progress.console.print(tables.quality_table(results), tables.cost_table(results))
+    progress.console.print(*tables.quality_tables(results), tables.cost_table(results))
     progress.paragraph(tables.quality_legend(results))
     if guarded := tables.guard_table(results):
         progress.console.print(guarded)

@@ -28,19 +28,24 @@ def make(spec: str | None, keep: float | None = None) -> Compressor | None:
     """The compressor of a text, None for None or "none".
 
     Args:
-      spec: a name, or with settings "snapkv/window=8/kernel=3".
+      spec: a name, or with settings "snapkv/window=16/kernel=3".
       keep: the share of slots that is kept; the compressor's own if None.
 
     Raises:
       ValueError: an unknown name, setting or value, or a share where nothing is compressed.
+      TypeError: a compressor that is no text, or a share that is no number.
     """
+    if not isinstance(spec, str | None):
+        raise TypeError(f"compress is a text, snapkv say; not {spec!r}.")
+    if isinstance(keep, bool) or not isinstance(keep, int | float | None):
+        raise TypeError(f"keep is a share, .9 say; not {keep!r}.")
     name, _, text = (spec or "none").partition("/")
     if name == "none":
         if text:
             raise ValueError(f"{spec}: nothing is compressed, so there is nothing to set.")
         if keep is not None:
             raise ValueError(
-                f"keep={keep} says how much a compressor keeps: name one, compress=snapkv say."
+                f"keep={keep} says how much a compressor keeps: name one, expected_attention say."
             )
         return None
     check(name, COMPRESSORS, "compressor")

@@ -13,7 +13,7 @@ from kvpacket_jax.packets.pages import Laid, lay
 class KVPacket(Method):
     """`adapter` None caches the documents bare.
 
-    compress: what makes the packets smaller, "snapkv" or with settings "snapkv/window=8/kernel=3".
+    compress: what makes the packets smaller, "snapkv" or with settings "snapkv/window=16/kernel=3".
     keep: the share of their slots that stays; the compressor's own if None.
     """
 

@@ -83,24 +83,36 @@ _LEGEND = (
 )
 
 
-def quality_table(results: Sequence[Mapping]) -> rich.table.Table:
-    """One line a method and setting: what `quality_legend` says."""
-    further = summary.further(results)
-    table = empty_table(
-        ("method",),
-        *("n", "F1", "95 %", "exact", "÷ full", "difference", "same", "where right"),
-        *("KL first", "KL all"),
-        *(summary.FURTHER[name][0] for name in further),
-    )
-    for r in results:
-        table.add_row(
-            spec_of(r),
-            *_scores(r),
-            _number(r.get("agree_where_right")),
-            _number(r["kl"]),
-            _number(r["kl_answer"]),
-            *(_further(r, name) for name in further),
-        )
+def quality_tables(results: Sequence[Mapping]) -> list[rich.table.Table]:
+    """One line a method and setting: what `quality_legend` says.
+
+    A second table has what is looked at less, and what not every data set has: a terminal is too
+    narrow for all.
+    """
+    number = lambda key, digits=2: [_number(r.get(key), digits) for r in results]  # noqa: E731
+    between = lambda key: [_between(r, key) for r in results]  # noqa: E731
+    first = {
+        "n": [str(r["num_samples"]) for r in results],
+        "F1": number("f1", 3),
+        "95 %": between("f1"),
+        "÷ full": number("f1_share", 3),
+        "difference": between("f1_difference"),
+        "same": number("agree"),
+        "where right": number("agree_where_right"),
+        "KL all": number("kl_answer"),
+    }
+    second = {"exact": number("exact_match"), "KL first": number("kl")}
+    for name in summary.further(results):
+        second[summary.FURTHER[name][0]] = [_further(r, name) for r in results]
+    return [_known(results, first), _known(results, second)]
+
+
+def _known(results: Sequence[Mapping], columns: Mapping[str, list[str]]) -> rich.table.Table:
+    """The table without columns that are "-" in every row."""
+    kept = {name: cells for name, cells in columns.items() if {*cells} != {"-"}}
+    table = empty_table(("method",), *kept)
+    for result, *cells in zip(results, *kept.values(), strict=True):
+        table.add_row(spec_of(result), *cells)
     return table
 
 
@@ -123,7 +135,7 @@ def _scores(summary: Mapping) -> tuple[str, ...]:
 
 
 def quality_legend(results: Sequence[Mapping]) -> str:
-    """What the columns of `quality_table` say."""
+    """What the columns of `quality_tables` say."""
     texts = [": ".join(summary.FURTHER[name]) for name in summary.further(results)]
     return " ".join([_LEGEND, *(f"{text[0].upper()}{text[1:]}." for text in texts)])
 

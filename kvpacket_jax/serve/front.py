@@ -17,6 +17,7 @@ import models
 from kvpacket_jax import compress as compressors
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.packet import check_compressor
 from kvpacket_jax.runtime import programs
 from kvpacket_jax.serve import build, corpus, identity, primers, session
 from kvpacket_jax.serve.resident import Resident
@@ -105,8 +106,8 @@ class Store:
             `add` is given. None: nothing of one document reaches another.
           key_file: a secret that documents' entries are signed with and checked by; None: that in
             the environment's KVPACKET_STORE_KEY, if any.
-          compress: what makes packets smaller: "snapkv", or with settings "snapkv/window=8"; None:
-            nothing.
+          compress: what makes packets smaller: "snapkv", or with settings
+            "snapkv/window=16/kernel=3"; None: nothing.
           keep: the share of a packet's slots that stays; the compressor's own if None.
           resident_bytes: the most bytes kept in device memory between calls of `ask`: packets, so
             that what many questions are about is read from disk once; packets laid side by side,
@@ -115,9 +116,10 @@ class Store:
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
-            bare documents; negative resident_bytes; a key that is too short.
+            bare documents; a compressor that the adapter lacks the distiller of; negative
+            resident_bytes; a key that is too short.
           FileNotFoundError: no such adapter, primer or key file.
-          TypeError: a model's name in place of a model.
+          TypeError: a model's name in place of a model; a compressor or share of another type.
         """
         if not isinstance(model, LanguageModel):
             raise TypeError(f"A store's model is what load_model returns; found {model!r}.")
@@ -130,6 +132,7 @@ class Store:
         asked = primers.parse(primer)
         self._maker = primers.maker(model, adapter, asked, template, other_model)
         self.adapter = self._maker.adapter
+        check_compressor(self.adapter, self._compressor)
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r}, {self.model.name})"

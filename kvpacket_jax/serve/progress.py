@@ -18,14 +18,16 @@ class BuildProgress(Bar):
         self._last = time.perf_counter()
         self._done = self._computed = build.Progress(0, 0, 0)
         self._seconds = 0.0  # that the computed batches took
+        self._waiting = 0.0  # since the last of them: the next is computed before one is reported
 
     def add(self, batch: build.Progress) -> None:
         """Shows one more batch."""
         now = time.perf_counter()
         self._done = _sum(self._done, batch)
+        self._waiting += now - self._last
         if batch.built:  # what was there costs no computing
             self._computed = _sum(self._computed, batch)
-            self._seconds += now - self._last
+            self._seconds, self._waiting = self._seconds + self._waiting, 0.0
         self._last = now
         self.update(self._done.tokens, f"{self._done.packets}/{self._packets}  {self._rates()}")
 

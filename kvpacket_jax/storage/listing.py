@@ -69,16 +69,19 @@ def total(
         )
     unsigned = sum(1 for d in documents if d.problem == UNSIGNED)
     if bad := sum(1 for d in documents if d.problem) - unsigned:
-        text += f" {bad:,} missing or damaged: launch.build_packets on the same input mends them."
+        text += (
+            f" {bad:,} missing or damaged: launch.build_packets with the same input and flags "
+            "mends them."
+        )
     if unsigned:
         text += (
-            f" {unsigned:,} not signed with the key: launch.build_packets on the same input, with "
-            "the key, builds them again."
+            f" {unsigned:,} not signed with the key: launch.build_packets with it, and the same "
+            "input and flags, builds them again."
         )
     if preambles and not bad + unsigned:
         text += (
             f" The preamble is {preambles[0].problem}: no question is answered without it. "
-            "launch.build_packets on the same input mends it."
+            "launch.build_packets with the same input and flags mends it."
         )
     if verified and not bad + unsigned and not preambles:
         text += " Every byte is as it was written."

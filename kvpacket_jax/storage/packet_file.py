@@ -62,7 +62,7 @@ class Wanted(NamedTuple):
 
 
 REMEDY = (
-    " Run launch.build_packets on the same input again: it writes what is missing or damaged anew."
+    " Run launch.build_packets with the same input and flags: it writes what is missing or damaged."
 )
 
 

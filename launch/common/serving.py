@@ -37,7 +37,7 @@ COMPRESS = flags.DEFINE_string(
     "compress",
     None,
     "What makes packets smaller: knorm, streaming, snapkv, zeromerge, expected_attention, kvzip or "
-    "kv_distill, with settings as in snapkv/window=8; default: nothing.",
+    "kv_distill, with settings as in snapkv/window=16/kernel=3; default: nothing.",
 )
 KEEP = flags.DEFINE_float(
     "keep",

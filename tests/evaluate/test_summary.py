@@ -127,7 +127,7 @@ def test_packets_are_compared_with_bare_and_with_whole_ones():
     assert second["f1_to_whole_low"] == second["f1_to_whole_high"] == -0.5  # in both sets
     assert "f1_to_bare" not in by_method(found)["no_recompute"]
     text = io.StringIO()
-    rich.console.Console(file=text, width=250).print(tables.quality_table(found))
+    rich.console.Console(file=text, width=250).print(*tables.quality_tables(found))
     assert "-0.50 to -0.50" in text.getvalue() and "To whole:" in tables.quality_legend(found)
     assert "to bare (95 %)" in page_tables.scores(found).header
     assert summary.paired(summary.aggregate(FULL + whole)) == []
@@ -147,7 +147,7 @@ def test_what_only_some_rows_have_is_summed_over_those_and_shown_only_then():
     assert by_method(found)["kv_packet"]["gold_tokens"] == pytest.approx(0.5)
     assert "gold_tokens" not in by_method(found)["full_recompute"]
     text = io.StringIO()
-    rich.console.Console(file=text, width=200).print(tables.quality_table(found))
+    rich.console.Console(file=text, width=200).print(*tables.quality_tables(found))
     assert summary.extra(found) == ["gold_tokens"] and "gold tokens" in text.getvalue()
     assert "gold tokens: the share" in tables.quality_legend(found).lower()
     assert "gold tokens" in page_tables.scores(found).header

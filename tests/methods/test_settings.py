@@ -86,7 +86,7 @@ def test_lists_keep_settings_with_their_method():
         ("sample:where=middle", "where is first or last, not 'middle'"),
         ("kv_packet:compress=snapvk", "no compressor 'snapvk' .did you mean snapkv"),
         ("no_recompute:compress=knorm,keep=2", "keep is a share of the slots"),
-        ("kv_packet:keep=0.5", "name one, compress="),
+        ("kv_packet:keep=0.5", "name one, expected_attention say"),
         ("sample:ratio=2", "'sample:ratio=2': ratio 2.0 is above 1"),
     ],
 )

@@ -182,6 +182,15 @@ def test_mistakes_are_named(model, tmp_path):
             store.ask(*arguments)
     with pytest.raises(FileNotFoundError, match="There is no adapter absent"):
         kvp.Store(tmp_path, model, "absent")
+    with pytest.raises(ValueError, match="kv_distill needs an adapter with a distiller"):
+        kvp.Store(tmp_path, model, "none", **MADE_WITH, compress="kv_distill")
+    for wrong, message in (
+        ({"compress": True}, "compress is a text, snapkv say; not True"),
+        ({"compress": "knorm", "keep": ".5"}, "keep is a share, .9 say; not '.5'"),
+        ({"compress": "knorm", "keep": True}, "keep is a share, .9 say; not True"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            kvp.Store(tmp_path, model, "none", **MADE_WITH, **wrong)
     with pytest.raises(AttributeError, match="no attribute 'Stor'"):
         kvp.Stor  # noqa: B018
 

@@ -118,7 +118,7 @@ def test_what_is_not_whole_is_counted_apart():
     ]
     assert listing.total(documents) == (
         "Documents: 3. Packets: 1, of 7 tokens, 2 kB. 1 missing or damaged: launch.build_packets "
-        "on the same input mends them."
+        "with the same input and flags mends them."
     )
     for rows, columns in ((documents, ["problem", "tokens", "bytes"]), (documents[:2], ["bytes"])):
         shown = [column.header for column in listing.table(rows).columns]
