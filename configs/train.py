@@ -77,10 +77,11 @@ def _mixture() -> dict[str, ConfigDict]:
 
 def _validation() -> dict[str, ConfigDict]:
     own_docs = dict(PROSE, questions=10, tokens=448, answers=128)
+    needles = dict(num_tokens=560, num_chunks=5, num_needles=8, kinds=("multi_key",))
     return {
         "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
         "biography_10": kind("biography", 2, TEN, num_documents=10, num_questions=16),
-        "needles": kind("niah", 4, PROSE, num_tokens=610, num_chunks=5, num_questions=8),
+        "needles": kind("niah", 4, PROSE, num_questions=8, **needles),  # whole, or needles go
         "wikipedia": kind("wikipedia", 4, PROSE, document_words=(66, 94), num_questions=30),
         "own_docs": kind("own_docs", 8, own_docs),
     }

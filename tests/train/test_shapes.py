@@ -149,3 +149,16 @@ def test_the_mixture_pads_little_in_few_programs(demo_folder):
         total += entry.weight
     assert total == pytest.approx(1.0)
     assert real > 0.8 * computed and len(sizes) <= 4
+
+
+@pytest.mark.model
+def test_sets_that_are_validated_on_keep_their_questions(demo_folder):
+    """Documents longer than their entry are cut, and questions go with what was cut."""
+    config = train_config.get_config()
+    model = types.SimpleNamespace(tokenizer=tokenizer.load(demo_folder(config.model)))
+    template, sources = TEMPLATES[config.template], setup.validation_sources(config)
+    for name, entry in setup.kinds(config):
+        shape = setup.shape_of(entry, 40)
+        sets = fitting(model, template, sources[name], shape, entry.sets)
+        counts = [len(fit(model, template, each, shape).questions) for each in sets]
+        assert len(sets) == entry.sets and sum(counts) >= 0.75 * len(sets) * shape.questions, name
