@@ -259,11 +259,13 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
 
 
 def is_saved(path: str | pathlib.Path, adapter: Adapter) -> bool:
-    """Whether a folder holds this very adapter, whole."""
-    try:
-        return fingerprint(load_adapter(path)) == fingerprint(adapter)
-    except (FileNotFoundError, ValueError):
-        return False
+    """Whether a folder holds this very adapter, whole, as every host sees it."""
+    with hosts.together():
+        try:
+            saved = fingerprint(load_adapter(path)) == fingerprint(adapter)
+        except (FileNotFoundError, ValueError):
+            saved = False
+    return bool(hosts.share(np.bool_(saved)).all())
 
 
 def _smallest(x: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import rich.table
 
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PLAIN, PRIMER, Card, Row, Score
 from kvpacket_jax.report import figures
-from kvpacket_jax.runtime.format import share
+from kvpacket_jax.runtime.format import number
 from kvpacket_jax.runtime.format import table as empty_table
 
 NAMES = {ADAPTER: "adapter", PRIMER: "its primer", BARE: "bare"}
@@ -50,7 +50,7 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
             kind, counts = first if way == ADAPTER else ("", ("", "", ""))
             numbers = (score.share, score.same, score.same_right, score.kl)
             numbers += (score.reread, score.guarded_right)
-            shown.add_row(kind, NAMES[way], *counts, *map(share, numbers))
+            shown.add_row(kind, NAMES[way], *counts, *map(number, numbers))
     return shown
 
 
@@ -61,8 +61,8 @@ def figure(card: Card) -> str:
         shares = {NAMES[way]: score.same_right for way, score in _ways(row).items()}
         shares[REREAD] = row.scores[ADAPTER].guarded_right
         known = {way: x for way, x in shares.items() if x is not None}
-        number = row.questions if row.right is None else row.right
-        kept[f"{row.plain_kind} ({number})"] = known
+        count = row.questions if row.right is None else row.right
+        kept[f"{row.plain_kind} ({count})"] = known
     whose = "" if any(row.right is None for row in card.rows) else " that it gets right"
     note = f"{card.model}; in brackets the number of questions{whose}."
     if card.recompute_below is not None:

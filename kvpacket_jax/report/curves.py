@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kvpacket_jax.report.page_tables import Table
 from kvpacket_jax.report.results import run_name
-from kvpacket_jax.runtime.format import share
+from kvpacket_jax.runtime.format import number
 from kvpacket_jax.train import log
 
 FILE = "metrics.jsonl"  # of a workdir of launch.train
@@ -72,7 +72,7 @@ def table(runs: Sequence[Training]) -> Table:
     for run in runs:
         last = run.scores[-1]
         cells = [
-            f"{last[k]['kl']:.2f}, {share(last[k]['same_right'])}" if k in last else "-"
+            f"{last[k]['kl']:.2f}, {number(last[k]['same_right'])}" if k in last else "-"
             for k in shown
         ]
         rows.append((run.name, f"{run.sets[-1]:,}", *cells))

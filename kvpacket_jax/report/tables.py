@@ -17,6 +17,7 @@ from kvpacket_jax.evaluate.compare import Comparison, Reply
 from kvpacket_jax.evaluate.rows import spec_of
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.report.costs import COLUMNS, meanings, present, shown
+from kvpacket_jax.runtime.format import number
 from kvpacket_jax.runtime.format import table as empty_table
 from models.disk.files import write_whole
 
@@ -64,10 +65,6 @@ def answer_table(replies: Sequence[Reply]) -> rich.table.Table:
     return table
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:z.{digits}f}"
-
-
 def _between(row: Mapping, key: str) -> str:
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
     return "-" if low is None else f"{low:z.2f} to {high:z.2f}"
@@ -89,19 +86,19 @@ def quality_tables(results: Sequence[Mapping]) -> list[rich.table.Table]:
     A second table has what is looked at less, and what not every data set has: a terminal is too
     narrow for all.
     """
-    number = lambda key, digits=2: [_number(r.get(key), digits) for r in results]  # noqa: E731
+    numbers = lambda key, digits=2: [number(r.get(key), digits) for r in results]  # noqa: E731
     between = lambda key: [_between(r, key) for r in results]  # noqa: E731
     first = {
         "n": [str(r["num_samples"]) for r in results],
-        "F1": number("f1", 3),
+        "F1": numbers("f1", 3),
         "95 %": between("f1"),
-        "÷ full": number("f1_share", 3),
+        "÷ full": numbers("f1_share", 3),
         "difference": between("f1_difference"),
-        "same": number("agree"),
-        "where right": number("agree_where_right"),
-        "KL all": number("kl_answer"),
+        "same": numbers("agree"),
+        "where right": numbers("agree_where_right"),
+        "KL all": numbers("kl_answer"),
     }
-    second = {"exact": number("exact_match"), "KL first": number("kl")}
+    second = {"exact": numbers("exact_match"), "KL first": numbers("kl")}
     for name in summary.further(results):
         second[summary.FURTHER[name][0]] = [_further(r, name) for r in results]
     return [_known(results, first), _known(results, second)]
@@ -118,19 +115,19 @@ def _known(results: Sequence[Mapping], columns: Mapping[str, list[str]]) -> rich
 
 def _further(result: Mapping, name: str) -> str:
     """The cell of a figure of `summary.FURTHER`."""
-    return _between(result, name) if name in summary.PAIRED else _number(result.get(name))
+    return _between(result, name) if name in summary.PAIRED else number(result.get(name))
 
 
 def _scores(summary: Mapping) -> tuple[str, ...]:
     """The cells of n, F1, 95 %, exact, ÷ full, difference and same."""
     return (
         str(summary["num_samples"]),
-        _number(summary["f1"], 3),
+        number(summary["f1"], 3),
         _between(summary, "f1"),
-        _number(summary.get("exact_match")),
-        _number(summary["f1_share"], 3),
+        number(summary.get("exact_match")),
+        number(summary["f1_share"], 3),
         _between(summary, "f1_difference"),
-        _number(summary["agree"]),
+        number(summary["agree"]),
     )
 
 
@@ -198,10 +195,10 @@ def guard_table(results: Sequence[Mapping]) -> rich.table.Table | None:
                 "" if i else spec_of(r),
                 f"{guarded['below']:g}",
                 f"{guarded['reread']:.0%}",
-                _number(guarded["f1"], 3),
-                _number(guarded["f1_share"], 3),
-                _number(guarded["agree"]),
-                _number(guarded["agree_where_right"]),
+                number(guarded["f1"], 3),
+                number(guarded["f1_share"], 3),
+                number(guarded["agree"]),
+                number(guarded["agree_where_right"]),
             )
         table.add_section()
     return table

@@ -16,9 +16,9 @@ def si(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def share(value: float | None) -> str:
-    """To two digits, "-" for one that is not known."""
-    return "-" if value is None else f"{value:.2f}"
+def number(value: float | None, digits: int = 2) -> str:
+    """To so many digits, "-" for one that is not known."""
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -177,8 +177,8 @@ def open_session(
         arrange = lambda: reader.arrange(model, packets)  # noqa: E731
         stored = arrange() if without else resident.laid(tuple(wanted), arrange)
         ready = reader.shared_context(model, stored, Request([], documents, []))
-    read = wanted, packets, num_preamble
-    opened = Session(model, wording, reader, folder, *read, ready.context, ready.query_start, None)
+    asked = model, wording, reader, folder, wanted, packets, num_preamble
+    opened = Session(*asked, ready.context, ready.query_start, None)
     if without:
         return opened
     preamble, documents = opened.apart()

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from kvpacket_jax import adapters
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.runtime.format import share
+from kvpacket_jax.runtime.format import number
 from kvpacket_jax.runtime.format import table as empty_table
 from kvpacket_jax.train import progress, run, validation
 from kvpacket_jax.train.validation import Scores, variants
@@ -70,6 +70,6 @@ def table(scores: dict[str, Scores]) -> rich.table.Table:
     shown = empty_table(("documents (questions)", *scores))
     for kind, first in next(iter(scores.values())).items():
         of_kind = (by_kind[kind] for by_kind in scores.values())
-        cells = (f"{s['kl']:.2f}, {share(s['same_right'])}" for s in of_kind)
+        cells = (f"{s['kl']:.2f}, {number(s['same_right'])}" for s in of_kind)
         shown.add_row(f"{kind} ({first['questions']})", *cells)
     return shown

@@ -324,9 +324,7 @@ class Trainer:
         best, path = self._checkpoints.best(self._state), self._run.workdir / "adapter"
         described = {**self._description, "step": best.step, **best.measures}
         adapter = self._whole(best.state, best.measures["scale"])
-        with hosts.together():
-            saved = adapter_lib.is_saved(path, adapter)
-        if not hosts.share(np.bool_(saved)).all():
+        if not adapter_lib.is_saved(path, adapter):
             adapter_lib.save_adapter(path, adapter, resume.as_json(described))
         return best
 

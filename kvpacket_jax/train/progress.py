@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from kvpacket_jax.measure.machine import Machine
-from kvpacket_jax.runtime.format import share
+from kvpacket_jax.runtime.format import number
 from kvpacket_jax.runtime.progress import Bar
 from kvpacket_jax.train import setup
 from kvpacket_jax.train.log import read, scores_of
@@ -59,7 +59,7 @@ def scores_line(step: int, scores: Scores) -> str:
 def kinds_line(scores: Scores) -> str:
     """The scores of all kinds."""
     return "; ".join(
-        f"{kind} KL {s['kl']:.2f} same {s['same']:.2f} ({share(s['same_right'])} where right)"
+        f"{kind} KL {s['kl']:.2f} same {s['same']:.2f} ({number(s['same_right'])} where right)"
         for kind, s in scores.items()
     )
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.runtime.format import share
+from kvpacket_jax.runtime.format import number
 from kvpacket_jax.train import compare, run, validation
 from models import low_rank
 from tests.support import byte_train
@@ -58,7 +58,7 @@ def test_each_is_scored_as_it_would_be_alone(model, config, folder, monkeypatch)
     assert table.row_count == 1 and [c.header for c in table.columns[1:]] == names
     shown = Console(width=80, file=io.StringIO())
     shown.print(table)
-    cells = (f"{s['it']['kl']:.2f}, {share(s['it']['same_right'])}" for s in scores.values())
+    cells = (f"{s['it']['kl']:.2f}, {number(s['it']['same_right'])}" for s in scores.values())
     assert all(cell in shown.file.getvalue() for cell in cells)
 
 
