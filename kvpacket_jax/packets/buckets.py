@@ -41,9 +41,9 @@ class Buckets:
     def compressed(self, slots: int) -> int:
         """Slots of a compressed packet on the device: near what it stores, for that is the point.
 
-        Each size is a small program. Steps are pages up to 512, then 3 to 6 %.
+        Each size is a small program. Steps are pages up to 1,024, then 2 to 3 %.
         """
-        return round_up(slots, power_of_two(slots, 512) // 32)
+        return round_up(slots, power_of_two(slots, 1024) // 64)
 
     def context(self, slots: int) -> int:
         """Slots of a composed context."""
