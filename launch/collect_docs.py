@@ -1,6 +1,7 @@
 """Collects pieces of this machine's documentation, for training: JSON lines of documents.
 
 python -m launch.collect_docs --output=documents.jsonl
+python -m launch.collect_docs --folders=manuals --everything --output=documents.jsonl
 
 Their licences are those of what is installed: a use of one's own is fine, handing them on may not
 be. `launch.write_questions` asks about them.
@@ -29,6 +30,12 @@ KINDS = flags.DEFINE_multi_enum(
     "Which pieces, given once for each kind; default: all. A description is a package's README.",
 )
 LIMIT = flags.DEFINE_integer("limit", 2500, "Pieces, at most.", lower_bound=1)
+EVERYTHING = flags.DEFINE_bool(
+    "everything",
+    False,
+    "All pieces of every file, for a folder of your own documents: otherwise at most 4 of a file "
+    "and 25 of a package or of files whose names begin alike.",
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the choice and the order.")
 
 SHARED = ("/usr/share/doc", "/usr/share/man")  # where there are such folders
@@ -49,7 +56,9 @@ def main(argv):
     folders, kinds = _folders(), KINDS.value or installed_docs.KINDS
     with errors.in_one_line():
         with progress.step("Reading documentation"):
-            pieces = installed_docs.collect(folders, LIMIT.value, SEED.value, kinds)
+            pieces = installed_docs.collect(
+                folders, LIMIT.value, SEED.value, kinds, balanced=not EVERYTHING.value
+            )
         if not pieces:
             raise ValueError(
                 f"There is no English prose of the kinds {', '.join(kinds)} in "

@@ -85,6 +85,17 @@ def test_no_file_and_no_package_has_too_many_pieces(folder, monkeypatch):
     assert sum(p["id"].split("/")[1] == "pier" for p in pieces) == 3
 
 
+def test_everything_of_a_folder_can_be_had(folder):
+    long = text("long", 2000)
+    (folder / "pier/long.md").write_text(long)
+    pieces = installed_docs.collect([folder], 1000, seed=0, kinds=("text",), balanced=False)
+    words = sum(len(p["text"].split()) - 2 for p in pieces if "/long.md-" in p["id"])
+    # All but what is too short to be a piece, between two of them or at the end.
+    assert 0.98 * len(long.split()) < words <= len(long.split())
+    few = installed_docs.collect([folder], 10, seed=0, kinds=("text",), balanced=False)
+    assert len(few) == 10
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         installed_docs.collect([tmp_path / "nowhere"], 10, seed=0)

@@ -44,11 +44,18 @@ class File:
 
 
 def collect(
-    folders: Sequence[pathlib.Path], limit: int, seed: int, kinds: Sequence[str] = KINDS
+    folders: Sequence[pathlib.Path],
+    limit: int,
+    seed: int,
+    kinds: Sequence[str] = KINDS,
+    balanced: bool = True,
 ) -> list[dict]:
     """At most `limit` pieces, `{"id", "text"}` each, all kinds in turn: any first part is balanced.
 
     The same folders and seed give the same pieces. Raises FileNotFoundError for a missing folder.
+
+    Args:
+      balanced: at most PER_FILE pieces of a file and PER_PACKAGE of a package.
     """
     rng = random.Random(seed)
     files = list(itertools.chain(*map(find, folders)))
@@ -59,31 +66,32 @@ def collect(
         rng.shuffle(of_kind)
         # Twice the share, for some kinds have less than theirs; where one is alone, all.
         share = limit if len(kinds) == 1 else -(-2 * limit // len(kinds))
-        pieces = _of_files(of_kind, share, rng, starts, packages)
+        pieces = _of_files(of_kind, share, rng, starts, packages if balanced else None)
         rng.shuffle(pieces)
         chosen.append(pieces)
     turns = itertools.chain(*itertools.zip_longest(*chosen))
     return [piece for piece in turns if piece][:limit]
 
 
-def _of_files(files, number: int, rng, starts: set[str], packages: Counter) -> list[dict]:
+def _of_files(files, number: int, rng, starts: set[str], packages: Counter | None) -> list[dict]:
     """`number` pieces or a few more; updates what was seen."""
     pieces = []
     for file in files:
         if len(pieces) >= number:
             break
-        if packages[file.package] >= PER_PACKAGE:
+        room = number if packages is None else min(PER_FILE, PER_PACKAGE - packages[file.package])
+        if not room:
             continue
         texts = [t for t in cut(read(file), rng) if is_prose(t)]
         rng.shuffle(texts)
-        taken = 0
         for text in texts:
             start = re.sub(r"\W+", " ", text.partition("\n")[2].lower())[:SAME_START]
-            if start in starts or taken == PER_FILE or packages[file.package] >= PER_PACKAGE:
+            if start in starts or not room:
                 continue
             starts.add(start)
-            packages[file.package] += 1
-            taken += 1
+            room -= 1
+            if packages is not None:
+                packages[file.package] += 1
             name = f"{file.kind}/{file.package}/{file.path.name}-{zlib.crc32(text.encode()):08x}"
             pieces.append({"id": name, "text": text})
     return pieces
