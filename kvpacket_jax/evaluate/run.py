@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.packet import check_kept
+from kvpacket_jax.packets.packet import Packet, check_kept
 from kvpacket_jax.runtime import programs, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
@@ -267,11 +267,12 @@ def _answer_example(
     model, template, questions = run.model, run.template, example.questions
     targets = teacher.targets(model, encoded, new_tokens, folder)
     said = reference(model, targets, questions, template)
+    built = {}
     for spec in missing:
         if spec == summary.REFERENCE:
             answers = said
         else:
-            entry = _entry(run, spec, example, encoded)
+            entry = _entry(run, spec, example, encoded, built)
             answers = answer(model, entry, targets, questions, template, new_tokens)
         file.write(answer_rows(spec, example, answers, said, run.dataset))
 
@@ -282,6 +283,15 @@ def _request(run: Run, example: Example, encoded: EncodedExample):
     return request, lambda spec: _entry(run, spec, example, encoded)
 
 
-def _entry(run: Run, spec: str, example: Example, encoded: EncodedExample) -> Entry:
-    method = run.methods[spec].reseeded(example.id)
-    return Entry(method, method.store(run.model, encoded.preamble, encoded.documents))
+def _entry(
+    run: Run,
+    spec: str,
+    example: Example,
+    encoded: EncodedExample,
+    built: dict[Hashable, list[Packet]] | None = None,
+) -> Entry:
+    """A method with what it stores; `built` has this example's packets by recipe, and gets more."""
+    method, built = run.methods[spec].reseeded(example.id), {} if built is None else built
+    if (recipe := method.recipe) not in built:
+        built[recipe] = method.build(run.model, encoded.preamble, encoded.documents)
+    return Entry(method, method.arrange(run.model, built[recipe]))

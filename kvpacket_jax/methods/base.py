@@ -1,7 +1,7 @@
 """What every method is: two pure functions, settings as fields, and what it declares of itself."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from kvpacket_jax.packets.buckets import Buckets
@@ -59,7 +59,8 @@ class Method:
     """A way to answer from a preamble and documents. It never times, tokenises or scores.
 
     A subclass is a frozen dataclass; its fields are its settings. It implements `prepare`, replaces
-    `store` if bare packets are not what it needs, and declares the following if it differs. Callers
+    `build` and `recipe` if bare packets are not what it needs, and `arrange` if it needs more of
+    them; and it declares the following if it differs. Callers
     ask for these and for nothing else of a method.
 
     reads_packets: the method answers from what `arrange` makes of one packet for each chunk of the
@@ -69,7 +70,7 @@ class Method:
       "primer" (the one that needs no training); None where the method has no such field.
     shares_context: the context does not depend on the query, so that any number of questions about
       the same documents may share one: `shared_context`.
-    adapter: what wraps the documents in `store`; None for every method that does not use one.
+    adapter: what wraps the documents in `build`; None for every method that does not use one.
     compressor: what their packets are compressed by; None for every method that reads them whole.
     buckets: the sizes that lengths are rounded up to. Every size that the method takes from Buckets
       comes from these; callers that run the query afterwards use the same ones.
@@ -93,15 +94,28 @@ class Method:
         check_compressor(self.adapter, self.compressor)
 
     def store(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> Any:
-        """What is made once, outside the clock, and stored: a pytree.
+        """What is made once, outside the clock, and stored: a pytree. Raises as `build_packets`."""
+        return self.arrange(model, self.build(model, preamble, documents))
+
+    def build(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> list[Packet]:
+        """What the model computes for that.
 
         Here one packet for each chunk, the documents wrapped by `adapter` and compressed by
-        `compressor`. Raises ValueError, as `build_packets`.
+        `compressor`.
         """
         packets = build_packets(
             model, self.adapter, documents, self.buckets, compressor=self.compressor
         )
-        return self.arrange(model, store_preamble(model, preamble, self.buckets) + packets)
+        return store_preamble(model, preamble, self.buckets) + packets
+
+    @property
+    def recipe(self) -> Hashable:
+        """What `build` depends on besides its arguments: two of one recipe build the same packets.
+
+        So an evaluation builds them once. It holds while the methods do, whose adapter goes by
+        its identity.
+        """
+        return id(self.adapter), self.compressor, self.buckets
 
     def arrange(self, model: LanguageModel, packets: Sequence[Packet]) -> Any:
         """What is stored, of packets that lie apart; outside the clock as well.

@@ -69,9 +69,13 @@ class InfoFlow(Method):
         first = 22 * config.num_layers // 36 if first is None else first
         return check_layers(first, self.num_layers, config)
 
-    def store(self, model, preamble, documents) -> list[Packet]:
+    @property
+    def recipe(self):
+        return (InfoFlow, self.buckets) if self.reorder else super().recipe
+
+    def build(self, model, preamble, documents) -> list[Packet]:
         if not (self.reorder and preamble):
-            return super().store(model, preamble, documents)
+            return super().build(model, preamble, documents)
         joined = build_packets(model, None, [[*preamble, *d] for d in documents], self.buckets)
         start = np.int32(len(preamble))
         packets = [

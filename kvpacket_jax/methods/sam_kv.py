@@ -75,8 +75,7 @@ class SamKV(Method):
         first = max(0, config.num_layers - self.num_layers) if first is None else first
         return check_layers(first, self.num_layers, config)
 
-    def store(self, model, preamble, documents) -> Stored:
-        packets = super().store(model, preamble, documents)
+    def arrange(self, model, packets) -> Stored:
         layers = self.layers(model.config)
         shape = (len(layers), model.config.num_heads, model.config.head_dim)
         queries = []
@@ -88,7 +87,7 @@ class SamKV(Method):
             args = model.params, packet.cache, ids, start, count
             queries.append(_mean_queries(model.module, *args, layers=layers))
         padding = power_of_two(len(packets), 8) - len(packets)
-        return Stored(packets, jnp.stack(queries + padding * [jnp.zeros(shape)]))
+        return Stored(list(packets), jnp.stack(queries + padding * [jnp.zeros(shape)]))
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens, self.buckets)

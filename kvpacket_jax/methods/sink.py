@@ -20,7 +20,11 @@ class Sink(Method):
 
     shares_context = True
 
-    def store(self, model, preamble, documents) -> list[Packet]:
+    @property
+    def recipe(self):
+        return store_preamble, self.buckets
+
+    def build(self, model, preamble, documents) -> list[Packet]:
         return store_preamble(model, preamble, self.buckets)
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:

@@ -69,6 +69,20 @@ def test_methods_declare_what_they_do(tiny):
             assert method.prepare(case.model, stored, empty).query_start == shared[1]
 
 
+def test_methods_of_one_recipe_build_the_same_packets(tiny):
+    case = golden_case(tiny, "qwen2_A")
+    built = {}
+    for name, settings in [*SETTINGS, ("no_recompute", {"buckets": OWN})]:
+        method = METHODS[name](**settings)
+        packets = method.build(case.model, case.preamble, case.documents)
+        jax.tree.map(
+            np.testing.assert_array_equal, packets, built.setdefault(method.recipe, packets)
+        )
+    # Bare packets in two sizes, the preamble alone, all as one, packets after the preamble.
+    assert len(built) == 5
+    assert METHODS["kv_packet"](compress="knorm", keep=0.5).recipe not in built
+
+
 def test_the_preamble_is_the_first_chunk_unless_it_is_empty():
     request = Request([1, 2], [[3], [4]], [5])
     assert (request.chunks, request.first_document) == ([[1, 2], [3], [4]], 1)
