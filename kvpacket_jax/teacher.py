@@ -48,13 +48,14 @@ def teach(
     example: EncodedExample,
     new_tokens: int,
     stop_ids: Sequence[int] | None = None,
+    buckets: Buckets = Buckets(),
 ) -> Targets:
     """Runs the teacher: all questions of an example as rows over one full context."""
-    stored = store_preamble(model, example.preamble)
-    context, start = read_documents(model, stored, example.documents)
-    ready = prefill(model, context, example.questions, start, new_tokens)
+    stored = store_preamble(model, example.preamble, buckets)
+    context, start = read_documents(model, stored, example.documents, buckets)
+    ready = prefill(model, context, example.questions, start, new_tokens, buckets)
     answers = generate(model, context, ready, new_tokens, stop_ids)
-    hidden = hidden_states(model, context, start, example.questions, answers)
+    hidden = hidden_states(model, context, start, example.questions, answers, buckets)
     return Targets(example, answers, hidden)
 
 
@@ -64,13 +65,14 @@ def hidden_states(
     start: int,
     questions: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
+    buckets: Buckets = Buckets(),
 ) -> np.ndarray:
     """Hidden states float32 `[A, D]` that predict the tokens of `answers`, all questions' in order.
 
     Each question and its answer is a row over the shared `context`, from position `start` on.
     """
     rows = answer_rows(questions, answers)
-    width = Buckets().query(max(map(len, rows)))
+    width = buckets.query(max(map(len, rows)))
     ids, lengths = pad_rows(rows, width)
     x = _hidden(model.module, model.params, context, ids, lengths, jnp.int32(start))
     x = np.asarray(x)
@@ -233,6 +235,7 @@ def targets(
     new_tokens: int,
     folder: epath.Path,
     stop_ids: Sequence[int] | None = None,
+    buckets: Buckets = Buckets(),
 ) -> Targets:
     """The teacher's targets, read from `folder` or computed and written there.
 
@@ -260,7 +263,7 @@ def targets(
         pass
     except (Damaged, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         logging.warning("%s is damaged (%s): the teacher is asked again.", path, error)
-    computed = teach(model, example, new_tokens, stop_ids)
+    computed = teach(model, example, new_tokens, stop_ids, buckets)
     arrays = {
         "tokens": np.array([t for a in computed.answers for t in a], np.int32),
         "lengths": np.array([len(a) for a in computed.answers], np.int32),

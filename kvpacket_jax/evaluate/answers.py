@@ -66,11 +66,12 @@ def answer(
     expected, decode = reference(model, targets, questions, template), model.tokenizer.decode
     starts = np.cumsum([0, *map(len, targets.answers)])
     lengths, answers = [len(d) for d in example.documents], []
+    buckets = entry.method.buckets
     for group, prepared in groups:
         context, start, ready = prepared[:3]
         tokens = [targets.answers[i] for i in group]
         queries = [example.questions[i] for i in group]
-        hidden = hidden_states(model, context, start, queries, tokens)
+        hidden = hidden_states(model, context, start, queries, tokens, buckets)
         teacher = targets.hidden[starts[group[0]] : starts[group[-1] + 1]]
         ends = np.cumsum([len(t) for t in tokens])[:-1]
         compared = compare_tokens(model, teacher, hidden)
@@ -86,7 +87,7 @@ def answer(
         ]
         differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
         if differing:
-            again, buckets = [queries[n] for n in differing], entry.method.buckets
+            again = [queries[n] for n in differing]
             ready = ready or prefill(model, context, again, start, new_tokens, buckets)
             asked = [questions[group[n]] for n in differing]
             decoded = whole(model, context, ready, asked, template, new_tokens)

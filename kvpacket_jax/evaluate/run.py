@@ -25,6 +25,7 @@ from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.buckets import COARSE, Buckets
 from kvpacket_jax.packets.packet import Packet, check_kept
 from kvpacket_jax.runtime import programs, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
@@ -265,14 +266,14 @@ def _answer_example(
     if not missing:
         return
     model, template, questions = run.model, run.template, example.questions
-    targets = teacher.targets(model, encoded, new_tokens, folder)
+    targets = teacher.targets(model, encoded, new_tokens, folder, buckets=COARSE)
     said = reference(model, targets, questions, template)
     built = {}
     for spec in missing:
         if spec == summary.REFERENCE:
             answers = said
         else:
-            entry = _entry(run, spec, example, encoded, built)
+            entry = _entry(run, spec, example, encoded, COARSE, built)
             answers = answer(model, entry, targets, questions, template, new_tokens)
         file.write(answer_rows(spec, example, answers, said, run.dataset))
 
@@ -288,10 +289,12 @@ def _entry(
     spec: str,
     example: Example,
     encoded: EncodedExample,
+    buckets: Buckets = Buckets(),
     built: dict[Hashable, list[Packet]] | None = None,
 ) -> Entry:
     """A method with what it stores; `built` has this example's packets by recipe, and gets more."""
-    method, built = run.methods[spec].reseeded(example.id), {} if built is None else built
+    method = dataclasses.replace(run.methods[spec].reseeded(example.id), buckets=buckets)
+    built = {} if built is None else built
     if (recipe := method.recipe) not in built:
         built[recipe] = method.build(run.model, encoded.preamble, encoded.documents)
     return Entry(method, method.arrange(run.model, built[recipe]))

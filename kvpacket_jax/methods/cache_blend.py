@@ -42,7 +42,7 @@ class CacheBlend(Method):
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens, self.buckets)
-        all_rows = row_bucket(len(layout.ids) - layout.first)
+        all_rows = row_bucket(len(layout.ids) - layout.first, self.buckets)
         cache = compose_with_room(model, stored, layout, all_rows)
         ids = layout.padded_ids(layout.first, all_rows)
         return run_scored(_select_and_run, model, layout, cache, ids, self.ratio)

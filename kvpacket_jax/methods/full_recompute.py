@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
-from kvpacket_jax.packets.buckets import Buckets, bucket
+from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from models import LanguageModel
@@ -27,7 +27,7 @@ class FullRecompute(Method):
         context, start = end_to_end(stored)
         document_ids = [t for document in request.documents for t in document]
         ids = [*document_ids, *request.query]
-        rows = bucket(len(ids))  # under 10 % of padding: a baseline is at its best
+        rows = self.buckets.rows(len(ids))
         prefilled = prefill(model, context, [ids], start, new_tokens, rows=rows)
         return Prepared(
             context,
@@ -57,6 +57,6 @@ def read_documents(
         return context, start
     # Read in rows of nearly its length, and kept in one of the sizes of contexts, so that questions
     # of all sets of documents share programs.
-    rows = bucket(len(ids))
+    rows = buckets.rows(len(ids))
     read = prefill(model, context, [ids], start, rows=rows, slots=buckets.reading(rows))
     return (*context, read.tail), start + len(ids)

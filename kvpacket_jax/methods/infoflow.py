@@ -98,9 +98,7 @@ class InfoFlow(Method):
             )
         num_selected = max(1, int(layout.length * self.ratio))
         if self.reorder:
-            caches = [p.cache for p in stored]
-            starts = [c.start for c in layout.chunks]
-            cache = side_by_side(model, caches, starts, layout.length)
+            cache = side_by_side(model, [p.cache for p in stored], layout)
         else:
             cache = compose_with_room(model, stored, layout)
         context, info = _score_and_recompute(
@@ -112,7 +110,7 @@ class InfoFlow(Method):
             _sizes(layout, cache.num_slots),
             np.int32(len(question)),
             np.int32(num_selected),
-            rows=row_bucket(num_selected),
+            rows=row_bucket(num_selected, self.buckets),
             layers=self.layers(model.config),
             reorder=self.reorder,
             published=self.published,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvpacket_jax.methods.base import Prepared, Request
-from kvpacket_jax.packets.buckets import Buckets, bucket, power_of_two, round_up
+from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.compose import compose, slots_needed
 from kvpacket_jax.packets.packet import Packet, check_ids
 from kvpacket_jax.packets.prefill import Context, Prefilled
@@ -118,13 +118,15 @@ def compose_with_room(
             f"{expected}: they were made of others."
         )
     need = max(slots_needed(packets), layout.length + layout.query_rows, layout.first + rows)
-    return compose(model, packets, slots=context_slots(need))[0]
+    return compose(model, packets, slots=layout.buckets.recomputed(need))[0]
 
 
-def side_by_side(model: LanguageModel, caches: Sequence[KVCache], starts: Sequence[int], need: int):
-    """Caches written one after the other at `starts`, not moved, into `need` slots or more."""
+def side_by_side(model: LanguageModel, caches: Sequence[KVCache], layout: Layout) -> KVCache:
+    """The caches of a request's chunks one after the other, not moved."""
+    starts = [chunk.start for chunk in layout.chunks]
     ends = [start + cache.num_slots for cache, start in zip(caches, starts, strict=True)]
-    context = _empty(model.config, 1, context_slots(max([need, *ends])), model.dtype)
+    slots = layout.buckets.recomputed(max([layout.length, *ends]))
+    context = _empty(model.config, 1, slots, model.dtype)
     for cache, start in zip(caches, starts, strict=True):  # the next one overwrites padding
         context = _append(context, cache, np.int32(start))
     return context
@@ -134,21 +136,9 @@ _empty = jax.jit(kv_cache.init, static_argnames=("config", "batch", "slots", "dt
 _append = jax.jit(kv_cache.write, donate_argnames=("cache",))
 
 
-def row_bucket(rows: int) -> int:
-    """Rows of one pass: at most 10 % of padding, except that few rows cost as much as 32."""
-    return max(32, bucket(rows))
-
-
-LEAST_SLOTS = 512  # of a context: below, padding costs little
-
-
-def context_slots(slots: int) -> int:
-    """A context's bucket. Eight between doublings, for many rows attend to all of it.
-
-    Its steps are powers of two, as those of `bucket`: the rows of a whole context fit.
-    """
-    step = power_of_two(slots, LEAST_SLOTS) // 16
-    return max(LEAST_SLOTS, round_up(slots, step))
+def row_bucket(rows: int, buckets: Buckets) -> int:
+    """Rows of one pass: as `Buckets.rows`, but few rows cost as much as 32."""
+    return max(32, buckets.rows(rows))
 
 
 # ---- parts of jitted programs; `transformer` is a module bound to its parameters
@@ -244,7 +234,7 @@ def run_scored(
         cache,
         ids,
         *map(np.int32, (layout.first, layout.length, selected, queries)),
-        rows=row_bucket(selected + queries),
+        rows=row_bucket(selected + queries, layout.buckets),
         query_rows=layout.query_rows,
         tail_slots=layout.tail_slots,
     )
@@ -279,7 +269,8 @@ def recompute(
     """Runs the tokens `selected` (ascending, chosen on the host) and the query, in one pass."""
     cache = compose_with_room(model, packets, layout)
     real = np.array([*selected, *layout.query], np.int32)
-    slots = cache.num_slots + np.arange(row_bucket(len(real)), dtype=np.int32)  # padding is dropped
+    rows = row_bucket(len(real), layout.buckets)
+    slots = cache.num_slots + np.arange(rows, dtype=np.int32)  # padding is dropped
     slots[: len(real)] = real
     ids = np.zeros(len(slots), np.int32)
     ids[: len(real)] = layout.ids[real]

@@ -14,7 +14,6 @@ from kvpacket_jax.methods.recompute import (
     Layout,
     check_layers,
     compose_with_room,
-    context_slots,
     finish,
     lay_out,
     prepared,
@@ -93,7 +92,7 @@ class SamKV(Method):
         layout = lay_out(model, request, new_tokens, self.buckets)
         cache, selection = self._select(model, stored, layout)
         num_kept = self._num_kept(selection, layout)
-        rows = row_bucket(num_kept + layout.query_rows)
+        rows = row_bucket(num_kept + layout.query_rows, self.buckets)
         results = _run(
             model.module,
             model.params,
@@ -105,7 +104,7 @@ class SamKV(Method):
             np.int32(len(layout.query)),
             np.float32(self.theta),
             rows=rows,
-            slots=context_slots(rows),
+            slots=self.buckets.recomputed(rows),
             query_rows=layout.query_rows,
             tail_slots=layout.tail_slots,
             layers=self.layers(model.config),

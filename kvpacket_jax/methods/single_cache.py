@@ -3,7 +3,6 @@
 import dataclasses
 
 from kvpacket_jax.methods.base import Method, Prepared, Request, end_to_end
-from kvpacket_jax.packets.buckets import bucket
 from kvpacket_jax.packets.packet import Packet, build_packets
 
 
@@ -20,7 +19,8 @@ class SingleCache(Method):
     def build(self, model, preamble, documents) -> list[Packet]:
         whole = [t for chunk in Request(preamble, documents, ()).chunks for t in chunk]
         # Padded as little as full_recompute's pass: it is the bound of what a cache can do.
-        buckets = dataclasses.replace(self.buckets, min_packet=bucket(len(whole)), soft_tokens=0)
+        rows = self.buckets.rows(len(whole))
+        buckets = dataclasses.replace(self.buckets, min_packet=rows, soft_tokens=0)
         return build_packets(model, None, [whole], buckets) if whole else []
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:

@@ -8,7 +8,6 @@ import numpy as np
 
 from kvpacket_jax.methods.base import Method, Prepared, store_preamble
 from kvpacket_jax.methods.recompute import Layout, lay_out, side_by_side
-from kvpacket_jax.packets.buckets import bucket
 from kvpacket_jax.packets.packet import Packet, check_ids, plan_batches
 from kvpacket_jax.packets.prefill import prefill_rows
 from models import kv_cache
@@ -41,14 +40,13 @@ class Sink(Method):
             read = _read(model.module, model.params, preamble, ids, lengths, starts)
             caches |= zip(batch, read, strict=True)
         in_order = [caches[i] for i in range(len(layout.chunks))]
-        starts = [c.start for c in layout.chunks]
-        return Prepared((side_by_side(model, in_order, starts, layout.length),), layout.length)
+        return Prepared((side_by_side(model, in_order, layout),), layout.length)
 
 
 def _batches(layout: Layout):
     """(rows, chunks): documents of one size by their index, few sizes of batches."""
     first = layout.first_document
-    for batch in plan_batches([len(chunk) for chunk in layout.chunks[first:]], bucket):
+    for batch in plan_batches([len(chunk) for chunk in layout.chunks[first:]], layout.buckets.rows):
         yield batch.rows, [first + i for i in batch.members]
 
 

@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+LEAST_ROWS, LEAST_SLOTS = 64, 512  # below, padding costs little
 CHUNK = 16  # tokens decoded by one program before the host looks at them
 
 
@@ -20,6 +21,7 @@ class Buckets:
     min_packet: int = 64  # without its soft tokens
     soft_tokens: int = 32
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
+    coarse: bool = False  # fewer sizes of all else, at up to a third more work
 
     def query(self, length: int) -> int:
         """Rows of a query of `length` tokens; multiples of the longest bucket beyond it."""
@@ -62,7 +64,30 @@ class Buckets:
     def build(self, length: int) -> int:
         """Rows a document is computed with: finer than `packet`, for here padding costs FLOPs."""
         full = self.packet(length)
-        return full * 3 // 4 if length <= full * 3 // 4 else full
+        return full * 3 // 4 if length <= full * 3 // 4 and not self.coarse else full
+
+    def rows(self, length: int) -> int:
+        """Rows of a pass over tokens of documents: under 10 % of padding, or under 25.
+
+        Methods are compared by what such a pass costs, so a baseline is at its best.
+        """
+        if self.coarse:
+            return round_up(length, power_of_two(length, LEAST_ROWS) // 8)
+        return bucket(length)
+
+    def recomputed(self, slots: int) -> int:
+        """Slots of a context of which a part is recomputed: many rows attend to all of it.
+
+        Eight sizes between doublings, or two. Their steps are powers of two and no smaller than
+        those of `rows`: the rows of a whole context fit.
+        """
+        step = power_of_two(slots, LEAST_SLOTS) // (4 if self.coarse else 16)
+        return max(LEAST_SLOTS, round_up(slots, step))
+
+
+# Few programs, where answers are wanted and no times: an evaluation reads real documents of all
+# lengths, and on a CPU compiles a program for longer than it runs it.
+COARSE = Buckets(queries=(32, 64, 128, 256), contexts=(640, 1280, 2560), coarse=True)
 
 
 def round_up(n: int, multiple: int) -> int:

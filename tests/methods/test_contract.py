@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvpacket_jax.methods import METHODS, Request
-from kvpacket_jax.packets.buckets import Buckets
+from kvpacket_jax.packets.buckets import COARSE, Buckets
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from tests.support.methods import golden_case
@@ -26,21 +26,24 @@ def first_logits(case, method):
     return np.asarray(prefilled.logits[0])
 
 
+@pytest.mark.parametrize("own", [OWN, COARSE])
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_buckets_reach_the_whole_method_and_change_no_answer(tiny, monkeypatch, name, settings):
+def test_buckets_reach_the_whole_method_and_change_no_answer(
+    tiny, monkeypatch, name, settings, own
+):
     case = golden_case(tiny, "qwen2_A")
     expected = first_logits(case, METHODS[name](**settings))
     calls = []
-    for size in ("query", "tail", "packet", "context", "build"):
+    for size in ("query", "tail", "packet", "context", "build", "rows", "recomputed"):
 
-        def own(self, *args, original=getattr(Buckets, size)):
+        def spy(self, *args, original=getattr(Buckets, size)):
             calls.append(self)
             return original(self, *args)
 
-        monkeypatch.setattr(Buckets, size, own)
-    actual = first_logits(case, METHODS[name](**settings, buckets=OWN))
+        monkeypatch.setattr(Buckets, size, spy)
+    actual = first_logits(case, METHODS[name](**settings, buckets=own))
     # single_cache pads its one packet less; all else of it comes from the buckets it was given.
-    assert calls and all(b.new_tokens == OWN.new_tokens for b in calls)
+    assert calls and all(b.queries == own.queries for b in calls)
     np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 

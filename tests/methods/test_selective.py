@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kvpacket_jax.methods import METHODS, Request
-from kvpacket_jax.methods.recompute import context_slots, row_bucket
-from kvpacket_jax.packets.buckets import bucket
+from kvpacket_jax.methods.recompute import row_bucket
+from kvpacket_jax.packets.buckets import COARSE, Buckets
 from kvpacket_jax.packets.prefill import prefill
 from tests.support.methods import golden_case, run, visible
 
@@ -118,6 +118,12 @@ def test_caches_of_other_documents_are_refused(tiny):
 
 def test_buckets_pad_little_and_fit_each_other():
     for n in range(1, 9000):
-        assert n <= row_bucket(n) <= max(32, 8 * -(-n // 8), 1.1 * n)
-        assert n <= context_slots(n) <= max(512, 1.125 * n)
-        assert bucket(n) <= context_slots(n)  # rows of a whole context fit its slots
+        fine, coarse = Buckets(), COARSE
+        assert n <= row_bucket(n, fine) <= max(32, 8 * -(-n // 8), 1.1 * n)
+        assert n <= row_bucket(n, coarse) <= max(32, 8 * -(-n // 8), 1.25 * n)
+        assert n <= fine.recomputed(n) <= max(512, 1.125 * n)
+        assert n <= coarse.recomputed(n) <= max(512, 1.5 * n)
+        for buckets in (fine, coarse):
+            assert buckets.rows(n) <= buckets.recomputed(n)  # rows of a whole context fit its slots
+    sizes = {buckets: {buckets.rows(n) for n in range(512, 4097)} for buckets in (fine, coarse)}
+    assert len(sizes[coarse]) < len(sizes[fine]) / 2
