@@ -14,6 +14,7 @@ from models.low_rank import Changed
 # longer. XLA for GPUs takes it in float32, for which cuBLAS needs the whole matrix widened, at
 # every call.
 BF16_ROWS = 2
+FEW_ROWS = 32  # of a product that takes as long as reading its weight
 
 
 def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -73,7 +74,7 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
 
 
 def _project(spec: str, x_BxTxX: jax.Array, w: jax.Array) -> jax.Array:
-    """`project` with a plain weight, as a product of two matrices.
+    """`project` with a plain weight `[out..., in...]` or `[in..., out...]`, as one of two matrices.
 
     XLA for CPUs copies a weight with two contracted axes, the attention's output, at every call.
     """
@@ -88,9 +89,24 @@ def _project(spec: str, x_BxTxX: jax.Array, w: jax.Array) -> jax.Array:
         rows = jnp.pad(rows, ((0, BF16_ROWS - B * T), (0, 0)))
     if w_axes == contracted + new:
         y = product("RX,XY->RY", rows, w.reshape(width, -1))
-    else:
+    elif len(rows) > FEW_ROWS:
         y = product("RX,YX->RY", rows, w.reshape(-1, width))
+    else:
+        y = jax.lax.platform_dependent(rows, w.reshape(-1, width), cpu=_on_left, default=_on_right)
     return y[: B * T].reshape(B, T, *(sizes[axis] for axis in new))
+
+
+def _on_right(rows: jax.Array, w_YxX: jax.Array) -> jax.Array:
+    return product("RX,YX->RY", rows, w_YxX)
+
+
+def _on_left(rows: jax.Array, w_YxX: jax.Array) -> jax.Array:
+    """`_on_right` by a product with the weight on the left, then transposed.
+
+    XLA for CPUs packs the right operand anew at every call, which takes longer than reading it.
+    The barrier keeps it from turning the product round again.
+    """
+    return jax.lax.optimization_barrier(product("RX,YX->YR", rows, w_YxX)).T
 
 
 def fastest_dtype() -> str:

@@ -1,8 +1,6 @@
 """safetensors to a parameter tree: every name and every shape is checked.
 
-Hugging Face stores a projection as `[out, in]`, we as `[in..., out...]` with heads apart (kernels
-`[D, N, H]`, `[N, H, D]`, `[D, M]`), so each is transposed and reshaped on its way. Embedding,
-output, norms and biases keep their order.
+A projection is `[out, in]` in both; ours has heads apart (`[N, H, D]`, `[D, N, H]`).
 """
 
 import contextlib
@@ -28,7 +26,6 @@ from models.foreign.safetensors_file import (
     tensor_files,
 )
 
-KERNELS = {"q", "k", "v", "o", "mlp/gate", "mlp/up", "mlp/down"}
 # Buffers that some checkpoints carry along and that follow from the config.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
@@ -73,7 +70,7 @@ def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of each tensor that a Hugging Face folder must have; nothing is allocated."""
     shapes = {}
     for path, leaf in _abstract(config)[0]:
-        names, _ = _tensor_names(config, path)
+        names = _tensor_names(config, path)
         shape = leaf.shape[1:] if _stacked(config, names) else leaf.shape
         shapes |= {name: _hf_shape(name, shape) for name in names}
     return shapes
@@ -92,22 +89,22 @@ def _read_tree(config: ModelConfig, dtype, opened, files: dict[str, pathlib.Path
         check_tensor(opened[files[name]], files[name], name, shape)
     flat, treedef = _abstract(config)
 
-    def read(path_name: str, name: str, shape: tuple[int, ...], kernel: bool) -> jax.Array:
+    def read(path_name: str, name: str, shape: tuple[int, ...]) -> jax.Array:
         tensor = read_tensor(opened[files[name]], files[name], name)
-        return _place(config, path_name, tensor, shape, dtype, kernel)
+        return _place(config, path_name, tensor, shape, dtype)
 
     leaves = []
     for path, leaf in flat:
         path_name = sharding.path_name(path)
-        names, kernel = _tensor_names(config, path)
+        names = _tensor_names(config, path)
         if _stacked(config, names):
             device = sharding.of(config, path_name, leaf.shape)
             stacked = jnp.zeros(leaf.shape, dtype, device=device)
             for i, name in enumerate(names):
-                stacked = _set_row(stacked, read(path_name, name, leaf.shape[1:], kernel), i)
+                stacked = _set_row(stacked, read(path_name, name, leaf.shape[1:]), i)
             leaves.append(stacked)
         else:
-            leaves.append(read(path_name, names[0], leaf.shape, kernel))
+            leaves.append(read(path_name, names[0], leaf.shape))
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -115,15 +112,15 @@ def _stacked(config: ModelConfig, names: list[str]) -> bool:
     return config.scan_layers and ".layers." in names[0]
 
 
-def _tensor_names(config: ModelConfig, path) -> tuple[list[str], bool]:
-    """The tensors a parameter is made of (several for a stack), and whether it is a kernel."""
+def _tensor_names(config: ModelConfig, path) -> list[str]:
+    """The tensors that a parameter is made of, several for a stack."""
     keys = [getattr(p, "key", getattr(p, "idx", None)) for p in path]
     if keys[0] != "layers":
-        return [MODEL_TENSORS[keys[0]].hf], False
+        return [MODEL_TENSORS[keys[0]].hf]
     layers = range(config.num_layers) if config.scan_layers else [keys[1]]
     name = "/".join(keys[1:] if config.scan_layers else keys[2:])
     pattern = FAMILIES[config.family].layer_tensors[name].hf
-    return [pattern.format(i=i) for i in layers], name in KERNELS
+    return [pattern.format(i=i) for i in layers]
 
 
 def _check_names(folder, stored: set[str], wanted: set[str], config: ModelConfig) -> None:
@@ -146,24 +143,24 @@ def _check_names(folder, stored: set[str], wanted: set[str], config: ModelConfig
 
 def _hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a tensor in a Hugging Face file, from the parameter's."""
-    if name.endswith("_proj.weight"):  # the parameter is [in..., out...]; only o has two input axes
-        split = 2 if name.endswith("o_proj.weight") else 1
-        return math.prod(shape[split:]), math.prod(shape[:split])
+    if name.endswith("_proj.weight"):  # the parameter is [out..., in...]; only o has two axes in
+        split = -2 if name.endswith("o_proj.weight") else -1
+        return math.prod(shape[:split]), math.prod(shape[split:])
     if name.endswith(".bias"):
         return (math.prod(shape),)
     return shape
 
 
-def _place(config: ModelConfig, name: str, tensor, shape, dtype, kernel: bool) -> jax.Array:
+def _place(config: ModelConfig, name: str, tensor, shape, dtype) -> jax.Array:
     if config.mesh is None:
-        return _place_whole(tensor, shape, dtype, kernel)
-    array = (tensor.T if kernel else tensor).reshape(shape).astype(dtype, copy=False)
+        return _place_whole(tensor, shape, dtype)
+    array = tensor.reshape(shape).astype(dtype, copy=False)
     return sharding.put(sharding.of(config, name, shape), array)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "dtype", "kernel"))
-def _place_whole(tensor, shape: tuple[int, ...], dtype, kernel: bool) -> jax.Array:
-    return (tensor.T if kernel else tensor).reshape(shape).astype(dtype)
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+def _place_whole(tensor, shape: tuple[int, ...], dtype) -> jax.Array:
+    return tensor.reshape(shape).astype(dtype)
 
 
 _set_row = jax.jit(lambda stack, x, i: stack.at[i].set(x), donate_argnums=0)

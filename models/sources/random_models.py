@@ -71,8 +71,8 @@ def params(config: ModelConfig, dtype: Any):
 def _std(name: str, shape: tuple[int, ...]) -> float:
     if name in ("embedding", "output"):
         return 0.02
-    inputs = 2 if name == "o" else 1  # [N, H, D]; the other kernels have one axis of inputs
-    return math.prod(shape[:inputs]) ** -0.5
+    inputs = 2 if name == "o" else 1  # [D, N, H]; the others have one axis of inputs
+    return math.prod(shape[-inputs:]) ** -0.5
 
 
 def _draw(shape: tuple[int, ...], dtype, seed, limit) -> jax.Array:

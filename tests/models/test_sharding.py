@@ -52,19 +52,19 @@ def test_more_devices_than_there_are_is_refused():
 def test_query_heads_are_split_where_a_group_divides():
     both = ("kv", "rest")
     even = dataclasses.replace(SMALL, num_heads=8, num_kv_heads=2)  # groups of 4 over rest 2
-    assert specs(even, "model:4")["q"] == (None, both, None)
-    assert specs(even, "model:4")["o"] == (both, None, None)
+    assert specs(even, "model:4")["q"] == (both, None, None)
+    assert specs(even, "model:4")["o"] == (None, both, None)
     odd = dataclasses.replace(SMALL, num_heads=6, num_kv_heads=2)  # groups of 3
-    assert specs(odd, "model:4")["q"] == (None, "kv", None)
+    assert specs(odd, "model:4")["q"] == ("kv", None, None)
     # Three key/value heads on one device of two: a half of the queries is not that of whole heads.
     three = dataclasses.replace(SMALL, num_heads=6, num_kv_heads=3)
-    assert specs(three, "model:2")["q"] == (None, "kv", None)
+    assert specs(three, "model:2")["q"] == ("kv", None, None)
 
 
 def test_what_divides_nothing_is_whole_and_reported():
     config = dataclasses.replace(SMALL, num_heads=6, num_kv_heads=2, mlp_dim=50, vocab_size=97)
     actual = specs(config, "model:4")
-    assert actual["mlp/gate"] == (None, "kv")
+    assert actual["mlp/gate"] == ("kv", None)
     assert actual["embedding"] == (None, None)
     config = dataclasses.replace(config, mesh=sharding.make_mesh("model:4", config))
     params = jax.eval_shape(lambda k: transformer.init_params(config, k), jax.random.key(0))

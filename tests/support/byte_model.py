@@ -39,11 +39,8 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     params = transformer.init_params(config, jax.random.key(1))
     tensors = {}
     for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
-        (name,), _ = weights._tensor_names(config, path)
-        shape = weights._hf_shape(name, value.shape)
-        kernel = name.endswith("_proj.weight")
-        array = np.asarray(value).reshape(shape[::-1]).T if kernel else np.asarray(value)
-        tensors[name] = np.ascontiguousarray(array.reshape(shape))
+        (name,) = weights._tensor_names(config, path)
+        tensors[name] = np.asarray(value).reshape(weights._hf_shape(name, value.shape))
     save_file(tensors, folder / "model.safetensors")
     return folder
 
