@@ -21,7 +21,7 @@ class Buckets:
     min_packet: int = 64  # without its soft tokens
     soft_tokens: int = 32
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
-    coarse: bool = False  # fewer sizes of all else, at up to a third more work
+    coarse: bool = False  # fewer sizes of what is read again or in full, with more padding
 
     def query(self, length: int) -> int:
         """Rows of a query of `length` tokens; multiples of the longest bucket beyond it."""
@@ -64,7 +64,7 @@ class Buckets:
     def build(self, length: int) -> int:
         """Rows a document is computed with: finer than `packet`, for here padding costs FLOPs."""
         full = self.packet(length)
-        return full * 3 // 4 if length <= full * 3 // 4 and not self.coarse else full
+        return full * 3 // 4 if length <= full * 3 // 4 else full
 
     def rows(self, length: int) -> int:
         """Rows of a pass over tokens of documents: under 10 % of padding, or under 25.

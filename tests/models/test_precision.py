@@ -1,0 +1,71 @@
+"""Products with weights: the same numbers however many rows there are, and however it is done."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.low_rank import Changed
+from models.precision import FEW_ROWS, project
+
+D, N, H = 48, 6, 16
+SPECS = {"BTD,NHD->BTNH": (N, H, D), "BTNH,DNH->BTD": (D, N, H), "BTD,DM->BTM": (D, 80)}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
+
+
+def operands(spec: str, rows: int, dtype: str):
+    shape = SPECS[spec]
+    x = jax.random.normal(jax.random.key(0), (1, rows, *((N, H) if spec[2] == "N" else (D,))))
+    w = jax.random.normal(jax.random.key(1), shape) / D**0.5
+    return x.astype(dtype).astype(jnp.float32), w.astype(dtype)
+
+
+def exact(spec: str, x, w) -> np.ndarray:
+    return np.einsum(spec, *(np.asarray(a, np.float64) for a in (x, w)))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
+def test_a_product_is_the_same_at_every_number_of_rows(spec, rows, dtype):
+    x, w = operands(spec, rows, dtype)
+    close = dict(atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    actual = jax.jit(project, static_argnums=0)(spec, x, w)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, exact(spec, x, w), **close)
+    many = jax.vmap(lambda x: project(spec, x, w))(jnp.stack([x, 2 * x]))
+    np.testing.assert_allclose(many[1], 2 * exact(spec, x, w), **close)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("rows", [2, FEW_ROWS + 1])
+def test_gradients_are_those_of_the_product(spec, rows):
+    x, w = operands(spec, rows, "float32")
+    factors = jax.random.normal(jax.random.key(2), project(spec, x, w).shape)
+
+    def gradients(function):
+        return jax.grad(lambda x, w: jnp.sum(factors * function(spec, x, w)), (0, 1))(x, w)
+
+    for actual, expected in zip(gradients(project), gradients(jnp.einsum), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_changes_of_few_rows_are_added():
+    spec = "BTD,NHD->BTNH"
+    x, w = operands(spec, 3, "float32")
+    a = jax.random.normal(jax.random.key(3), (D, 2))
+    b = jax.random.normal(jax.random.key(4), (2, N, H))
+    rows = jnp.array([[1.0, 0.0, 1.0]])
+    expected = exact(spec, x, w)
+    expected += rows[..., None, None] * np.einsum("BTD,DR,RNH->BTNH", x, a, b)
+    np.testing.assert_allclose(project(spec, x, Changed(w, a, b, rows)), expected, atol=1e-3)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers choose by themselves")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_few_rows_have_the_weight_on_the_left_in_the_compiled_program(dtype):
+    """Else XLA for CPUs packs the weight at every call, and decoding takes twice as long."""
+    for rows in (2, FEW_ROWS + 1):
+        x, w = operands("BTNH,DNH->BTD", rows, dtype)
+        compiled = jax.jit(project, static_argnums=0).lower("BTNH,DNH->BTD", x, w).compile()
+        assert (f"f32[{D},{rows}]" in compiled.as_text()) == (rows <= FEW_ROWS)
