@@ -121,7 +121,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.new_tokens = LISTS if name == "ruler" else 32
     config.teacher = ""  # a folder for the teacher's targets, for many runs; empty: in the workdir
 
-    # Timed apart from answering, alone and interleaved.
+    # Timed apart from answering, alone and interleaved. Answers are padded to few sizes, which
+    # spares compiling; what is timed is padded as little as a request.
     config.num_timed = 2  # examples; on a CPU they take as long as many answers
     config.runs = 3  # of each
     return config

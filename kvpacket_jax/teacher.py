@@ -239,9 +239,9 @@ def targets(
 ) -> Targets:
     """The teacher's targets, read from `folder` or computed and written there.
 
-    The file is named by all that they depend on, so a restart or another run with the same model
-    and data finds it. It carries a digest of them: where that is wrong or missing the teacher is
-    asked again, and the file written anew.
+    The file is named by all that they depend on, but for sizes, which change rounding alone: a
+    restart or another run with the same model and data finds it. It carries a digest of them: where
+    that is wrong or missing the teacher is asked again, and the file written anew.
     """
     key = identity.digest(
         {

@@ -8,6 +8,7 @@ be. `launch.write_questions` asks about them.
 """
 
 import pathlib
+import sys
 import sysconfig
 
 from absl import app, flags
@@ -29,12 +30,14 @@ KINDS = flags.DEFINE_multi_enum(
     ["description", "code", "text", "manual", "changelog", "licence"],
     "Which pieces, given once for each kind; default: all. A description is a package's README.",
 )
-LIMIT = flags.DEFINE_integer("limit", 2500, "Pieces, at most.", lower_bound=1)
+LIMIT = flags.DEFINE_integer(
+    "limit", None, "Pieces, at most; default: 2500, with --everything all.", lower_bound=1
+)
 EVERYTHING = flags.DEFINE_bool(
     "everything",
     False,
-    "All pieces of every file, for a folder of your own documents: otherwise at most 4 of a file "
-    "and 25 of a package or of files whose names begin alike.",
+    "For a folder of your own documents: every piece that is prose. Otherwise at most 4 of a file "
+    "and 25 of a package or of files whose names begin alike, and one of those that begin alike.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the choice and the order.")
 
@@ -56,9 +59,8 @@ def main(argv):
     folders, kinds = _folders(), KINDS.value or installed_docs.KINDS
     with errors.in_one_line():
         with progress.step("Reading documentation"):
-            pieces = installed_docs.collect(
-                folders, LIMIT.value, SEED.value, kinds, balanced=not EVERYTHING.value
-            )
+            limit = LIMIT.value or (sys.maxsize if EVERYTHING.value else 2500)
+            pieces = installed_docs.collect(folders, limit, SEED.value, kinds, EVERYTHING.value)
         if not pieces:
             raise ValueError(
                 f"There is no English prose of the kinds {', '.join(kinds)} in "

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from models.low_rank import Changed
 
-# A single row of bfloat16 is computed as two. XLA for CPUs has no kernel for one: it took 8 times
-# longer. XLA for GPUs takes it in float32, for which cuBLAS needs the whole matrix widened, at
-# every call.
+# A single row of bfloat16 is computed as two. XLA for CPUs has no kernel for one, on either side of
+# a product: it took 8 times longer. XLA for GPUs takes it in float32, for which cuBLAS needs the
+# whole matrix widened, at every call.
 BF16_ROWS = 2
-FEW_ROWS = 32  # of a product that takes as long as reading its weight
+FEW_ROWS = 32  # up to so many, a product takes about as long as reading its weight
 
 
 def product(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -74,13 +74,15 @@ def project(spec: str, x_BxTxX: jax.Array, w: jax.Array | Changed) -> jax.Array:
 
 
 def _project(spec: str, x_BxTxX: jax.Array, w: jax.Array) -> jax.Array:
-    """`project` with a plain weight `[out..., in...]` or `[in..., out...]`, as one of two matrices.
+    """`project` with a plain weight `[out..., in...]` or `[in..., out...]`: a product of matrices.
 
     XLA for CPUs copies a weight with two contracted axes, the attention's output, at every call.
     """
     operands, out = spec.split("->")
     x_axes, w_axes = operands.split(",")
     contracted, new = x_axes[2:], out[2:]
+    if w_axes not in (contracted + new, new + contracted):
+        raise ValueError(f"{spec} has the weight's axes neither out and in nor in and out.")
     sizes = dict(zip(w_axes, w.shape, strict=True))
     width = math.prod(sizes[axis] for axis in contracted)
     B, T = x_BxTxX.shape[:2]

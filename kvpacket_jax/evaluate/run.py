@@ -25,8 +25,8 @@ from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
-from kvpacket_jax.packets.buckets import COARSE, Buckets
-from kvpacket_jax.packets.packet import Packet, check_kept
+from kvpacket_jax.packets.buckets import COARSE
+from kvpacket_jax.packets.packet import check_kept
 from kvpacket_jax.runtime import programs, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
@@ -268,14 +268,27 @@ def _answer_example(
     model, template, questions = run.model, run.template, example.questions
     targets = teacher.targets(model, encoded, new_tokens, folder, buckets=COARSE)
     said = reference(model, targets, questions, template)
-    built = {}
-    for spec in missing:
-        if spec == summary.REFERENCE:
-            answers = said
-        else:
-            entry = _entry(run, spec, example, encoded, COARSE, built)
+    if summary.REFERENCE in missing:
+        file.write(answer_rows(summary.REFERENCE, example, said, said, run.dataset))
+    methods = {
+        spec: dataclasses.replace(run.methods[spec].reseeded(example.id), buckets=COARSE)
+        for spec in missing
+        if spec != summary.REFERENCE
+    }
+    for group in _by_recipe(methods):
+        packets = next(iter(group.values())).build(model, encoded.preamble, encoded.documents)
+        for spec, method in group.items():
+            entry = Entry(method, method.arrange(model, packets))
             answers = answer(model, entry, targets, questions, template, new_tokens)
-        file.write(answer_rows(spec, example, answers, said, run.dataset))
+            file.write(answer_rows(spec, example, answers, said, run.dataset))
+
+
+def _by_recipe(methods: dict[str, Method]) -> list[dict[str, Method]]:
+    """The methods in groups that build the same packets, which are made once for each."""
+    groups: dict[Hashable, dict[str, Method]] = {}
+    for spec, method in methods.items():
+        groups.setdefault(method.recipe, {})[spec] = method
+    return list(groups.values())
 
 
 def _request(run: Run, example: Example, encoded: EncodedExample):
@@ -284,17 +297,6 @@ def _request(run: Run, example: Example, encoded: EncodedExample):
     return request, lambda spec: _entry(run, spec, example, encoded)
 
 
-def _entry(
-    run: Run,
-    spec: str,
-    example: Example,
-    encoded: EncodedExample,
-    buckets: Buckets = Buckets(),
-    built: dict[Hashable, list[Packet]] | None = None,
-) -> Entry:
-    """A method with what it stores; `built` has this example's packets by recipe, and gets more."""
-    method = dataclasses.replace(run.methods[spec].reseeded(example.id), buckets=buckets)
-    built = {} if built is None else built
-    if (recipe := method.recipe) not in built:
-        built[recipe] = method.build(run.model, encoded.preamble, encoded.documents)
-    return Entry(method, method.arrange(run.model, built[recipe]))
+def _entry(run: Run, spec: str, example: Example, encoded: EncodedExample) -> Entry:
+    method = run.methods[spec].reseeded(example.id)
+    return Entry(method, method.store(run.model, encoded.preamble, encoded.documents))

@@ -149,8 +149,7 @@ _LEAVES: dict[str, Callable[[JaxprEqn], Flops]] = {
         " unstack split tile pad rev slice dynamic_slice dynamic_update_slice gather scatter iota"
         " empty zeros_like copy copy_p device_put stop_gradient optimization_barrier name"
         " sharding_constraint layout_constraint reshard mesh_cast axis_index platform_index pvary"
-        " pbroadcast"
-        " all_gather all_gather_invariant all_to_all ppermute"
+        " pbroadcast all_gather all_gather_invariant all_to_all ppermute"
         # Where XLA counts one a number, for reading the same bits as another type.
         " bitcast_convert_type".split(),
         lambda eqn: Flops(),

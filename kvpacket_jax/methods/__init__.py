@@ -1,4 +1,4 @@
-"""The methods, by name. One file each; each is a `store` and a `prepare`."""
+"""The methods, by name. One file each: what it stores, and how it prepares a request."""
 
 from kvpacket_jax.methods.a3 import A3
 from kvpacket_jax.methods.base import Method, Prepared, Request

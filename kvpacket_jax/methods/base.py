@@ -59,8 +59,8 @@ class Method:
     """A way to answer from a preamble and documents. It never times, tokenises or scores.
 
     A subclass is a frozen dataclass; its fields are its settings. It implements `prepare`, replaces
-    `build` and `recipe` if bare packets are not what it needs, and `arrange` if it needs more of
-    them; and it declares the following if it differs. Callers
+    `build` if bare packets are not what it needs, and `arrange` if it needs more than them; `store`
+    is what these two make. And it declares the following if it differs. Callers
     ask for these and for nothing else of a method.
 
     reads_packets: the method answers from what `arrange` makes of one packet for each chunk of the
@@ -98,10 +98,9 @@ class Method:
         return self.arrange(model, self.build(model, preamble, documents))
 
     def build(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> list[Packet]:
-        """What the model computes for that.
+        """The packets that `arrange` takes.
 
-        Here one packet for each chunk, the documents wrapped by `adapter` and compressed by
-        `compressor`.
+        Here one for each chunk, the documents wrapped by `adapter` and compressed by `compressor`.
         """
         packets = build_packets(
             model, self.adapter, documents, self.buckets, compressor=self.compressor
@@ -110,12 +109,11 @@ class Method:
 
     @property
     def recipe(self) -> Hashable:
-        """What `build` depends on besides its arguments: two of one recipe build the same packets.
+        """Equal for two methods whose `build` gives the same packets, which one may make for both.
 
-        So an evaluation builds them once. It holds while the methods do, whose adapter goes by
-        its identity.
+        Valid while both are alive: adapters are compared by identity.
         """
-        return id(self.adapter), self.compressor, self.buckets
+        return type(self).build, id(self.adapter), self.compressor, self.buckets
 
     def arrange(self, model: LanguageModel, packets: Sequence[Packet]) -> Any:
         """What is stored, of packets that lie apart; outside the clock as well.
@@ -159,6 +157,11 @@ class Method:
         So it is traced as it runs. Itself where nothing is read back, or `stored` has only shapes.
         """
         return self
+
+
+def build_preamble(self: Method, model: LanguageModel, preamble: Ids, documents) -> list[Packet]:
+    """`Method.build` of methods that store the preamble alone."""
+    return store_preamble(model, preamble, self.buckets)
 
 
 def store_preamble(

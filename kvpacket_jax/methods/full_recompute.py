@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared, build_preamble, end_to_end
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
@@ -15,13 +15,7 @@ class FullRecompute(Method):
     """Stores the preamble only."""
 
     shares_context = True
-
-    @property
-    def recipe(self):
-        return store_preamble, self.buckets
-
-    def build(self, model, preamble, documents) -> list[Packet]:
-        return store_preamble(model, preamble, self.buckets)
+    build = build_preamble
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         context, start = end_to_end(stored)
@@ -55,7 +49,7 @@ def read_documents(
     ids = [t for document in documents for t in document]
     if not ids:
         return context, start
-    # Read in rows of nearly its length, and kept in one of the sizes of contexts, so that questions
+    # Read in rows of about its length, and kept in one of the sizes of contexts, so that questions
     # of all sets of documents share programs.
     rows = buckets.rows(len(ids))
     read = prefill(model, context, [ids], start, rows=rows, slots=buckets.reading(rows))

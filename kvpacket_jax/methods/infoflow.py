@@ -71,7 +71,8 @@ class InfoFlow(Method):
 
     @property
     def recipe(self):
-        return (InfoFlow, self.buckets) if self.reorder else super().recipe
+        own = super().recipe
+        return own if self.reorder else (Method.build, *own[1:])
 
     def build(self, model, preamble, documents) -> list[Packet]:
         if not (self.reorder and preamble):

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from kvpacket_jax.methods.base import Method, Prepared, end_to_end, store_preamble
-from kvpacket_jax.packets.packet import Packet
+from kvpacket_jax.methods.base import Method, Prepared, build_preamble, end_to_end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,13 +10,7 @@ class NoCache(Method):
     """Stores the preamble only."""
 
     shares_context = True
-
-    @property
-    def recipe(self):
-        return store_preamble, self.buckets
-
-    def build(self, model, preamble, documents) -> list[Packet]:
-        return store_preamble(model, preamble, self.buckets)
+    build = build_preamble
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         return Prepared(*end_to_end(stored))

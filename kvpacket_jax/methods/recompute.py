@@ -118,14 +118,14 @@ def compose_with_room(
             f"{expected}: they were made of others."
         )
     need = max(slots_needed(packets), layout.length + layout.query_rows, layout.first + rows)
-    return compose(model, packets, slots=layout.buckets.recomputed(need))[0]
+    return compose(model, packets, slots=layout.buckets.recomputed_context(need))[0]
 
 
 def side_by_side(model: LanguageModel, caches: Sequence[KVCache], layout: Layout) -> KVCache:
     """The caches of a request's chunks one after the other, not moved."""
     starts = [chunk.start for chunk in layout.chunks]
     ends = [start + cache.num_slots for cache, start in zip(caches, starts, strict=True)]
-    slots = layout.buckets.recomputed(max([layout.length, *ends]))
+    slots = layout.buckets.recomputed_context(max([layout.length, *ends]))
     context = _empty(model.config, 1, slots, model.dtype)
     for cache, start in zip(caches, starts, strict=True):  # the next one overwrites padding
         context = _append(context, cache, np.int32(start))

@@ -104,7 +104,7 @@ class SamKV(Method):
             np.int32(len(layout.query)),
             np.float32(self.theta),
             rows=rows,
-            slots=self.buckets.recomputed(rows),
+            slots=self.buckets.recomputed_context(rows),
             query_rows=layout.query_rows,
             tail_slots=layout.tail_slots,
             layers=self.layers(model.config),

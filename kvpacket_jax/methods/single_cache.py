@@ -12,10 +12,6 @@ class SingleCache(Method):
 
     shares_context = True
 
-    @property
-    def recipe(self):
-        return SingleCache, self.buckets
-
     def build(self, model, preamble, documents) -> list[Packet]:
         whole = [t for chunk in Request(preamble, documents, ()).chunks for t in chunk]
         # Padded as little as full_recompute's pass: it is the bound of what a cache can do.

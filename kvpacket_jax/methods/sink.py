@@ -6,9 +6,9 @@ import functools
 import jax
 import numpy as np
 
-from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared, build_preamble
 from kvpacket_jax.methods.recompute import Layout, lay_out, side_by_side
-from kvpacket_jax.packets.packet import Packet, check_ids, plan_batches
+from kvpacket_jax.packets.packet import check_ids, plan_batches
 from kvpacket_jax.packets.prefill import prefill_rows
 from models import kv_cache
 
@@ -18,13 +18,7 @@ class Sink(Method):
     """Documents are computed inside the clock, at the positions they take in the context."""
 
     shares_context = True
-
-    @property
-    def recipe(self):
-        return store_preamble, self.buckets
-
-    def build(self, model, preamble, documents) -> list[Packet]:
-        return store_preamble(model, preamble, self.buckets)
+    build = build_preamble
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         for i, document in enumerate(request.documents):

@@ -21,7 +21,7 @@ class Buckets:
     min_packet: int = 64  # without its soft tokens
     soft_tokens: int = 32
     new_tokens: int = 256  # what a tail holds beyond the longest query, unless more is asked for
-    coarse: bool = False  # fewer sizes of what is read again or in full, with more padding
+    coarse: bool = False  # `rows` and `recomputed_context` have fewer sizes, with more padding
 
     def query(self, length: int) -> int:
         """Rows of a query of `length` tokens; multiples of the longest bucket beyond it."""
@@ -67,19 +67,19 @@ class Buckets:
         return full * 3 // 4 if length <= full * 3 // 4 else full
 
     def rows(self, length: int) -> int:
-        """Rows of a pass over tokens of documents: under 10 % of padding, or under 25.
+        """Rows of a pass over tokens of documents: at most 10 % more, for a baseline at its best.
 
-        Methods are compared by what such a pass costs, so a baseline is at its best.
+        With `coarse` at most a quarter more. Below 64 they are multiples of 8 either way.
         """
         if self.coarse:
             return round_up(length, power_of_two(length, LEAST_ROWS) // 8)
         return bucket(length)
 
-    def recomputed(self, slots: int) -> int:
+    def recomputed_context(self, slots: int) -> int:
         """Slots of a context of which a part is recomputed: many rows attend to all of it.
 
-        Eight sizes between doublings, or two. Their steps are powers of two and no smaller than
-        those of `rows`: the rows of a whole context fit.
+        Eight sizes between doublings, with `coarse` two. Their steps are powers of two and no
+        smaller than those of `rows`: the rows of a whole context fit.
         """
         step = power_of_two(slots, LEAST_SLOTS) // (4 if self.coarse else 16)
         return max(LEAST_SLOTS, round_up(slots, step))

@@ -1,6 +1,6 @@
 """safetensors to a parameter tree: every name and every shape is checked.
 
-A projection is `[out, in]` in both; ours has heads apart (`[N, H, D]`, `[D, N, H]`).
+A projection is `[out, in]` in the file and here, with heads apart here (`[N, H, D]`, `[D, N, H]`).
 """
 
 import contextlib

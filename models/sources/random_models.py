@@ -17,6 +17,7 @@ from models.families import CONFIGS
 from models.names import did_you_mean
 
 PREFIX = "random:"
+DRAW = 2  # raise it where the same shape gets other weights
 
 
 def is_random(source: str) -> bool:
@@ -38,7 +39,7 @@ def shape(source: str) -> ModelConfig:
 
 def fingerprint(config: ModelConfig) -> str:
     """Identifies what `params` returns: up to 64 characters that begin with "random"."""
-    return f"random-{identity.digest(identity.constants(config))}"[:64]
+    return f"random-{identity.digest(identity.constants(config) | {'draw': DRAW})}"[:64]
 
 
 def params(config: ModelConfig, dtype: Any):

@@ -88,12 +88,13 @@ def test_no_file_and_no_package_has_too_many_pieces(folder, monkeypatch):
 def test_everything_of_a_folder_can_be_had(folder):
     long = text("long", 2000)
     (folder / "pier/long.md").write_text(long)
-    pieces = installed_docs.collect([folder], 1000, seed=0, kinds=("text",), balanced=False)
+    pieces = installed_docs.collect([folder], 1000, seed=0, everything=True)
     words = sum(len(p["text"].split()) - 2 for p in pieces if "/long.md-" in p["id"])
     # All but what is too short to be a piece, between two of them or at the end.
     assert 0.98 * len(long.split()) < words <= len(long.split())
-    few = installed_docs.collect([folder], 10, seed=0, kinds=("text",), balanced=False)
-    assert len(few) == 10
+    few = installed_docs.collect([folder], 100, seed=0, everything=True)
+    of_text = sum(p["id"].startswith("text/") for p in few)
+    assert len(few) == 100 and of_text > 2 * 100 / len(KINDS)  # which is a kind's share otherwise
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

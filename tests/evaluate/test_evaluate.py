@@ -16,7 +16,8 @@ from kvpacket_jax.data import EncodedExample, Example, Question, Template
 from kvpacket_jax.evaluate import compare, rows, run
 from kvpacket_jax.evaluate.answers import answer, reference
 from kvpacket_jax.measure.request import Entry, first_token
-from kvpacket_jax.methods import METHODS, Request, settings
+from kvpacket_jax.methods import METHODS, Method, Request, settings
+from kvpacket_jax.packets.buckets import COARSE, Buckets
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.runtime import sealed
@@ -215,6 +216,29 @@ def test_a_method_is_added_and_what_is_there_stays(config, finished, tmp_path):
             k: v for k, v in old.items() if "f1" not in k
         }
     assert {r["num_samples"] for r in found} == {7}
+
+
+def test_packets_are_built_once_for_all_methods_that_build_the_same(config, tmp_path, monkeypatch):
+    one = config.copy_and_resolve_references()
+    one.methods, one.num_samples = ("no_recompute", "epic", "single_cache", "sam_kv", "no_cache"), 2
+    built = []
+    for cls in (Method, METHODS["single_cache"], METHODS["no_cache"]):
+
+        def spy(self, *given, original=cls.build):
+            built.append((type(self).__name__, self.buckets))
+            return original(self, *given)
+
+        monkeypatch.setattr(cls, "build", spy)
+    shared = run.evaluate(one, tmp_path / "shared")
+    to_answer = [name for name, buckets in built if buckets == COARSE]
+    assert to_answer == ["NoRecompute", "SingleCache", "NoCache"]
+    to_time = sorted(name for name, buckets in built if buckets == Buckets())
+    assert to_time == ["Epic", "NoCache", "NoRecompute", "SamKV", "SingleCache"]
+    monkeypatch.setattr(Method, "recipe", property(id))
+    built.clear()
+    alone = run.evaluate(one, tmp_path / "alone")
+    assert len([name for name, buckets in built if buckets == COARSE]) == 5
+    assert comparable(shared) == comparable(alone)
 
 
 def test_an_example_that_is_too_long_is_named_before_anything_is_answered(config, tmp_path):

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from kvpacket_jax.methods import METHODS, Request
+from kvpacket_jax.methods import METHODS, Method, Request
+from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.buckets import COARSE, Buckets
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
@@ -34,7 +35,7 @@ def test_buckets_reach_the_whole_method_and_change_no_answer(
     case = golden_case(tiny, "qwen2_A")
     expected = first_logits(case, METHODS[name](**settings))
     calls = []
-    for size in ("query", "tail", "packet", "context", "build", "rows", "recomputed"):
+    for size in ("query", "tail", "packet", "context", "build", "rows", "recomputed_context"):
 
         def spy(self, *args, original=getattr(Buckets, size)):
             calls.append(self)
@@ -83,7 +84,15 @@ def test_methods_of_one_recipe_build_the_same_packets(tiny):
         )
     # Bare packets in two sizes, the preamble alone, all as one, packets after the preamble.
     assert len(built) == 5
-    assert METHODS["kv_packet"](compress="knorm", keep=0.5).recipe not in built
+    one, other = (adapter_lib.empty(case.model.config.dim) for _ in range(2))
+    further = [{"compress": "knorm", "keep": 0.5}, {"adapter": one}, {"adapter": other}]
+    recipes = {METHODS["kv_packet"](**settings).recipe for settings in further}
+    assert len(recipes) == 3 and not recipes & set(built)
+
+
+def test_what_is_stored_is_what_build_and_arrange_make():
+    """An evaluation calls these two, everyone else `store`."""
+    assert [cls for cls in METHODS.values() if cls.store is not Method.store] == []
 
 
 def test_the_preamble_is_the_first_chunk_unless_it_is_empty():

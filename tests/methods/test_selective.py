@@ -121,9 +121,11 @@ def test_buckets_pad_little_and_fit_each_other():
         fine, coarse = Buckets(), COARSE
         assert n <= row_bucket(n, fine) <= max(32, 8 * -(-n // 8), 1.1 * n)
         assert n <= row_bucket(n, coarse) <= max(32, 8 * -(-n // 8), 1.25 * n)
-        assert n <= fine.recomputed(n) <= max(512, 1.125 * n)
-        assert n <= coarse.recomputed(n) <= max(512, 1.5 * n)
+        assert n <= fine.recomputed_context(n) <= max(512, 1.125 * n)
+        assert n <= coarse.recomputed_context(n) <= max(512, 1.5 * n)
         for buckets in (fine, coarse):
-            assert buckets.rows(n) <= buckets.recomputed(n)  # rows of a whole context fit its slots
+            assert buckets.rows(n) <= buckets.recomputed_context(
+                n
+            )  # rows of a whole context fit its slots
     sizes = {buckets: {buckets.rows(n) for n in range(512, 4097)} for buckets in (fine, coarse)}
     assert len(sizes[coarse]) < len(sizes[fine]) / 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.low_rank import Changed
-from models.precision import FEW_ROWS, project
+from models.precision import FEW_ROWS, _on_left, _on_right, project
 
 D, N, H = 48, 6, 16
 SPECS = {"BTD,NHD->BTNH": (N, H, D), "BTNH,DNH->BTD": (D, N, H), "BTD,DM->BTM": (D, 80)}
@@ -37,17 +37,41 @@ def test_a_product_is_the_same_at_every_number_of_rows(spec, rows, dtype):
     np.testing.assert_allclose(many[1], 2 * exact(spec, x, w), **close)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("rows", [2, FEW_ROWS + 1])
-def test_gradients_are_those_of_the_product(spec, rows):
-    x, w = operands(spec, rows, "float32")
+def test_gradients_are_those_of_the_product(spec, rows, dtype):
+    x, w = operands(spec, rows, dtype)
     factors = jax.random.normal(jax.random.key(2), project(spec, x, w).shape)
 
-    def gradients(function):
+    def gradients(function, x, w):
         return jax.grad(lambda x, w: jnp.sum(factors * function(spec, x, w)), (0, 1))(x, w)
 
-    for actual, expected in zip(gradients(project), gradients(jnp.einsum), strict=True):
-        np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)
+    wide = x, w.astype(jnp.float32)
+    pairs = zip(gradients(project, x, w), gradients(jnp.einsum, *wide), strict=True)
+    for actual, expected in pairs:
+        scale = np.abs(expected).max() * TOLERANCE[dtype]
+        np.testing.assert_allclose(np.asarray(actual, np.float32), expected, atol=scale)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_few_rows_in_a_scan_with_remat_have_the_same_gradients(dtype):
+    """As training on a CPU has them where layers are scanned."""
+    x, _ = operands("BTD,DM->BTM", 3, dtype)
+    stack = (jax.random.normal(jax.random.key(5), (4, D, D)) / D**0.5).astype(dtype)
+
+    def scanned(x):
+        step = jax.checkpoint(lambda x, w: (jnp.tanh(project("BTD,MD->BTM", x, w)), None))
+        return jnp.sum(jax.lax.scan(step, x, stack)[0] ** 2)
+
+    def looped(x):
+        for w in stack:
+            x = jnp.tanh(jnp.einsum("BTD,MD->BTM", x, w.astype(jnp.float32)))
+        return jnp.sum(x**2)
+
+    expected = jax.grad(looped)(x)
+    scale = 2 * np.abs(expected).max() * TOLERANCE[dtype]
+    np.testing.assert_allclose(jax.grad(scanned)(x), expected, atol=scale)
 
 
 def test_changes_of_few_rows_are_added():
@@ -59,6 +83,27 @@ def test_changes_of_few_rows_are_added():
     expected = exact(spec, x, w)
     expected += rows[..., None, None] * np.einsum("BTD,DR,RNH->BTNH", x, a, b)
     np.testing.assert_allclose(project(spec, x, Changed(w, a, b, rows)), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_both_forms_of_a_product_are_one(dtype):
+    x, w = operands("BTD,DM->BTM", 5, dtype)
+    left, right = (f(x[0], w.T) for f in (_on_left, _on_right))
+    np.testing.assert_allclose(left, right, atol=TOLERANCE[dtype])
+
+
+def test_a_weight_of_another_order_is_refused():
+    with pytest.raises(ValueError, match="BTD,NDH->BTNH has the weight's axes neither"):
+        project("BTD,NDH->BTNH", jnp.ones((1, 2, D)), jnp.ones((N, D, H)))
+
+
+@pytest.mark.parametrize(("platform", "turned"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
+def test_only_programs_for_cpus_turn_products_round(platform, turned):
+    traced = jax.jit(project, static_argnums=0).trace(
+        "BTNH,DNH->BTD", *operands("BTNH,DNH->BTD", 2, "bfloat16")
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("optimization_barrier") == turned
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers choose by themselves")

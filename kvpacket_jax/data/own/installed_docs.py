@@ -48,14 +48,15 @@ def collect(
     limit: int,
     seed: int,
     kinds: Sequence[str] = KINDS,
-    balanced: bool = True,
+    everything: bool = False,
 ) -> list[dict]:
     """At most `limit` pieces, `{"id", "text"}` each, all kinds in turn: any first part is balanced.
 
     The same folders and seed give the same pieces. Raises FileNotFoundError for a missing folder.
 
     Args:
-      balanced: at most PER_FILE pieces of a file and PER_PACKAGE of a package.
+      everything: all pieces that are not twice the same text. Else those that begin alike count as
+        the same, and there are at most PER_FILE of a file and PER_PACKAGE of a package.
     """
     rng = random.Random(seed)
     files = list(itertools.chain(*map(find, folders)))
@@ -65,8 +66,8 @@ def collect(
         of_kind = [file for file in files if file.kind == kind]
         rng.shuffle(of_kind)
         # Twice the share, for some kinds have less than theirs; where one is alone, all.
-        share = limit if len(kinds) == 1 else -(-2 * limit // len(kinds))
-        pieces = _of_files(of_kind, share, rng, starts, packages if balanced else None)
+        share = limit if everything or len(kinds) == 1 else -(-2 * limit // len(kinds))
+        pieces = _of_files(of_kind, share, rng, starts, None if everything else packages)
         rng.shuffle(pieces)
         chosen.append(pieces)
     turns = itertools.chain(*itertools.zip_longest(*chosen))
@@ -74,18 +75,22 @@ def collect(
 
 
 def _of_files(files, number: int, rng, starts: set[str], packages: Counter | None) -> list[dict]:
-    """`number` pieces or a few more; updates what was seen."""
+    """`number` pieces or a few more; updates what was seen. Without `packages` all there are."""
     pieces = []
     for file in files:
         if len(pieces) >= number:
             break
-        room = number if packages is None else min(PER_FILE, PER_PACKAGE - packages[file.package])
+        room = number - len(pieces)
+        if packages is not None:
+            room = min(PER_FILE, PER_PACKAGE - packages[file.package])
         if not room:
             continue
         texts = [t for t in cut(read(file), rng) if is_prose(t)]
         rng.shuffle(texts)
         for text in texts:
-            start = re.sub(r"\W+", " ", text.partition("\n")[2].lower())[:SAME_START]
+            start = re.sub(r"\W+", " ", text.partition("\n")[2].lower())
+            if packages is not None:
+                start = start[:SAME_START]
             if start in starts or not room:
                 continue
             starts.add(start)
