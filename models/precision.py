@@ -111,6 +111,17 @@ def _on_left(rows: jax.Array, w_YxX: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(product("RX,YX->YR", rows, w_YxX)).T
 
 
+def rows(table_VxD: jax.Array, ids: jax.Array) -> jax.Array:
+    """The rows of a table, float32 `[..., D]`. A 16-bit table is taken as bits, without a gradient.
+
+    XLA for CPUs gathers no bfloat16: it would widen the table first, and in a loop all of it.
+    """
+    if table_VxD.dtype != jnp.bfloat16:
+        return jnp.take(table_VxD, ids, axis=0).astype(jnp.float32)
+    bits = jnp.take(jax.lax.bitcast_convert_type(table_VxD, jnp.uint16), ids, axis=0)
+    return jax.lax.bitcast_convert_type(bits, jnp.bfloat16).astype(jnp.float32)
+
+
 def fastest_dtype() -> str:
     """The name of it: bfloat16 on accelerators and on CPUs with instructions for it, else float32.
 
