@@ -153,7 +153,7 @@ def flags(own: Mapping[str, str], of: Sequence[str], other: Mapping[str, str]) -
       other: those of another provenance, which differ: what is to be left out is said.
     """
     given = []
-    for flag in (flag for field in of for flag in FLAGS.get(field, ())):
+    for flag in (flag for field, its in FLAGS.items() if field in of for flag in its):
         if own.get(flag):
             given.append(f"--{flag}={shlex.quote(own[flag])}")
         elif flag == "template":

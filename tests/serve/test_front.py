@@ -101,7 +101,7 @@ def test_a_store_sees_what_its_own_adapter_made(model, tmp_path):
     squeezed = kvp.Store(tmp_path, model, "none", **MADE_WITH, compress="knorm", keep=0.25)
     bare.add({"ferry": DOCUMENTS["ferry"]})
     label = "knorm/keep=0.25"
-    said = rf"\(without --compress and --keep\), or .* --compress={label} --adapter=none\."
+    said = rf"\(without --compress and --keep\), or .* --adapter=none --compress={label}\."
     with pytest.raises(ValueError, match=said):
         squeezed.ask("When?", ["ferry"])
     assert (bare.documents(), wrapped.documents()) == (["ferry"], ["bus", "ferry"])
