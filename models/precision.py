@@ -111,7 +111,7 @@ def _on_left(rows: jax.Array, w_YxX: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(product("RX,YX->YR", rows, w_YxX)).T
 
 
-def rows(table_VxD: jax.Array, ids: jax.Array) -> jax.Array:
+def look_up(table_VxD: jax.Array, ids: jax.Array) -> jax.Array:
     """The rows of a table, float32 `[..., D]`. A 16-bit table is taken as bits, without a gradient.
 
     XLA for CPUs gathers no bfloat16: it would widen the table first, and in a loop all of it.

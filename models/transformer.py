@@ -13,7 +13,7 @@ from models.attention import Segment, attend
 from models.config import ModelConfig
 from models.kv_cache import KVCache
 from models.paged import Paged
-from models.precision import project, rows
+from models.precision import look_up, project
 
 # Weights are [out..., in...], as checkpoints have them: XLA for CPUs reads bfloat16 up to twice as
 # fast as the other way round where rows are few, as in decoding, and a little faster where not.
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
 
     def embed(self, ids_BxT: jax.Array) -> jax.Array:
         """Token ids int32 `[B, T]` to embeddings float32 `[B, T, D]`."""
-        return rows(self.embedding, ids_BxT)
+        return look_up(self.embedding, ids_BxT)
 
     def logits(self, x_BxTxD: jax.Array) -> jax.Array:
         """Hidden states of run_layers to next-token logits float32 `[B, T, V]`."""

@@ -59,9 +59,8 @@ class Method:
     """A way to answer from a preamble and documents. It never times, tokenises or scores.
 
     A subclass is a frozen dataclass; its fields are its settings. It implements `prepare`, replaces
-    `build` if bare packets are not what it needs, and `arrange` if it needs more than them; `store`
-    is what these two make. And it declares the following if it differs. Callers
-    ask for these and for nothing else of a method.
+    `build` if bare packets are not what it needs, and `arrange` if it needs more than them (`store`
+    is both), and declares the following if it differs.
 
     reads_packets: the method answers from what `arrange` makes of one packet for each chunk of the
       request (`Request.chunks`), the documents wrapped by `adapter`. So the packets may come from a
