@@ -114,10 +114,12 @@ def _on_left(rows: jax.Array, w_YxX: jax.Array) -> jax.Array:
 def look_up(table_VxD: jax.Array, ids: jax.Array) -> jax.Array:
     """The rows of a table, float32 `[..., D]`. A 16-bit table is taken as bits, without a gradient.
 
-    XLA for CPUs gathers no bfloat16: it would widen the table first, and in a loop all of it.
+    XLA for CPUs gathers no bfloat16: it would widen the whole table first. The barrier keeps it
+    from taking the bits of the whole table before a loop, which is a copy too.
     """
     if table_VxD.dtype != jnp.bfloat16:
         return jnp.take(table_VxD, ids, axis=0).astype(jnp.float32)
+    table_VxD, ids = jax.lax.optimization_barrier((table_VxD, ids))
     bits = jnp.take(jax.lax.bitcast_convert_type(table_VxD, jnp.uint16), ids, axis=0)
     return jax.lax.bitcast_convert_type(bits, jnp.bfloat16).astype(jnp.float32)
 

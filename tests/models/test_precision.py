@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.low_rank import Changed
-from models.precision import FEW_ROWS, _on_left, _on_right, project
+from models.precision import FEW_ROWS, _on_left, _on_right, look_up, project
 
 D, N, H = 48, 6, 16
 SPECS = {"BTD,NHD->BTNH": (N, H, D), "BTNH,DNH->BTD": (D, N, H), "BTD,DM->BTM": (D, 80)}
@@ -114,3 +114,26 @@ def test_few_rows_have_the_weight_on_the_left_in_the_compiled_program(dtype):
         x, w = operands("BTNH,DNH->BTD", rows, dtype)
         compiled = jax.jit(project, static_argnums=0).lower("BTNH,DNH->BTD", x, w).compile()
         assert (f"f32[{D},{rows}]" in compiled.as_text()) == (rows <= FEW_ROWS)
+
+
+def test_rows_of_a_table_are_looked_up():
+    table = jax.random.normal(jax.random.key(0), (32, D))
+    ids = jnp.array([[3, 31], [0, 3]])
+    for dtype in TOLERANCE:
+        given = table.astype(dtype)
+        np.testing.assert_array_equal(look_up(given, ids), given.astype(jnp.float32)[ids])
+
+
+def test_a_loop_looks_up_rows_without_copying_the_table():
+    """As decoding does: XLA moves what it can do to the whole table out of the loop."""
+    table = jnp.ones((4096, D), jnp.bfloat16)
+
+    def sum_of_rows(table, id):
+        step = lambda i, state: (state[0] + look_up(table, state[1]), state[1] * 7 % 4096)  # noqa: E731
+        return jax.lax.fori_loop(0, id[0], step, (jnp.zeros((1, D)), id))[0]
+
+    # The flag of users' programs, which the tests' turn off; jax 0.11 no longer knows it.
+    known = jax.version.__version_info__ < (0, 11) and jax.default_backend() == "cpu"
+    options = {"xla_cpu_use_fusion_emitters": True} if known else {}
+    compiled = jax.jit(sum_of_rows).lower(table, jnp.array([5])).compile(options)
+    assert compiled.memory_analysis().temp_size_in_bytes < table.nbytes / 4
