@@ -16,6 +16,7 @@ MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 # Of keys, for rows that are one block, and for rows in blocks, which skip half of their own slots:
 # 48 rows over 1,280 slots take longer in three, 288 rows over as many in two.
 LEAST_BLOCKS = 4, 3
+EXTENTS = 4  # rows in blocks read a quarter of their own slots, a half, three quarters or all
 
 
 class Segment(NamedTuple):
@@ -65,8 +66,8 @@ def attend(
 
     Args:
       key_block: slots that `block` rows take at once, half as many rows twice as many, and so on;
-        0: all. Scores then stay in the processor's caches, and blocks of slots that no row sees are
-        skipped.
+        0: all. What none of the rows sees is skipped: such blocks, and of fewer slots than make
+        three of them the last quarters.
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """
@@ -79,7 +80,8 @@ def attend(
     if T <= block:
         out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
     else:
-        out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block)
+        rows = _attend_some if key_block else _attend_rows
+        out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block, rows)
     return jnp.transpose(out, (1, 3, 0, 2, 4)).reshape(B, T, N, H)
 
 
@@ -131,7 +133,7 @@ def _in_key_blocks(
     return KeyBlocks(Segment(pad(k, 2), pad(v, 2), pad(positions, 1), pad(valid, 1)), size)
 
 
-def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
+def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int, attend_rows: Callable):
     T = positions_BxT.shape[1]
     count = -(-T // block)
     size = -(-T // count)
@@ -140,7 +142,7 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
     q = jnp.moveaxis(q.reshape(*q.shape[:3], count, size, q.shape[-1]), 3, 0)
     positions = jnp.pad(positions_BxT, [(0, 0), (0, extra)]).reshape(-1, count, size)
     # Checkpointed: the backward pass recomputes a block's scores instead of storing all of them.
-    rows = jax.checkpoint(functools.partial(_attend_rows, segments=segments))
+    rows = jax.checkpoint(functools.partial(attend_rows, segments=segments))
 
     def step(out, block):
         i, q, positions = block
@@ -152,6 +154,24 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
     out, _ = jax.lax.scan(step, q.astype(jnp.float32), blocks)
     out = jnp.moveaxis(out, 0, 3)
     return out.reshape(*out.shape[:3], count * size, out.shape[-1])[:, :, :, :T]
+
+
+def _attend_some(q_KxBxGxTxH, positions_BxT, segments):
+    """`_attend_rows` without the last quarters of the last segment that no row sees."""
+    *others, own = segments
+    slots = own.positions.shape[-1] if isinstance(own, Segment) else 0
+    if slots < EXTENTS or own.turns is not None or own.bias is not None:
+        return _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
+    seen_S = (own.valid & (own.positions <= positions_BxT.max())).any(axis=0)
+    extents = [slots * i // EXTENTS for i in range(1, EXTENTS + 1)]
+
+    def attend_to(extent: int):
+        k, v = own.k[:, :, :extent], own.v[:, :, :extent]
+        cut = Segment(k, v, own.positions[:, :extent], own.valid[:, :extent])
+        return lambda q, positions: _attend_rows(q, positions, [*others, cut])
+
+    index = sum(seen_S[extent:].any().astype(jnp.int32) for extent in extents[:-1])
+    return jax.lax.switch(index, [attend_to(n) for n in extents], q_KxBxGxTxH, positions_BxT)
 
 
 def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):

@@ -71,7 +71,7 @@ def test_equals_the_definition_over_the_concatenation(block):
     np.testing.assert_allclose(whole, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("key_block", [1, 2, 5, 6, 12])
+@pytest.mark.parametrize("key_block", [1, 2, 5, 6, 12, 100])
 @pytest.mark.parametrize("block", [1, 4, 12, 39, 128])
 def test_blocks_of_keys_give_the_same(block, key_block):
     q, positions, segments = case()
@@ -82,15 +82,16 @@ def test_blocks_of_keys_give_the_same(block, key_block):
     np.testing.assert_allclose(parts.at[1, 2].set(0), whole, atol=2e-6)
 
 
-def test_blocks_of_keys_that_no_row_of_a_block_sees_are_not_read():
+@pytest.mark.parametrize(("key_block", "size"), [(4, 4), (13, 3)])  # blocks; quarters
+def test_slots_that_no_row_of_a_block_sees_are_not_read(key_block, size):
     q, _, segments = case()
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     own = segments[2]._replace(positions=positions, valid=jnp.ones((B, T), bool), bias=None)
     whole = attend(q, positions, [own], 128)
-    half = own._replace(v=own.v.at[:, 8:].set(jnp.nan))
-    parts = attend(q, positions, [half], 4, 4)  # four blocks of rows, of keys too
-    np.testing.assert_allclose(parts[:, :8], whole[:, :8], atol=2e-6)
-    assert bool(jnp.isnan(parts[:, 8:]).all())
+    half = own._replace(v=own.v.at[:, 2 * size :].set(jnp.nan))
+    parts = attend(q, positions, [half], size, key_block)
+    np.testing.assert_allclose(parts[:, : 2 * size], whole[:, : 2 * size], atol=2e-6)
+    assert bool(jnp.isnan(parts[:, 2 * size :]).all())
 
 
 def test_a_shared_segment_is_the_same_as_copies_of_it():
