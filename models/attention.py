@@ -66,8 +66,8 @@ def attend(
 
     Args:
       key_block: slots that `block` rows take at once, half as many rows twice as many, and so on;
-        0: all. What none of the rows sees is skipped: such blocks, and of fewer slots than make
-        three of them the last quarters.
+        0: all. What none of the rows sees is skipped: whole blocks of slots, or the last quarters
+        of the rows' own, the last segment, where they are too few for blocks.
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """

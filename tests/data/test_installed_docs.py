@@ -11,7 +11,7 @@ import pytest
 from kvpacket_jax.data.own import installed_docs
 from kvpacket_jax.data.own.installed_docs import (
     KINDS,
-    PER_FILE,
+    VARIED,
     WORDS,
     cut,
     is_prose,
@@ -79,8 +79,8 @@ def test_pieces_are_of_the_kinds_that_are_asked_for(folder, tmp_path):
 def test_no_file_and_no_package_has_too_many_pieces(folder, monkeypatch):
     (folder / "pier/long.md").write_text(text("long", 2000))
     pieces = installed_docs.collect([folder], 100, seed=0)
-    assert sum("/long.md-" in p["id"] for p in pieces) == PER_FILE
-    monkeypatch.setattr(installed_docs, "PER_PACKAGE", 3)
+    assert sum("/long.md-" in p["id"] for p in pieces) == VARIED.per_file
+    monkeypatch.setattr(installed_docs, "VARIED", VARIED._replace(per_package=3))
     pieces = installed_docs.collect([folder], 100, seed=0)
     assert sum(p["id"].split("/")[1] == "pier" for p in pieces) == 3
 

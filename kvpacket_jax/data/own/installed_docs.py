@@ -14,15 +14,15 @@ import os
 import pathlib
 import random
 import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 KINDS = ("description", "code", "text", "manual", "changelog", "licence")
 WORDS = (40, 330)  # of a piece
 LONG_PARAGRAPH = 120  # words
-PER_FILE, PER_PACKAGE = 4, 25
-SAME_START = 60  # characters: pieces that share so many are the same one
 FILE_BYTES = 2_000_000  # of those that are read
 LEFT_OUT = frozenset(
     "test tests testing __pycache__ site-packages idlelib lib2to3 node_modules".split()
@@ -32,6 +32,18 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(*-])|\n(?=\s*[*-] )")
 COMMON = frozenset(
     "the a an of and to is in for with that this be are or on by it as if not".split()
 )
+
+
+class Bounds(NamedTuple):
+    """How much alike pieces may be."""
+
+    per_file: int  # pieces
+    per_package: int
+    same_start: int | None  # characters: pieces that share so many are the same one; None: all
+
+
+VARIED = Bounds(4, 25, 60)
+WHOLE = Bounds(sys.maxsize, sys.maxsize, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +68,7 @@ def collect(
 
     Args:
       everything: all pieces that are not twice the same text. Else those that begin alike count as
-        the same, and there are at most PER_FILE of a file and PER_PACKAGE of a package.
+        the same, and there are at most so many of a file and of a package (VARIED).
     """
     rng = random.Random(seed)
     files = list(itertools.chain(*map(find, folders)))
@@ -67,36 +79,38 @@ def collect(
         rng.shuffle(of_kind)
         # Twice the share, for some kinds have less than theirs; where one is alone, all.
         share = limit if everything or len(kinds) == 1 else -(-2 * limit // len(kinds))
-        pieces = _of_files(of_kind, share, rng, starts, None if everything else packages)
+        bounds = WHOLE if everything else VARIED
+        pieces = _of_files(of_kind, share, rng, starts, packages, bounds)
         rng.shuffle(pieces)
         chosen.append(pieces)
     turns = itertools.chain(*itertools.zip_longest(*chosen))
     return [piece for piece in turns if piece][:limit]
 
 
-def _of_files(files, number: int, rng, starts: set[str], packages: Counter | None) -> list[dict]:
-    """`number` pieces or a few more; updates what was seen. Without `packages` all there are."""
+def _of_files(
+    files: Sequence[File],
+    number: int,
+    rng: random.Random,
+    starts: set[str],
+    packages: Counter,
+    bounds: Bounds,
+) -> list[dict]:
+    """At most `number` pieces; updates what was seen."""
     pieces = []
     for file in files:
-        if len(pieces) >= number:
-            break
-        room = number - len(pieces)
-        if packages is not None:
-            room = min(PER_FILE, PER_PACKAGE - packages[file.package])
-        if not room:
+        left = number - len(pieces)
+        room = min(left, bounds.per_file, bounds.per_package - packages[file.package])
+        if room <= 0:
             continue
         texts = [t for t in cut(read(file), rng) if is_prose(t)]
         rng.shuffle(texts)
         for text in texts:
-            start = re.sub(r"\W+", " ", text.partition("\n")[2].lower())
-            if packages is not None:
-                start = start[:SAME_START]
+            start = re.sub(r"\W+", " ", text.partition("\n")[2].lower())[: bounds.same_start]
             if start in starts or not room:
                 continue
             starts.add(start)
             room -= 1
-            if packages is not None:
-                packages[file.package] += 1
+            packages[file.package] += 1
             name = f"{file.kind}/{file.package}/{file.path.name}-{zlib.crc32(text.encode()):08x}"
             pieces.append({"id": name, "text": text})
     return pieces
