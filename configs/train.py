@@ -6,7 +6,8 @@ configs/train.py:texts   the same with documents of a file of launch.write_quest
 configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200 tokens, rank 32;
                          it needs --config.corpus=FILE too
 configs/train.py:jsonl   for documents of your own, lines {"id": "…", "text": "…"} of
-                         --config.path=FILE: the model writes the questions
+                         --config.path=FILE: the model writes the questions, and the adapter
+                         that the model is shipped with learns on
 configs/train.py:tokens  soft tokens alone, as the paper has it
 configs/train.py:distill adds a distiller to the shipped adapter, whose other parts stay as they
                          are: it says which half, quarter or tenth of a document its packet keeps
@@ -242,8 +243,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.learn_writer = True  # False: it stays as it begins
     config.distiller_rank = 0  # of what says which tokens a packet keeps (kv_distill); 0: none
     config.keeps = (1.0,)  # shares of a document's slots; with a distiller, each set has one
-    # "untrained"; "text:…", soft tokens that are a text's embeddings; or "adapter:…", one that was
-    # trained, by its folder or name.
+    # "untrained"; "shipped", the model's own adapter where it has one; "text:…", soft tokens that
+    # are a text's embeddings; or "adapter:…", one that was trained, by its folder or name.
     config.init = "untrained"
     config.other_model = False  # takes an adapter of another model of the same width
 
@@ -288,6 +289,7 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
         config.optimizer.clip_norm = 4.0  # norms of sets go from 2 to 25
     elif arg == "jsonl":
         config.path = ""  # the documents; launch.train makes them the corpus
+        config.init = "shipped"
         config.mixture = ConfigDict(_own_mixture(corpus))
         config.validation = ConfigDict(_own_validation(corpus))
         config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2

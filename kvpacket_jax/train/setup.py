@@ -26,6 +26,7 @@ from models import LanguageModel, identity, low_rank
 
 MAX_SHAPES = 8  # of a mixture: each is a program or two, compiled before the first step ends
 CHOICES = ("auto", "yes", "no")
+SHIPPED = "shipped"  # the init that is the model's own adapter
 
 # Settings that may change when a run is resumed; any other would make it a different run.
 FREE = (
@@ -85,8 +86,10 @@ def check(config: ConfigDict) -> None:
             f"writer_matrices names {', '.join(unknown)}; there are {', '.join(low_rank.MATRICES)}."
         )
     kind, _, what = config.init.partition(":")
-    if config.init != "untrained" and not (kind in ("text", "adapter") and what):
-        raise ValueError(f"init {config.init!r} is none of 'untrained', 'text:…' and 'adapter:…'.")
+    if config.init not in ("untrained", SHIPPED) and not (kind in ("text", "adapter") and what):
+        raise ValueError(
+            f"init {config.init!r} is none of 'untrained', 'shipped', 'text:…' and 'adapter:…'."
+        )
     if config.learn_primer and not config.primer:
         raise ValueError("learn_primer begins with a primer: set primer, to 'primer' say.")
     learned = [config[p] for p in ("header", "trailer", "distiller_rank", "learn_primer")]
@@ -230,11 +233,14 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
-    """The config with its dtype decided; ValueError if it is not that of the run it resumes.
+    """The config with dtype and init decided; ValueError if it is not the resumed run's.
 
     "auto" goes by the machine: a run resumed on another one must not decide anew.
     """
     config = ConfigDict(config.to_dict())
+    if config.init == SHIPPED:
+        name = adapters.default_for(config.model)
+        config.init = "untrained" if name == adapters.PRIMER else f"adapter:{name}"
     if saved and config.dtype == "auto":
         config.dtype = saved["config"]["dtype"]
     elif config.dtype == "auto":

@@ -36,6 +36,14 @@ def test_shipped_format_loads_and_checks_its_model(byte_model, trained):
     assert any(np.abs(np.asarray(x)).max() > 0 for x in loaded)
 
 
+def test_one_that_begins_as_shipped_has_the_models_own_adapter():
+    config = config_lib.get_config("jsonl")
+    setup.check(config)
+    assert setup.resolved(config, None).init == "adapter:qwen2.5-coder-0.5b"
+    config.model = "smollm2-135m"
+    assert setup.resolved(config, None).init == "untrained"
+
+
 def test_training_begins_with_a_trained_adapter_and_more_tokens(byte_model, trained):
     model, config = models.load(str(byte_model), "float32"), byte_train.get_config("")
     config.init, config.header = f"adapter:{trained / 'adapter'}", 9
@@ -147,9 +155,9 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
         ("header", -1, "header is -1: it is 0 or more"),
         ("finish", -1, "finish is -1: it is 0 or more"),
         ("writer_matrices", ("q", "x"), "writer_matrices names x; there are q, k, v, o"),
-        ("init", "ones", "none of 'untrained', 'text:…' and 'adapter:…'"),
-        ("init", "text:", "none of 'untrained', 'text:…' and 'adapter:…'"),
-        ("init", "adapter:", "none of 'untrained', 'text:…' and 'adapter:…'"),
+        ("init", "ones", "none of 'untrained', 'shipped'"),
+        ("init", "text:", "none of 'untrained', 'shipped'"),
+        ("init", "adapter:", "none of 'untrained', 'shipped'"),
         ("template", "qwen", "template 'qwen' is not one of completion, chat"),
         (
             "template",
