@@ -13,10 +13,12 @@ from models.precision import product
 
 # Finite, so that a row that sees nothing has no NaN in its gradient.
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-# Of keys, for rows that are one block, and for rows in blocks, which skip half of their own slots:
-# 48 rows over 1,280 slots take longer in three, 288 rows over as many in two.
+# Blocks of keys are taken where there are so many: for rows that are one block, and for rows in
+# blocks, which skip half of their own slots.
 LEAST_BLOCKS = 4, 3
-EXTENTS = 4  # rows in blocks read a quarter of their own slots, a half, three quarters or all
+# Where their own are fewer, but so many, rows in blocks read a quarter of them, a half, three
+# quarters or all: each is a branch to compile.
+EXTENTS, LEAST_EXTENT = 4, 1024
 
 
 class Segment(NamedTuple):
@@ -36,6 +38,12 @@ class KeyBlocks(NamedTuple):
 
     segment: Segment  # heads first, without bias or turns; padded to whole blocks
     size: int  # slots of a block
+
+
+class Extents(NamedTuple):
+    """A segment of which no more quarters are read than rows see."""
+
+    segment: Segment  # heads first, without bias or turns
 
 
 class Attended(NamedTuple):
@@ -65,23 +73,25 @@ def attend(
     rows are taken in blocks, so that memory is linear in S.
 
     Args:
-      key_block: slots that `block` rows take at once, half as many rows twice as many, and so on;
-        0: all. What none of the rows sees is skipped: whole blocks of slots, or the last quarters
-        of the rows' own, the last segment, where they are too few for blocks.
+      key_block: slots that `block` rows take at once, half as many rows twice as many; 0: all.
+        What none of the rows sees is then skipped: blocks of slots, or the last quarters of the
+        rows' own, the last segment, where that has too few. Under vmap nothing would be skipped:
+        set it to 0 there.
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """
     B, T, N, H = q_BxTxNxH.shape
     q_KxBxGxTxH, segments = _heads_first(q_BxTxNxH, segments)
     if key_block:
-        most = key_block * max(1, block // (B * T))
+        most = max(1, key_block * block // (B * min(T, block)))
         least = LEAST_BLOCKS[T > block]
         segments = [_in_key_blocks(s, most, least) for s in segments]
+        if T > block:
+            segments[-1] = _by_extent(segments[-1])
     if T <= block:
         out = _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
     else:
-        rows = _attend_some if key_block else _attend_rows
-        out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block, rows)
+        out = _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block)
     return jnp.transpose(out, (1, 3, 0, 2, 4)).reshape(B, T, N, H)
 
 
@@ -111,11 +121,21 @@ def _heads_first(q_BxTxNxH, segments):
     ]
 
 
+def _can_be_cut(segment: Segment | Kernel | KeyBlocks) -> bool:
+    return isinstance(segment, Segment) and segment.turns is None and segment.bias is None
+
+
+def _by_extent(segment: Segment | Kernel | KeyBlocks) -> Segment | Kernel | KeyBlocks | Extents:
+    """The segment by its quarters, if it can be and is long enough."""
+    long = _can_be_cut(segment) and segment.positions.shape[-1] >= LEAST_EXTENT
+    return Extents(segment) if long else segment
+
+
 def _in_key_blocks(
     segment: Segment | Kernel, most: int, least: int
 ) -> Segment | Kernel | KeyBlocks:
     """The segment in blocks of at most so many slots, if it can be and has at least so many."""
-    if not isinstance(segment, Segment) or segment.turns is not None or segment.bias is not None:
+    if not _can_be_cut(segment):
         return segment
     k, v, positions, valid, *_ = segment
     slots = positions.shape[-1]
@@ -133,7 +153,7 @@ def _in_key_blocks(
     return KeyBlocks(Segment(pad(k, 2), pad(v, 2), pad(positions, 1), pad(valid, 1)), size)
 
 
-def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int, attend_rows: Callable):
+def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int):
     T = positions_BxT.shape[1]
     count = -(-T // block)
     size = -(-T // count)
@@ -142,7 +162,7 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int, attend_rows
     q = jnp.moveaxis(q.reshape(*q.shape[:3], count, size, q.shape[-1]), 3, 0)
     positions = jnp.pad(positions_BxT, [(0, 0), (0, extra)]).reshape(-1, count, size)
     # Checkpointed: the backward pass recomputes a block's scores instead of storing all of them.
-    rows = jax.checkpoint(functools.partial(attend_rows, segments=segments))
+    rows = jax.checkpoint(functools.partial(_attend_rows, segments=segments))
 
     def step(out, block):
         i, q, positions = block
@@ -156,27 +176,9 @@ def _attend_blocks(q_KxBxGxTxH, positions_BxT, segments, block: int, attend_rows
     return out.reshape(*out.shape[:3], count * size, out.shape[-1])[:, :, :, :T]
 
 
-def _attend_some(q_KxBxGxTxH, positions_BxT, segments):
-    """`_attend_rows` without the last quarters of the last segment that no row sees."""
-    *others, own = segments
-    slots = own.positions.shape[-1] if isinstance(own, Segment) else 0
-    if slots < EXTENTS or own.turns is not None or own.bias is not None:
-        return _attend_rows(q_KxBxGxTxH, positions_BxT, segments)
-    seen_S = (own.valid & (own.positions <= positions_BxT.max())).any(axis=0)
-    extents = [slots * i // EXTENTS for i in range(1, EXTENTS + 1)]
-
-    def attend_to(extent: int):
-        k, v = own.k[:, :, :extent], own.v[:, :, :extent]
-        cut = Segment(k, v, own.positions[:, :extent], own.valid[:, :extent])
-        return lambda q, positions: _attend_rows(q, positions, [*others, cut])
-
-    index = sum(seen_S[extent:].any().astype(jnp.int32) for extent in extents[:-1])
-    return jax.lax.switch(index, [attend_to(n) for n in extents], q_KxBxGxTxH, positions_BxT)
-
-
 def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
     plain = [s for s in segments if isinstance(s, Segment)]
-    run = {Kernel: _in_kernel, KeyBlocks: _attend_key_blocks}
+    run = {Kernel: _in_kernel, KeyBlocks: _attend_key_blocks, Extents: _attend_extents}
     parts = [run[type(s)](q_KxBxGxTxH, positions_BxT, s) for s in segments if type(s) in run]
     scores = [_scores(q_KxBxGxTxH, positions_BxT, s) for s in plain]
     tops = [s.max(axis=-1, keepdims=True) for s in scores] + [p.log_sum for p in parts]
@@ -189,11 +191,39 @@ def _attend_rows(q_KxBxGxTxH, positions_BxT, segments):
     return sum(itertools.chain(mixed, shared)) / total
 
 
+def _seen(positions_BxT, segment: Segment) -> jax.Array:
+    """bool `[S]`: the slots that any of the rows sees."""
+    return (segment.valid & (segment.positions <= positions_BxT.max())).any(axis=0)
+
+
+def _attend_extents(q_KxBxGxTxH, positions_BxT, extents: Extents) -> Attended:
+    """One segment's part, in the rows' axes as `_in_kernel` gives it."""
+    segment = extents.segment
+    slots = segment.positions.shape[-1]
+    ends = [slots * i // EXTENTS for i in range(1, EXTENTS + 1)]
+
+    def attend_to(end: int):
+        k, v = segment.k[:, :, :end], segment.v[:, :, :end]
+        cut = Segment(k, v, segment.positions[:, :end], segment.valid[:, :end])
+
+        def part(q, positions):
+            scores = _scores(q, positions, cut)
+            top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+            weights = jnp.exp(scores - top)
+            total = weights.sum(axis=-1, keepdims=True)
+            return Attended(_mix(weights, cut.v) / total, top + jnp.log(total))
+
+        return part
+
+    seen_S = _seen(positions_BxT, segment)
+    index = sum(seen_S[end:].any().astype(jnp.int32) for end in ends[:-1])
+    return jax.lax.switch(index, list(map(attend_to, ends)), q_KxBxGxTxH, positions_BxT)
+
+
 def _attend_key_blocks(q_KxBxGxTxH, positions_BxT, blocks: KeyBlocks) -> Attended:
     """One segment's part, in the rows' axes as `_in_kernel` gives it."""
     segment, size = blocks
-    seen_S = (segment.valid & (segment.positions <= positions_BxT.max())).any(axis=0)
-    seen = seen_S.reshape(-1, size).any(axis=1)
+    seen = _seen(positions_BxT, segment).reshape(-1, size).any(axis=1)
 
     def add(running, i):
         out, top, total = running

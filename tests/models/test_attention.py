@@ -5,9 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import attention
 from models.attention import Segment, attend
 
 B, T, N, K, H = 3, 13, 4, 2, 8
+
+
+@pytest.fixture
+def short_extents(monkeypatch):
+    """Quarters of segments as short as those here."""
+    monkeypatch.setattr(attention, "LEAST_EXTENT", 4)
 
 
 def segment(rng, batch, slots, bias=False):
@@ -73,7 +80,7 @@ def test_equals_the_definition_over_the_concatenation(block):
 
 @pytest.mark.parametrize("key_block", [1, 2, 5, 6, 12, 100])
 @pytest.mark.parametrize("block", [1, 4, 12, 39, 128])
-def test_blocks_of_keys_give_the_same(block, key_block):
+def test_blocks_of_keys_give_the_same(block, key_block, short_extents):
     q, positions, segments = case()
     positions = positions.at[1, 2].set(-1)  # a row that sees nothing, whose value has no meaning
     whole = attend(q, positions, segments, 128).at[1, 2].set(0)
@@ -82,8 +89,8 @@ def test_blocks_of_keys_give_the_same(block, key_block):
     np.testing.assert_allclose(parts.at[1, 2].set(0), whole, atol=2e-6)
 
 
-@pytest.mark.parametrize(("key_block", "size"), [(4, 4), (13, 3)])  # blocks; quarters
-def test_slots_that_no_row_of_a_block_sees_are_not_read(key_block, size):
+@pytest.mark.parametrize(("key_block", "size"), [(12, 4), (100, 3)])  # blocks; quarters
+def test_slots_that_no_row_of_a_block_sees_are_not_read(key_block, size, short_extents):
     q, _, segments = case()
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     own = segments[2]._replace(positions=positions, valid=jnp.ones((B, T), bool), bias=None)
@@ -113,17 +120,18 @@ def test_slots_that_are_not_visible_change_nothing():
     np.testing.assert_array_equal(attend(q, positions, segments, 128), before)
 
 
+@pytest.mark.parametrize("key_block", [0, 2, 100])
 @pytest.mark.parametrize("block", [4, 128])
-def test_gradients_of_blocks_are_those_of_the_whole(block):
+def test_gradients_of_blocks_are_those_of_the_whole(block, key_block, short_extents):
     q, positions, segments = case()
 
-    def loss(arrays, parts, block):
+    def loss(arrays, parts, block, key_block=0):
         q, ks, vs = arrays
         parts = [p._replace(k=k, v=v) for p, k, v in zip(parts, ks, vs, strict=True)]
-        return jnp.sum(jnp.sin(attend(q, positions, parts, block)))
+        return jnp.sum(jnp.sin(attend(q, positions, parts, block, key_block)))
 
     arrays = (q, [s.k for s in segments], [s.v for s in segments])
-    actual = jax.grad(loss)(arrays, segments, block)
+    actual = jax.grad(loss)(arrays, segments, block, key_block)
     one = joined(segments)
     expected = jax.grad(loss)((q, [one.k], [one.v]), [one], 128)
     np.testing.assert_allclose(actual[0], expected[0], atol=5e-6)
