@@ -52,7 +52,7 @@ def measure_machine(dtype: Any, devices: int = 1) -> Machine:
         jax_version=jax.__version__,
         dtype=jnp.dtype(dtype).name,
         peak=together * _matrix_peak(jnp.dtype(dtype), on_cpu),
-        bandwidth=together * _bandwidth(2**28 if on_cpu else 2**30),
+        bandwidth=together * _bandwidth(2**30 if on_cpu else 2**31),
     )
 
 
@@ -75,13 +75,13 @@ def _matrix_peak(dtype: jnp.dtype, on_cpu: bool) -> float:
 
 
 def _bandwidth(size: int) -> float:
-    """Bytes/s of reading `size` bytes, many times what a processor's caches hold.
+    """Bytes/s of reading `size` bytes, more than a processor's caches hold.
 
     Weights and caches are read, hardly anything is written. A core that writes as much as it reads
     may move more bytes in a second, but not read more.
     """
     total = jax.jit(jnp.sum)
-    data = jnp.ones(size // 4, jnp.float32)
+    data = jnp.zeros(size // 4, jnp.float32)
     return size / _fastest(lambda: total(data))
 
 

@@ -169,7 +169,7 @@ def machine_line(machine: Machine) -> str:
     return (
         f"{machine.device} ({machine.platform}, {machine.devices} used, {machine.threads} "
         f"threads), {machine.dtype}, jax {machine.jax_version}; measured here: matrix peak "
-        f"{si(machine.peak)}FLOP/s, memory read at {si(machine.bandwidth)}B/s."
+        f"{si(machine.peak)}FLOP/s, memory {si(machine.bandwidth)}B/s."
     )
 
 

@@ -133,6 +133,9 @@ class Store:
         self._maker = primers.maker(model, adapter, asked, template, other_model)
         self.adapter = self._maker.adapter
         check_compressor(self.adapter, self._compressor)
+        self._provenance = identity.document_provenance(
+            model, self.adapter, self._wording, self._maker.choice, self._compressor
+        )
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r}, {self.model.name})"
@@ -236,6 +239,7 @@ class Store:
             self._compressor,
             key=self._key,
             resident=self._resident,
+            provenance=self._provenance,
         )
         replies = session.answer_all(opened, questions, new_tokens, recompute_below)
         return [Answer(r.text, tuple(documents), r.confidence, r.reread) for r in replies]
@@ -263,7 +267,4 @@ class Store:
         As `ask` finds them: with this model, adapter, template, primer, compressor and key. Their
         packets are not looked at.
         """
-        provenance = identity.document_provenance(
-            self.model, self.adapter, self._wording, self._maker.choice, self._compressor
-        )
-        return store.ids(self.folder, provenance, self._key)
+        return store.ids(self.folder, self._provenance, self._key)

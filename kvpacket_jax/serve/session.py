@@ -17,8 +17,9 @@ from kvpacket_jax.measure import cost
 from kvpacket_jax.methods import METHODS, Method, Request, settings
 from kvpacket_jax.methods.base import Prepared
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.buckets import COARSE
 from kvpacket_jax.packets.generate import stream
-from kvpacket_jax.packets.packet import Packet
+from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
@@ -131,6 +132,7 @@ def open_session(
     compressor: Compressor | None = None,
     key: bytes | None = None,
     resident: Resident = Resident(0),
+    provenance: Provenance | None = None,
 ) -> Session:
     """Reads the packets of documents, in their order, and lays them side by side.
 
@@ -141,6 +143,8 @@ def open_session(
       compressor: of the documents' packets.
       key: documents whose entries are not signed with it are refused.
       resident: keeps what is read between sessions.
+      provenance: that of packets made with all of this, if it is known: it is a digest of the
+        whole adapter.
 
     Raises:
       ValueError: a method that answers from no store, documents that are not there or were built by
@@ -153,7 +157,8 @@ def open_session(
     without = method in WITHOUT_PACKETS
     reader = settings.make(method, adapter)[1]
     made_with = adapter if without else reader.adapter
-    provenance = identity.document_provenance(model, made_with, wording, choice, compressor)
+    if provenance is None or made_with is not adapter:
+        provenance = identity.document_provenance(model, made_with, wording, choice, compressor)
     names = identity.names_of(model, made_with, wording, adapter_name)
     entries = store.find(folder, provenance, ids, names, key)
     wanted = _preamble(model, folder, wording, key)
@@ -193,11 +198,19 @@ def _in_full(
     documents: Sequence[Sequence[int]],
     resident: Resident,
 ) -> Prepared:
-    """The token ids of documents read in full, if they are not resident."""
-    read = METHODS[cost.FULL]().shared_context
+    """The token ids of documents read in full, if they are not resident.
+
+    The sizes are coarse, for a program takes longer to compile than a quarter more rows to run.
+    """
+    method = METHODS[cost.FULL](buckets=COARSE)
     tokens = (*(packet.manifest.tokens for packet in preamble), *map(tuple, documents))
-    request = Request([], documents, [])
-    return resident.read(tokens, lambda: read(model, preamble, request))
+
+    def read() -> Prepared:  # to the end: what failed is not kept
+        return jax.block_until_ready(
+            method.shared_context(model, preamble, Request([], documents, []))
+        )
+
+    return resident.read(tokens, read)
 
 
 def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:

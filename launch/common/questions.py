@@ -46,8 +46,9 @@ def write(
         progress.SHOWN.say(f"{output} has the questions about all {len(documents):,} documents.")
         return
     with progress.step(f"Loading {model_name}"):
-        scan = jax.default_backend() != "cpu"
-        model = models.load_text_model(model_name, dtype, cache_dir, scan_layers=scan)
+        # Documents are a batch under vmap, where blocks of keys skip nothing.
+        choices = {"scan_layers": jax.default_backend() != "cpu", "key_block": 0}
+        model = models.load_text_model(model_name, dtype, cache_dir, **choices)
     writer = self_questions.Writer(model, size, lengths)
     start = len(documents) - len(left)
     questions = tried = 0
