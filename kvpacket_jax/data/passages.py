@@ -40,5 +40,6 @@ def beginning(text: str, fits: Callable[[str], bool]) -> str:
 
 
 def stands_in(answer: str, text: str) -> bool:
-    """Whether a text has the answer word for word, in whichever case."""
-    return bool(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.I))
+    """Whether a text has the answer word for word, in whichever case and over whichever lines."""
+    words = r"\s+".join(map(re.escape, answer.split()))
+    return bool(re.search(rf"(?<!\w){words}(?!\w)", text, re.I))

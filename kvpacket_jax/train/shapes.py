@@ -19,7 +19,7 @@ from kvpacket_jax.data import (
 from kvpacket_jax.packets.buckets import round_up
 from models import LanguageModel
 
-FITTING = "3"  # the version of what `fit` makes of an example, and of which answers are right
+FITTING = "4"  # the version of what `fit` makes of an example, and of which answers are right
 DRAWS = 50  # examples looked at for one that fits
 PREAMBLE_MULTIPLE = 16
 
@@ -112,8 +112,8 @@ def fit(model: LanguageModel, template: Template, example: Example, shape: Shape
     cut = [_cut(model, template, d, shape.tokens) for d in example.documents]
     if not all(cut):
         return f"a document's first sentence has over {shape.tokens} tokens"
-    lost = [_lost(old, new) for old, new in zip(example.documents, cut, strict=True)]
-    questions = tuple(q for q in example.questions if not _needs(q, lost))
+    parts = [(new, _lost(old, new)) for old, new in zip(example.documents, cut, strict=True)]
+    questions = tuple(q for q in example.questions if not _needs(q, parts))
     shortened = dataclasses.replace(example, documents=tuple(cut), questions=questions)
     encoded = encode_example(model.tokenizer, template, shortened)
     if len(encoded.preamble) > shape.preamble:
@@ -140,6 +140,10 @@ def _lost(old: str, new: str) -> str:
     return old[len(new) :] if old.startswith(new) else ""
 
 
-def _needs(question: Question, lost: Sequence[str]) -> bool:
-    """Whether what was cut away has a gold answer of the question."""
-    return any(passages.stands_in(answer, text) for text in lost for answer in question.answers)
+def _needs(question: Question, parts: Sequence[tuple[str, str]]) -> bool:
+    """Whether a gold answer stands in what a document lost, and not in what is left of it."""
+    return any(
+        passages.stands_in(answer, lost) and not passages.stands_in(answer, left)
+        for left, lost in parts
+        for answer in question.answers
+    )

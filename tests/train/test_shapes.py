@@ -76,6 +76,14 @@ def test_a_question_whose_answer_was_cut_away_goes_with_it():
     assert reason == "no question has at most 30 tokens and its answer in the documents"
 
 
+def test_a_question_stays_where_its_answer_is_left_and_goes_where_it_was_cut_over_a_line():
+    first = "Ann has a red dog. Bea has a cat. Ann has a red dog and a\nblack cow."
+    cow, dog = about("Which cow?", "a black cow"), about("Which dog?", "red dog")
+    shape = dataclasses.replace(SHAPE, questions=2)
+    fitted = fit(MODEL, TEMPLATE, example(cow, dog, documents=(first,)), shape)
+    assert texts(fitted) == ["Ann has a red dog. Bea has a cat."] and fitted.questions == (dog,)
+
+
 def test_questions_that_are_long_or_too_many_are_left_out():
     room = SHAPE.row - SHAPE.new_tokens // 2
     longest = about("L" * (room - FRAME), "dog")
