@@ -205,7 +205,7 @@ OWN = dict(PROSE, documents=4, tokens=248, questions=10, learning=4)
 def _own_mixture(corpus) -> dict[str, ConfigDict]:
     """Three in four sets are of the user's documents; the others keep what the primer can do."""
     many = dict(num_train=8000, num_questions=30)
-    docs = many | dict(document_words=(5, 10_000), path=corpus)
+    docs = many | dict(document_words=(1, 1_000_000), path=corpus)
     life = dict(num_documents=5, num_questions=16, document_words=(50, 80))
     return {
         "own": _entry("corpus", 0.75, OWN, num_documents=4, **docs),
@@ -215,7 +215,7 @@ def _own_mixture(corpus) -> dict[str, ConfigDict]:
 
 
 def _own_validation(corpus) -> dict[str, ConfigDict]:
-    docs = dict(document_words=(5, 10_000), num_questions=30, num_documents=4, path=corpus)
+    docs = dict(document_words=(1, 1_000_000), num_questions=30, num_documents=4, path=corpus)
     return {
         "own": kind("corpus", 12, OWN, **docs),
         "biography": kind("biography", 3, FIVE, num_documents=5, num_questions=16),

@@ -20,7 +20,9 @@ MODEL = flags.DEFINE_string("model", "qwen2.5-coder-0.5b", "What they were train
 SHARED_LAYERS = flags.DEFINE_string("shared_layers", "", "As in launch.build_packets.")
 ADAPTERS = adapter_list.define("Folders or shipped names.")
 SHARES = flags.DEFINE_list("shares", None, "A number for each; default: equal ones.")
-RANK = flags.DEFINE_integer("rank", 16, "Of the sum.", lower_bound=1)
+RANK = flags.DEFINE_integer(
+    "rank", None, "Of the sum; default: the largest of the adapters'.", lower_bound=1
+)
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
 
 
@@ -37,18 +39,20 @@ def main(argv):
     with errors.in_one_line():
         names = ADAPTERS.value
         shares = _shares(SHARES.value or [1 / len(names)] * len(names))
+        if untrained := [n for n in names if n in (adapters.PRIMER, adapters.NONE)]:
+            raise ValueError(f"{untrained[0]} is not trained: there is nothing to average.")
         model = models.load_text_model(
             MODEL.value, cache_dir=cache_dir, shared_layers=SHARED_LAYERS.value
         )
-        if untrained := [n for n in names if n in (adapters.PRIMER, adapters.NONE)]:
-            raise ValueError(f"{untrained[0]} is not trained: there is nothing to average.")
         chosen = [adapters.choose(model, name) for name in names]
-        mean = average.average(chosen, shares, RANK.value)
+        ranks = [f.a.shape[-1] for a in chosen for f in (a.writer or {}).values()]
+        rank = RANK.value or max(ranks, default=1)
+        mean = average.average(chosen, shares, rank)
         metadata = {
             "model": model.fingerprint,
             "model_name": model.name,
             "averaged": list(zip(map(adapter_lib.fingerprint, chosen), shares, strict=True)),
-            "rank": RANK.value,
+            "rank": rank,
         }
         adapter_lib.save_adapter(OUTPUT.value, mean, metadata)
     print(f"{OUTPUT.value}: {adapter_lib.describe(mean)}")

@@ -1,10 +1,13 @@
 """Trains an adapter by self-distillation; run again after a stop, it goes on where it was.
 
 python -m launch.train --config=configs/train.py --workdir=runs/qwen2.5-coder-0.5b
-python -m launch.train --mesh=data:2,model:4 --distributed --workdir=gs://bucket/run  # every host
+python -m launch.train --mesh=data:2,model:4 --config.batch_size=2 --distributed \
+    --workdir=gs://bucket/run  # on every host
 
 --config=configs/train.py:jsonl --config.path=documents.jsonl trains on documents of your own, lines
-{"id": "…", "text": "…"}: the model writes questions about them first, to the workdir.
+{"id": "…", "text": "…"}: the model writes questions about them first, to the workdir, as
+launch.write_questions does (--config.corpus=FILE trains on what that wrote). Three documents in
+five are trained on, one in five is for validation, one for launch.evaluate.
 --config=configs/train.py:smoke shows in some minutes that it runs, not that it learns. Fields one
 would change: --config.model, .init, .corpus, .num_steps, .finish, .writer_rank, .microbatches,
 .batch_size, .mixture; all are in the file.
@@ -47,7 +50,7 @@ def main(argv):
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config = CONFIG.value
         with workdir.locked(WORKDIR.value, workdir.TRAIN):
-            if "path" in config:
+            if "path" in config and not config.corpus:
                 setup.check(config)  # before questions are written, which takes long
                 config.corpus = _questions(config, cache_dir)
             loop.train(config, WORKDIR.value, cache_dir, devices.MESH.value)
@@ -62,14 +65,18 @@ def _questions(config, cache_dir) -> str:
 
     if not config.path:
         raise ValueError('Give your documents, lines {"id": "…", "text": "…"}: --config.path=FILE.')
-    if DISTRIBUTED.value:
+    if DISTRIBUTED.value or "://" in WORKDIR.value:
         raise ValueError(
-            "Many hosts cannot write questions at once: run launch.write_questions on one, then "
-            "give its output to all, --config=configs/train.py:texts --config.corpus=FILE."
+            "Questions are written by one process to a file of its own: run launch.write_questions "
+            "on one host, then train with --config=configs/train.py:jsonl --config.corpus=FILE."
         )
-    output = pathlib.Path(WORKDIR.value).expanduser() / "questions.jsonl"
+    workdir = pathlib.Path(WORKDIR.value).expanduser()
+    output = workdir / "questions.jsonl"
     source = pathlib.Path(config.path).expanduser()
-    questions.write(source, output, config.model, config.dtype, cache_dir, least=LEAST)
+    begun = (workdir / "checkpoints").exists()  # on the questions that are there
+    questions.write(
+        source, output, config.model, config.dtype, cache_dir, least=LEAST, may_add=not begun
+    )
     return str(output)
 
 

@@ -43,8 +43,11 @@ def ways_of(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
     if (primer := ways[ADAPTER].primer) is not None:
         unseen = primer._replace(valid=jnp.zeros_like(primer.valid))
         ways[BARE] = ways[BARE]._replace(primer=unseen)
-    if adapter.writer is None and not adapter.num_tokens:
-        ways[PRIMER] = ways[ADAPTER]  # answered once
+    # What is the same is answered once.
+    if adapter.primer is None:
+        ways[PRIMER] = ways[BARE]
+    elif adapter.writer is None and not adapter.num_tokens:
+        ways[PRIMER] = ways[ADAPTER]
     return ways
 
 
@@ -138,10 +141,11 @@ def _compare(
     """The questions of each example of one microbatch; None: its answer did not fit the arrays."""
     teaching, microbatch = validate.teaching, validate.teach(kind, first)
     scores, said = {}, {}
-    for name, (adapter, primer) in ways.items():
-        if name == PRIMER and ways[PRIMER] is ways[ADAPTER]:
-            scores[name], said[name] = scores[ADAPTER], said[ADAPTER]
+    for name, way in ways.items():
+        if known := next((n for n in scores if ways[n] is way), None):
+            scores[name], said[name] = scores[known], said[known]
             continue
+        adapter, primer = way
         scores[name], said[name] = _score_and_answer(
             teaching.model.module,
             teaching.model.params,

@@ -266,7 +266,9 @@ class Trainer:
         untrained = adapter
         changes = adapter.num_tokens or adapter.distiller is not None
         if run.config.init != "untrained" or changes:
-            untrained = adapter_lib.empty(run.model.config.dim)._replace(primer=adapter.primer)
+            writer = jax.tree.map(lambda x: 0 * x, adapter.writer)  # scored by the same program
+            empty = adapter_lib.empty(run.model.config.dim)
+            untrained = empty._replace(primer=adapter.primer, writer=writer)
         self._log("Validating without training")
         baseline = run.validate(untrained, run.primer, stop)
         if not baseline:

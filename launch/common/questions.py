@@ -22,15 +22,18 @@ def write(
     size: int = 4,
     lengths: tuple[int, ...] = (192, 320, 512),
     least: int = 1,
+    may_add: bool = True,
 ) -> None:
     """Writes questions about each document of `source` that `output` does not have yet.
 
     Args:
       size, lengths: as self_questions.Writer takes them.
       least: how many documents there must be.
+      may_add: False where a run was begun with the questions that `output` has.
 
-    Raises FileNotFoundError, ValueError: bad lines of either file, too few documents, or questions
-      about another text than a document has now; before a model is loaded.
+    Raises FileNotFoundError, ValueError: bad lines of either file, too few documents, questions
+      about another text than a document has now, or new documents that may not be added; before a
+      model is loaded.
     """
     documents = [
         (d.id, d.text) for d in corpus.read_file(source, corpus.refusing("Nothing was written."))
@@ -40,8 +43,13 @@ def write(
             f"{source} has too few documents ({len(documents)}): give {least} or more."
         )
     done = self_questions.finished(output)
-    _check_texts(source, output, documents, done)
     left = [d for d in documents if d[0] not in done]
+    if left and not may_add:
+        raise ValueError(
+            f"The run beside {output} was begun without {len(left)} documents of {source}, "
+            f"{left[0][0]!r} the first. Take them out to go on, or give another --workdir."
+        )
+    _check_texts(source, output, documents, done)
     if not left:
         progress.SHOWN.say(f"{output} has the questions about all {len(documents):,} documents.")
         return

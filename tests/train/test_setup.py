@@ -1,6 +1,7 @@
 """Settings of a run: what is refused, what training begins with, learning rates."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -308,3 +309,18 @@ def test_own_documents_are_asked_for_where_there_are_none(tmp_path):
         changed += ["--config=configs/train.py:jsonl", f"--config.{flag}"]
         done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1 and "Traceback" not in done.stderr and said in done.stderr
+
+
+def test_a_run_that_was_begun_keeps_its_questions(tmp_path):
+    """New ones would make it another run, and it could not go on."""
+    lines = [json.dumps({"id": f"d{i}", "text": f"Text {i}."}) for i in range(20)]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    asked = [json.dumps(json.loads(line) | {"questions": []}) + "\n" for line in lines[:-1]]
+    (tmp_path / "run" / "questions.jsonl").write_text("".join(asked))
+    changed = [sys.executable, "-m", "launch.train", f"--workdir={tmp_path / 'run'}"]
+    changed += ["--config=configs/train.py:jsonl", f"--config.path={tmp_path / 'docs.jsonl'}"]
+    done = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "was begun without 1 documents of" in done.stderr
+    assert "'d19' the first" in done.stderr
+    assert (tmp_path / "run" / "questions.jsonl").read_text() == "".join(asked)
