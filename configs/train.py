@@ -270,7 +270,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # that a short run has seen little of.
     config.scales = (1.0, 0.6)
     config.scan_layers = "auto"  # auto: unrolled on a CPU, scanned elsewhere
-    config.remat = "auto"  # auto: only where layers are scanned
+    config.remat = "auto"  # auto: everywhere but on a CPU
 
     config.checkpoint_every = 5
     config.validate_every = 25

@@ -23,7 +23,9 @@ flags.adopt_module_key_flags(errors)
 CONFIG = configs.define(
     "configs/card.py", "Which kinds of documents; any field as --config.field=value."
 )
-ADAPTER = flags.DEFINE_string("adapter", None, "A trained adapter's folder, or a shipped name.")
+ADAPTER = flags.DEFINE_string(
+    "adapter", None, "A trained adapter's folder, a shipped name, or primer."
+)
 OUTPUT = flags.DEFINE_string(
     "output", None, "Where the card goes, or with --show lies; default: beside the adapter."
 )

@@ -68,7 +68,8 @@ def write(
             bar.update(i, f"{i:,}/{len(documents):,} documents, {questions:,} questions")
     share = questions / max(tried, 1)
     progress.SHOWN.say(
-        f"{output}: {questions:,} questions about {len(left):,} documents, {share:.0%} of all"
+        f"{output}: {questions:,} questions about {len(left):,} documents, {share:.0%} of those "
+        "that it tried"
     )
 
 
