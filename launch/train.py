@@ -34,7 +34,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first process.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
 PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
-LEAST = 20  # documents of one's own: those that validate must make a set
+LEAST = 25  # documents of one's own: those that are kept out for a test must make a set
 
 
 def main(argv):
