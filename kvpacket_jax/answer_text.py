@@ -1,5 +1,6 @@
 """Decoded token ids as answers: their text, as a template has it, and how sure the model was."""
 
+import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -64,14 +65,13 @@ def confidence(
     Args:
       tokens: as decoded greedily, a stop token included; probabilities: of each.
     """
-    begin, end = 0, len(tokens)
-    for k in range(1, len(tokens) + 1):
-        text = decode(list(tokens[:k]))
-        if not template.answer(question, text):
-            begin = k
-        if template.has_ended(question, text):
-            end = k
-            break
+    text = lambda k: decode(list(tokens[:k]))  # noqa: E731
+    # What has ended stays so, and the answer is last: of a long text few beginnings are decoded.
+    lengths = range(1, len(tokens) + 1)
+    ended = bisect.bisect_left(lengths, True, key=lambda k: template.has_ended(question, text(k)))
+    end = min(ended + 1, len(tokens))
+    unsaid = (k for k in reversed(lengths[:end]) if not template.answer(question, text(k)))
+    begin = next(unsaid, 0)
     return min(probabilities[begin if begin < end else 0 : end])
 
 
