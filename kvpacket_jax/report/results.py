@@ -281,7 +281,8 @@ def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Ser
 
 
 def _title(dataset: Mapping, without: str = "") -> str:
-    shown = {k: v for k, v in sorted(dataset["options"].items()) if k != without and v != ""}
+    left_out = without, "ids", "folder"  # the last two: where files lie
+    shown = {k: v for k, v in sorted(dataset["options"].items()) if k not in left_out and v != ""}
     return ", ".join([dataset["name"], *(f"{k} {_plain(v)}" for k, v in shown.items())])
 
 
