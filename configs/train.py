@@ -215,12 +215,9 @@ def _own_mixture(corpus) -> dict[str, ConfigDict]:
 
 
 def _own_validation(corpus) -> dict[str, ConfigDict]:
+    """The user's documents alone, for packets are built of no others."""
     docs = dict(document_words=(1, 1_000_000), num_questions=30, num_documents=4, path=corpus)
-    return {
-        "own": kind("corpus", 12, OWN, **docs),
-        "biography": kind("biography", 3, FIVE, num_documents=5, num_questions=16),
-        "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
-    }
+    return {"own": kind("corpus", 12, OWN, **docs)}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
