@@ -85,7 +85,8 @@ class Checkpoints:
             if known[part] != described.get(part):
                 raise ValueError(
                     f"The checkpoints are of a run on other examples: a data set of {what} has "
-                    "changed since. Put it back, or choose another --workdir."
+                    "changed since, or how this program cuts it. Put the file back, take the "
+                    "version that the run began with, or choose another --workdir."
                 )
         return self._load(latest.step, state)
 
