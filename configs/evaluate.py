@@ -56,6 +56,9 @@ METHODS = (
 BIOGRAPHY = {"num_documents": 5, "num_questions": 10}
 NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("multi_key",)}
 
+# Documents of all lengths, as configs/train.py:jsonl trains on them.
+CORPUS = {"path": "", "num_documents": 5, "num_questions": 10, "document_words": (1, 1_000_000)}
+
 FEW = ("kv_packet", "primed", "no_recompute", "no_cache")
 LISTS = 64  # tokens of answers that are lists: four numbers of seven digits, ten words
 COMPARED = ("biography", "niah", "ruler", "hotpot_qa", "musique")  # with every method
@@ -73,7 +76,7 @@ SETS = {
     "own_notes": ("own_docs", {"notes": True}, 60),
     "hotpot_qa": ("hotpot_qa", {"folder": "", "num_documents": 10}, 100),
     "musique": ("musique", {"folder": "", "num_documents": 20}, 100),
-    "corpus": ("corpus", {"path": "", "num_documents": 5, "num_questions": 10}, 100),
+    "corpus": ("corpus", CORPUS, 100),
     "jsonl": ("jsonl", {"path": ""}, 0),
 }
 

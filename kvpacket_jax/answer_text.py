@@ -66,7 +66,7 @@ def confidence(
       tokens: as decoded greedily, a stop token included; probabilities: of each.
     """
     text = lambda k: decode(list(tokens[:k]))  # noqa: E731
-    # What has ended stays so, and the answer is last: of a long text few beginnings are decoded.
+    # What has ended stays so, and answers come last: of long reasoning little is decoded again.
     lengths = range(1, len(tokens) + 1)
     ended = bisect.bisect_left(lengths, True, key=lambda k: template.has_ended(question, text(k)))
     end = min(ended + 1, len(tokens))

@@ -73,7 +73,8 @@ def _questions(config, cache_dir) -> str:
     workdir = pathlib.Path(WORKDIR.value).expanduser()
     output = workdir / "questions.jsonl"
     source = pathlib.Path(config.path).expanduser()
-    begun = (workdir / "checkpoints").exists()  # on the questions that are there
+    steps = (workdir / "checkpoints").glob("*")
+    begun = any(p.name.isdigit() for p in steps)  # on the questions that are there
     questions.write(
         source, output, config.model, config.dtype, cache_dir, least=LEAST, may_add=not begun
     )

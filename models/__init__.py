@@ -229,7 +229,7 @@ def _with_choices(
     mesh = sharding.make_mesh(mesh, config) if isinstance(mesh, str) else mesh
     # On a CPU half of a long context's time, for what no row sees is skipped. Smaller blocks fit
     # caches better and lose more by their number: 48 rows over 4,096 slots took a third longer in
-    # blocks of 256. A GPU would launch thousands of small kernels.
+    # blocks of 512. A GPU would launch thousands of small kernels.
     key_block = {"key_block": 2048 if jax.default_backend() == "cpu" else 0}
     return dataclasses.replace(config, mesh=mesh, **(key_block | run_choices))
 

@@ -74,9 +74,9 @@ def attend(
 
     Args:
       key_block: slots that `block` rows take at once, half as many rows twice as many; 0: all.
-        What none of the rows sees is then skipped: blocks of slots, or the last quarters of the
-        rows' own, the last segment, where that has too few. Under vmap nothing would be skipped:
-        set it to 0 there.
+        What none of the rows sees is then skipped: blocks of slots; or, where their own, the
+        last segment, are too few for blocks, the last quarters of these. Under vmap nothing would
+        be skipped: set it to 0 there.
 
     Returns float32 `[B, T, N, H]`. A row that sees no slot gets a finite value without meaning.
     """

@@ -112,8 +112,8 @@ def fit(model: LanguageModel, template: Template, example: Example, shape: Shape
     cut = [_cut(model, template, d, shape.tokens) for d in example.documents]
     if not all(cut):
         return f"a document's first sentence has over {shape.tokens} tokens"
-    parts = [(new, _lost(old, new)) for old, new in zip(example.documents, cut, strict=True)]
-    questions = tuple(q for q in example.questions if not _needs(q, parts))
+    both = list(zip(example.documents, cut, strict=True))
+    questions = tuple(q for q in example.questions if not _lost(q, both))
     shortened = dataclasses.replace(example, documents=tuple(cut), questions=questions)
     encoded = encode_example(model.tokenizer, template, shortened)
     if len(encoded.preamble) > shape.preamble:
@@ -136,14 +136,10 @@ def _cut(model: LanguageModel, template: Template, document: str, limit: int) ->
     return passages.beginning(document, fits)
 
 
-def _lost(old: str, new: str) -> str:
-    return old[len(new) :] if old.startswith(new) else ""
-
-
-def _needs(question: Question, parts: Sequence[tuple[str, str]]) -> bool:
-    """Whether a gold answer stands in what a document lost, and not in what is left of it."""
+def _lost(question: Question, both: Sequence[tuple[str, str]]) -> bool:
+    """Whether a gold answer stood in a document and does not in what is left of it."""
     return any(
-        passages.stands_in(answer, lost) and not passages.stands_in(answer, left)
-        for left, lost in parts
+        passages.stands_in(answer, whole) and not passages.stands_in(answer, left)
+        for whole, left in both
         for answer in question.answers
     )

@@ -46,10 +46,10 @@ def write(
     left = [d for d in documents if d[0] not in done]
     if left and not may_add:
         raise ValueError(
-            f"The run beside {output} was begun without {len(left)} documents of {source}, "
-            f"{left[0][0]!r} the first. Take them out to go on, or give another --workdir."
+            f"The run beside {output} was begun without {left[0][0]!r}: of the documents of "
+            f"{source}, {len(left)} are new. Take them out to go on, or give another --workdir."
         )
-    _check_texts(source, output, documents, done)
+    _check_texts(source, output, documents, done, may_add)
     if not left:
         progress.SHOWN.say(f"{output} has the questions about all {len(documents):,} documents.")
         return
@@ -74,15 +74,20 @@ def write(
 
 
 def _check_texts(
-    source: pathlib.Path, output: pathlib.Path, documents: list[tuple[str, str]], done: dict
+    source: pathlib.Path,
+    output: pathlib.Path,
+    documents: list[tuple[str, str]],
+    done: dict,
+    may_add: bool,
 ) -> None:
     """Refuses questions about texts that have changed; says which documents are not given."""
     changed = [name for name, text in documents if done.get(name, text) != text]
     if changed:
         raise ValueError(
             f"{output} has questions about {len(changed)} documents, {changed[0]!r} the first, "
-            f"whose text in {source} is another now. Remove their lines there, and they are asked "
-            "again; or begin a new file."
+            f"whose text in {source} is another now. "
+            + ("Remove their lines there, and they are asked again; " * may_add)
+            + ("or begin a new file." if may_add else "Put it back, or give another --workdir.")
         )
     if others := len(done.keys() - dict(documents).keys()):
         progress.SHOWN.say(f"{output} has {others:,} documents that are not in {source}, too.")

@@ -82,6 +82,9 @@ def test_a_question_stays_where_its_answer_is_left_and_goes_where_it_was_cut_ove
     shape = dataclasses.replace(SHAPE, questions=2)
     fitted = fit(MODEL, TEMPLATE, example(cow, dog, documents=(first,)), shape)
     assert texts(fitted) == ["Ann has a red dog. Bea has a cat."] and fitted.questions == (dog,)
+    split = "Ann has a red dog and a black\ncow, which gives milk."
+    fitted = fit(MODEL, TEMPLATE, example(about("?", "black cow"), dog, documents=(split,)), shape)
+    assert texts(fitted) == ["Ann has a red dog and a black"] and fitted.questions == (dog,)
 
 
 def test_questions_that_are_long_or_too_many_are_left_out():

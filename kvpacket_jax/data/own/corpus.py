@@ -18,7 +18,7 @@ from kvpacket_jax.data import generated, json_lines, passages
 from kvpacket_jax.data.examples import Example, Question
 from kvpacket_jax.similarity import Index
 
-VERSION = "1.0.0"  # part of every seed: raise it with any change of what is drawn
+VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
 DRAWS = 100  # of sets of documents, until one can be asked about
 CLOSEST = 2  # of so many times a set's documents those are drawn that stand beside the first
 
@@ -38,7 +38,7 @@ class CorpusConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, limits in {"num_documents": (1, 24), "document_words": (1, 10_000)}.items():
+        for name, limits in {"num_documents": (1, 24), "document_words": (1, 1_000_000)}.items():
             pair = generated.as_range(name, getattr(self, name), *limits)
             object.__setattr__(self, name, pair)
 
