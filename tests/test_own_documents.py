@@ -56,8 +56,6 @@ def test_an_adapter_is_trained_on_what_was_collected(corpus, chat_model, tmp_pat
     config.primer, config.writer_rank, config.num_steps, config.microbatches = "", 2, 1, 1
     for name in ("lives_5", "notes"):
         config.mixture[name].weight = 0.0
-    for name in ("biography", "wikipedia"):
-        del config.validation[name]
     for entry in (config.mixture.own, config.validation.own):
         entry.update(FAST)
         entry.options.num_documents = 2
