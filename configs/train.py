@@ -200,12 +200,13 @@ OPTIMIZER = {
 
 # The sizes of :jsonl: longer documents are cut to whole sentences.
 OWN = dict(PROSE, documents=4, tokens=248, questions=10, learning=4)
+ANY_LENGTH = (1, 1_000_000)  # words of documents
 
 
 def _own_mixture(corpus) -> dict[str, ConfigDict]:
     """Three in four sets are of the user's documents; the others keep what the primer can do."""
     many = dict(num_train=8000, num_questions=30)
-    docs = many | dict(document_words=(1, 1_000_000), path=corpus)
+    docs = many | dict(document_words=ANY_LENGTH, path=corpus)
     life = dict(num_documents=5, num_questions=16, document_words=(50, 80))
     return {
         "own": _entry("corpus", 0.75, OWN, num_documents=4, **docs),
@@ -216,7 +217,7 @@ def _own_mixture(corpus) -> dict[str, ConfigDict]:
 
 def _own_validation(corpus) -> dict[str, ConfigDict]:
     """The user's documents alone, for packets are built of no others."""
-    docs = dict(document_words=(1, 1_000_000), num_questions=30, num_documents=4, path=corpus)
+    docs = dict(document_words=ANY_LENGTH, num_questions=30, num_documents=4, path=corpus)
     return {"own": kind("corpus", 12, OWN, **docs)}
 
 

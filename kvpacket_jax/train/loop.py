@@ -262,13 +262,12 @@ class Trainer:
     def _measure_baseline(self, stop: Callable[[], int]) -> bool:
         """Scores packets without training, which other scores are divided by; False if stopped."""
         run, adapter = self._run, self._state.mean
-        # Which changes nothing yet, unless it was trained, has soft tokens or drops slots.
-        untrained = adapter
+        untrained = adapter  # changes nothing yet, unless trained, with soft tokens or a distiller
         changes = adapter.num_tokens or adapter.distiller is not None
         if run.config.init != "untrained" or changes:
-            writer = jax.tree.map(lambda x: 0 * x, adapter.writer)  # scored by the same program
-            empty = adapter_lib.empty(run.model.config.dim)
-            untrained = empty._replace(primer=adapter.primer, writer=writer)
+            writer = adapter_lib.scaled(adapter, 0.0).writer  # so that one program scores both
+            kept = {"primer": adapter.primer, "writer": writer}
+            untrained = adapter_lib.empty(run.model.config.dim)._replace(**kept)
         self._log("Validating without training")
         baseline = run.validate(untrained, run.primer, stop)
         if not baseline:

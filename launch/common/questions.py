@@ -82,12 +82,13 @@ def _check_texts(
 ) -> None:
     """Refuses questions about texts that have changed; says which documents are not given."""
     changed = [name for name, text in documents if done.get(name, text) != text]
+    mend = "Remove their lines there, and they are asked again; or begin a new file."
+    if not may_add:
+        mend = "Put it back, or give another --workdir."
     if changed:
         raise ValueError(
             f"{output} has questions about {len(changed)} documents, {changed[0]!r} the first, "
-            f"whose text in {source} is another now. "
-            + ("Remove their lines there, and they are asked again; " * may_add)
-            + ("or begin a new file." if may_add else "Put it back, or give another --workdir.")
+            f"whose text in {source} is another now. {mend}"
         )
     if others := len(done.keys() - dict(documents).keys()):
         progress.SHOWN.say(f"{output} has {others:,} documents that are not in {source}, too.")

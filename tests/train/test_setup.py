@@ -157,9 +157,9 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
         ("header", -1, "header is -1: it is 0 or more"),
         ("finish", -1, "finish is -1: it is 0 or more"),
         ("writer_matrices", ("q", "x"), "writer_matrices names x; there are q, k, v, o"),
-        ("init", "ones", "none of 'untrained', 'shipped'"),
-        ("init", "text:", "none of 'untrained', 'shipped'"),
-        ("init", "adapter:", "none of 'untrained', 'shipped'"),
+        ("init", "ones", "none of 'untrained', 'shipped', 'text:…' and 'adapter:…'"),
+        ("init", "text:", "none of 'untrained', 'shipped', 'text:…' and 'adapter:…'"),
+        ("init", "adapter:", "none of 'untrained', 'shipped', 'text:…' and 'adapter:…'"),
         ("template", "qwen", "template 'qwen' is not one of completion, chat"),
         (
             "template",
