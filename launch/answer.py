@@ -59,9 +59,9 @@ def main(argv):
     from kvpacket_jax.storage import store
 
     cache_dir = caches.use()
-    folder = stores.folder()
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
+        folder = stores.folder()
         session.check_method(METHOD.value)
         if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
             raise ValueError("--show_cost compares packets with full_recompute: omit --method.")

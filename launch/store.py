@@ -36,8 +36,9 @@ def main(argv):
     from kvpacket_jax.runtime import progress
     from kvpacket_jax.storage import contents, listing, removal
 
-    folder, documents = stores.folder(), []
+    documents = []
     with errors.in_one_line():
+        folder = stores.folder()
         if action in ("ls", "verify"):
             every_byte = action == "verify"
             key = stores.key()

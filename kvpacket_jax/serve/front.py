@@ -10,7 +10,8 @@ print(store.ask("When does the ferry to Lune leave?", ["ferry", "bus"]).text)
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import models
@@ -145,7 +146,8 @@ class Store:
 
         A packet is the document's keys and values `[L, 1, S, K, H]` each. It is computed where the
         folder has none of this text with this model, adapter and template; what is there is
-        verified and kept. A document whose id is there with another text is replaced.
+        verified and kept; what is damaged is built again, with a warning. A document whose id is
+        there with another text is replaced.
 
         Args:
           documents: texts by id.
@@ -166,7 +168,12 @@ class Store:
             choice=self._maker.choice,
             compressor=self._compressor,
         )
-        written = build.build(self.model, parts, self.folder, key=self._key)
+        damaged: list[str] = []
+        written = build.build(
+            self.model, parts, self.folder, on_damaged=damaged.append, key=self._key
+        )
+        for found in damaged:
+            warnings.warn(found, stacklevel=2)
         added = Added([], [])
         for item in (item for part in parts[1:] for item in part.items):
             (added.built if item.name in written else added.present).extend(item.ids)
@@ -175,7 +182,7 @@ class Store:
     def ask(
         self,
         question: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         new_tokens: int = 32,
         method: str = "kv_packet",
         recompute_below: float = RECOMPUTE_BELOW,
@@ -206,7 +213,7 @@ class Store:
     def ask_all(
         self,
         questions: Sequence[str],
-        documents: Sequence[str],
+        documents: Iterable[str],
         new_tokens: int = 32,
         method: str = "kv_packet",
         recompute_below: float = RECOMPUTE_BELOW,
@@ -223,6 +230,7 @@ class Store:
         """
         if isinstance(questions, str) or not questions:
             raise ValueError(f"Questions are a list of texts, one or more; found {questions!r}.")
+        documents = store.as_ids(documents)
         for question in questions:
             session.check_question(question)
         if new_tokens < 1:
@@ -242,9 +250,9 @@ class Store:
             provenance=self._provenance,
         )
         replies = session.answer_all(opened, questions, new_tokens, recompute_below)
-        return [Answer(r.text, tuple(documents), r.confidence, r.reread) for r in replies]
+        return [Answer(r.text, documents, r.confidence, r.reread) for r in replies]
 
-    def remove(self, documents: Sequence[str]) -> None:
+    def remove(self, documents: Iterable[str]) -> None:
         """Takes documents out of the folder, of whatever model and adapter their packets are.
 
         With them go packets that no document has any more, those of earlier texts too. What other
@@ -259,7 +267,7 @@ class Store:
           BlockingIOError: a build is under way.
           storage.packet_file.Damaged: an entry that does not say which packet it is of.
         """
-        removal.remove(self.folder, documents)
+        removal.remove(self.folder, store.as_ids(documents))
 
     def documents(self) -> list[str]:
         """Ids of the documents that `add` has put here, in alphabetical order.

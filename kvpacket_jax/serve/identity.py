@@ -47,6 +47,7 @@ def wording(template: str, instruction: str | None = None) -> Wording:
     """The wording of a template's name, with the usual instruction if None."""
     known_names.check(template, TEMPLATES, "template")
     instruction = INSTRUCTION if instruction is None else instruction
+    known_names.check_utf8(instruction, "The preamble")
     return Wording(template, TEMPLATES[template], instruction)
 
 

@@ -99,14 +99,7 @@ def check_question(question: str) -> None:
     """Raises ValueError for a question that is empty or not UTF-8."""
     if not question.strip():
         raise ValueError("The question is empty: ask about the documents.")
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        wrong = question[error.start : error.end].encode(errors="surrogateescape")
-        raise ValueError(
-            f"The question is not UTF-8 text: byte {wrong.hex(' ')} after "
-            f"{question[: error.start][-20:]!r}. Is the terminal or the file in another encoding?"
-        ) from error
+    known_names.check_utf8(question, "The question")
 
 
 def check_documents(folder: pathlib.Path, ids: Sequence[str]) -> None:
@@ -234,8 +227,10 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
         known = card.read(adapters.card_path(model, adapter_name), adapter)
     except sealed.Damaged as error:  # a card is advice: answers are as good without it
         return f"How good packets are here is not known: {error}"
+    same = known is not None and known.model_fingerprint == model.fingerprint
     request = session.wording.name, len(lengths), max(lengths)
-    return card.remark(known, adapter_name, model.name, *request, least, recompute_below)
+    name = known.model if same else model.name
+    return card.remark(known, adapter_name, name, *request, least, recompute_below)
 
 
 def _preamble(
@@ -341,6 +336,8 @@ def questions() -> Iterator[str]:
         while (line := input("\nquestion> " if terminal else "").strip()) not in ("quit", "exit"):
             if line:
                 yield line
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, KeyboardInterrupt) as error:
         if terminal:
             print()  # the shell's prompt gets a line of its own
+        elif isinstance(error, KeyboardInterrupt):  # the rest has no answers
+            raise

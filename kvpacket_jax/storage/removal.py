@@ -76,7 +76,8 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         # The lock is this machine's; another's builds are seen by what they are writing.
         if builds := partial.under_way(folder / PACKETS):
             raise BlockingIOError(
-                f"A build is under way in {folder} ({builds[0].name}): remove when it has ended."
+                f"A build is under way in {folder} ({builds[0].name}): remove when it has ended. "
+                "If there is none, here or on another machine, one was cut off: delete that folder."
             )
         yield
 

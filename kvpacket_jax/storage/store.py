@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvpacket_jax.packets.packet import Packet, Provenance
 from kvpacket_jax.runtime import sealed
+from kvpacket_jax.runtime.names import check_utf8
 from kvpacket_jax.storage import entries, not_found, packet_file
 from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, DamagedFile, Entry, packet_path
@@ -43,19 +44,30 @@ def check_exists(folder: pathlib.Path) -> None:
         raise FileNotFoundError(f"{folder} is no store: it has no folder {PACKETS}.")
 
 
-def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
-    """Raises ValueError for no ids, and for documents that a store has with no provenance at all.
+def as_ids(documents: Iterable[str]) -> tuple[str, ...]:
+    """Ids, each looked at once however they come.
 
-    Needs no model; `find` says what else keeps a document from being read.
+    Raises ValueError for a text, which would pass for a list of letters, and for ids that are none.
     """
-    if isinstance(ids, str):
-        raise ValueError(f"Documents are a list of ids, not the text {ids!r}.")
-    if not ids:
-        raise ValueError(not_found.none_named(folder, _folders(folder)))
+    if isinstance(documents, str):
+        raise ValueError(f"Documents are a list of ids, not the text {documents!r}.")
+    ids = tuple(documents)
     if others := [id for id in ids if not isinstance(id, str)]:
         raise ValueError(
             f"Ids of documents are texts; {others[0]!r} is not one: give {str(others[0])!r}."
         )
+    for id in ids:
+        check_utf8(id, f"The id {id!a}")
+    return ids
+
+
+def check_ids(folder: pathlib.Path, ids: Sequence[str]) -> None:
+    """Raises ValueError for no ids, and for documents that a store has with no provenance at all.
+
+    Needs no model; `find` says what else keeps a document from being read. Raises as `as_ids` too.
+    """
+    if not as_ids(ids):
+        raise ValueError(not_found.none_named(folder, _folders(folder)))
     unknown = [id for id in ids if not any(folder.glob(f"documents/*/{entries.file_name(id)}"))]
     if unknown:
         folders, none = _folders(folder), "It has no documents."
@@ -73,7 +85,7 @@ def check_key(folder: pathlib.Path, key: bytes | None) -> None:
     That is one without a key, or with another than a provenance's entries are signed with; the
     first of them tell.
     """
-    for own in folder.glob("documents/*"):
+    for own in _folders(folder):
         signed = []
         for path in (own / PREAMBLE, *itertools.islice(own.glob("*.json"), not_found.LISTED)):
             with contextlib.suppress(Damaged):
@@ -195,12 +207,14 @@ def ids(folder: pathlib.Path, provenance: Provenance, key: bytes | None = None) 
 def provenances(folder: pathlib.Path) -> list[dict]:
     """The fields of every provenance whose documents are there; a damaged file is passed over.
 
-    The next build of that provenance writes it anew.
+    The next build of that provenance writes it anew. Of one that was begun, or whose documents were
+    removed, only the file is there.
     """
     fields = []
     for path in sorted(folder.glob(f"documents/*/{PROVENANCE}")):
         with contextlib.suppress(Damaged):
-            fields.append(entries.read_provenance(path))
+            if any(entry.name != PROVENANCE for entry in path.parent.glob("*.json")):
+                fields.append(entries.read_provenance(path))
     return fields
 
 

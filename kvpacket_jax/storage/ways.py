@@ -37,7 +37,7 @@ def built_with(
 
     Args:
       asked: flags with values that they must have, "" for those that must be left out.
-      any_way: whichever build will do, where there are several.
+      any_way: any build will do: of several the usual one, else the first.
 
     Raises ValueError where the documents share no build, or none that is as asked.
     """
@@ -65,10 +65,16 @@ def built_with(
             "out, or build them so: launch.build_packets."
         )
     fit = [way for way in fit if all(_alike(way.get(f, v), v) for f, v in asked.items())] or fit
-    first, *rest = fit[:1] if any_way else fit
+    first, *rest = sorted(fit, key=_is_unusual)[:1] if any_way else fit
     shared = {flag: v for flag, v in first.items() if all(way.get(flag) == v for way in rest)}
     differ = [flag for flag in first if flag not in shared]
     return Ways(shared, list(dict.fromkeys(shown(way, differ) for way in fit)) if rest else [])
+
+
+def _is_unusual(way: Mapping[str, str]) -> bool:
+    """Whether a way of building is not what is taken where no flag is given."""
+    usual = {"adapter": adapters.default_for(way.get("model", "")), "primer": "", "compress": ""}
+    return any(way.get(flag, value) != value for flag, value in usual.items())
 
 
 def _surely_other(way: Mapping[str, str], asked: Mapping[str, str]) -> bool:

@@ -39,7 +39,7 @@ def give(
             say = functools.partial(in_doubt, question)
             given = [question], new_tokens, recompute_below, say
             (said,) = session.answer_all(opened, *given)
-            print(said.text)
+            print(said.text, flush=True)  # a pipe's reader waits for it
             reread = said.reread
         else:
             _print(session.answer(opened, question, new_tokens))
@@ -47,7 +47,7 @@ def give(
         if show_cost:
             if reread:
                 print("Given in doubt, this answer cost both: packets, and full_recompute.")
-            print(request_cost.text(opened, request_cost.measure(opened, question)))
+            print(request_cost.text(opened, request_cost.measure(opened, question)), flush=True)
 
     if query is not None:
         with errors.in_one_line():
@@ -55,14 +55,13 @@ def give(
         return False
     sys.stdin.reconfigure(errors="surrogateescape")  # so that the question at fault is named
     failed = False
-    for question in session.questions():
-        try:
-            reply(question)
-        except KeyboardInterrupt:
-            break
-        except errors.EXPECTED as error:  # the next question may fit
-            print(errors.words(error), file=sys.stderr)
-            failed = True
+    with errors.in_one_line():
+        for question in session.questions():
+            try:
+                reply(question)
+            except errors.EXPECTED as error:  # the next question may fit
+                print(errors.words(error), file=sys.stderr)
+                failed = True
     return failed
 
 
@@ -74,6 +73,6 @@ def _print(pieces) -> None:
             begun = True
     except BaseException:
         if begun:  # what comes next gets a line of its own
-            print()
+            print(flush=True)
         raise
-    print()
+    print(flush=True)

@@ -91,6 +91,11 @@ def default_to_store(ids: Sequence[str], bare: bool, any_way: bool) -> str:
         compressor = compress.make(COMPRESS.value, KEEP.value)
         asked["compress"] = compress.shortened(compressor.label) if compressor else ""
     if bare:
+        if asked.get("adapter", adapters.NONE) != adapters.NONE or asked.get("primer"):
+            raise ValueError(
+                "no_recompute reads packets without an adapter and without a primer: leave out "
+                "--adapter and --primer, or --method."
+            )
         asked["adapter"] = adapters.NONE
     found, several = ways.built_with(stores.folder(), ids, asked, any_way)
     usual = {flag: flags.FLAGS[flag].default for flag in found}

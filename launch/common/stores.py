@@ -15,7 +15,9 @@ UNCHECKED = "Entries are signed; without --store_key_file the signatures are not
 
 
 def folder() -> pathlib.Path:
-    """The store's."""
+    """The store's; ValueError for an empty name, which would be the folder that one is in."""
+    if not STORE.value:
+        raise ValueError("--store= names no folder: is a variable not set?")
     return pathlib.Path(STORE.value).expanduser()
 
 

@@ -266,7 +266,10 @@ def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
     assert store.resolved_dtype(tmp_path, "bfloat16") == "bfloat16"
     other = models.load(str(byte_model), "bfloat16")
     with store.writing(tmp_path) as writer:
-        writer.provenance(identity.document_provenance(other, None, WORDING))
+        its = identity.document_provenance(other, None, WORDING)
+        writer.provenance(its)
+        assert store.resolved_dtype(tmp_path, "auto") == "float32"  # begun, and no more
+        writer.document(its, "a", packet_file.Entry("packet"))
     assert store.resolved_dtype(tmp_path, "auto") == "auto"
 
 

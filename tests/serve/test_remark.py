@@ -33,6 +33,13 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     assert remark(["b", "b"]) == ""
     assert f"2 documents of up to {longest} tokens" in remark(["a", "b"])
     assert remark(["a", "b"], method="full_recompute") == ""
+    renamed = measured._replace(model="as it was called then")
+    for of_another in (renamed, renamed._replace(model_fingerprint="x")):
+        card.write(tmp_path / "mine" / card.FILE, of_another, primed, "float32")
+        assert "is of as it was called then, not " in remark(["b", "b"])
+    known = renamed._replace(model_fingerprint=model.fingerprint)
+    card.write(tmp_path / "mine" / card.FILE, known, primed, "float32")
+    assert remark(["b", "b"]) == ""
     path = tmp_path / "mine" / card.FILE
     path.write_text(path.read_text().replace('"documents": 2', '"documents": 9'))
     assert "not known" in remark(["b", "b"]) and card.FILE in remark(["b", "b"])

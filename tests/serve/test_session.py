@@ -110,6 +110,23 @@ def test_a_session_ends_where_it_is_told_to(monkeypatch, end):
     assert list(session.questions()) == ["one?", "two?"]
 
 
+def test_ctrl_c_in_a_file_of_questions_is_no_end(monkeypatch):
+    """The rest has no answers: the status must tell. At a prompt it is how one leaves."""
+
+    def pressed(prompt=""):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", pressed)
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        monkeypatch.setattr(sys.stdin, "isatty", lambda terminal=terminal: terminal, raising=False)
+        if terminal:
+            assert list(session.questions()) == []
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                list(session.questions())
+
+
 LETTERS = {0: b"\xc3", 1: b"\xa9", 2: b"a ", 3: b"\n"}  # 0 and 1 are one character together
 
 
@@ -288,6 +305,10 @@ def test_a_mistake_ends_the_program_with_a_message(answer):
         (["--documents=d1,nothing"], b"no document 'nothing'"),
         (["--query=\udcff"], b"The question is not UTF-8"),
         (["--primer=absent"], b"There is no primer 'absent'"),
+        (["--documents=\udcff"], b"The id '\\udcff' is not UTF-8 text: byte ff"),
+        (["--preamble=\udcff"], b"The preamble is not UTF-8 text"),
+        (["--method=no_recompute", "--adapter=primer"], b"leave out --adapter and --primer"),
+        (["--store="], b"--store= names no folder"),
         (["--method=full_recompute", "--show_cost"], b"--show_cost"),
     ):
         done = answer("--query=?", *flags)

@@ -196,3 +196,16 @@ def test_names_of_earlier_versions_are_told_apart(written, found):
     assert names_in({"names": written}) == found
     shown = found.shown_model, found.shown_adapter
     assert shown == (written["model"], written["adapter"])
+
+
+def test_of_any_builds_the_usual_one_is_taken(tmp_path):
+    """A document may have been renewed in that one alone."""
+    for i in range(8):  # in whatever order their folders stand
+        folder = tmp_path / str(i)
+        bare, own = (dataclasses.replace(IT, adapter=f"{i}{name}" * 32) for name in "bo")
+        with writing(folder) as writer:
+            for provenance, adapter in ((bare, "none"), (own, "primer")):
+                writer.provenance(provenance, Names("small", adapter))
+                writer.document(provenance, "a", Entry("x" * 64))
+        assert built_with(folder, ["a"], {}, any_way=True).shared["adapter"] == "primer"
+        assert built_with(folder, ["a"], {"adapter": "none"}, True).shared["adapter"] == "none"

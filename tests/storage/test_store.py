@@ -267,6 +267,29 @@ def test_ids_are_checked_without_a_model(tmp_path):
         store.check_exists(tmp_path / "absent")
 
 
+def test_a_stray_file_and_a_build_that_was_only_begun_count_for_nothing(tmp_path):
+    begun = dataclasses.replace(NAMED, dtype="float64")
+    with store.writing(tmp_path) as writer:
+        for provenance in (NAMED, begun):
+            writer.provenance(provenance)
+        writer.document(NAMED, "a", Entry("packet"))
+        writer.document(begun, None, Entry("preamble"))
+    (tmp_path / "documents" / ".DS_Store").write_text("left by a file manager")
+    store.check_key(tmp_path, None)
+    store.check_ids(tmp_path, ["a"])
+    assert store.resolved_dtype(tmp_path, "auto") == NAMED.dtype
+
+
+@pytest.mark.parametrize(
+    ("documents", "error"),
+    [("ab", "not the text 'ab'"), ([1], "give '1'"), (["a\udce9"], "byte e9 after 'a'")],
+)
+def test_what_is_no_list_of_ids_is_refused(documents, error):
+    with pytest.raises(ValueError, match=error):
+        store.as_ids(documents)
+    assert store.as_ids(map(str, [1, 2])) == ("1", "2")
+
+
 def test_names_are_in_messages_and_in_no_identity(tmp_path):
     with store.writing(tmp_path) as writer:
         writer.provenance(NAMED, Names("big", "none"))

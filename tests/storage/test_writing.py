@@ -58,9 +58,10 @@ def test_a_compressed_packet_is_refused(load, tmp_path):
 
 
 def test_a_damaged_maker_is_passed_over_and_written_anew(load, tmp_path):
-    put(tmp_path, load(), None, ids(0, 9))
+    ((name, _),) = put(tmp_path, load(), None, ids(0, 9))
     with store.writing(tmp_path) as writer:
         writer.provenance(provenance_of(load(), None))
+        writer.document(provenance_of(load(), None), "a", packet_file.Entry(name))
     (path,) = tmp_path.glob("documents/*/provenance.json")
     path.write_text("{")
     assert store.resolved_dtype(tmp_path, "auto") == "auto"
