@@ -67,6 +67,7 @@ class Card(NamedTuple):
     config: str  # a digest of what it was measured by
     template: str = "chat"  # the name of the one that was measured with
     recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
+    model_fingerprint: str = ""  # for a model has several names; earlier cards lack it
 
 
 def write(path: AnyPath, card: Card, adapter: Adapter, dtype: str) -> None:
@@ -97,7 +98,14 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             for row in card["rows"]
         ]
         template = card.get("template", "chat")  # which earlier cards were measured with
-        return Card(card["model"], rows, card["config"], template, card.get("recompute_below"))
+        return Card(
+            card["model"],
+            rows,
+            card["config"],
+            template,
+            card.get("recompute_below"),
+            card.get("model_fingerprint", ""),
+        )
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from kvpacket_jax.packets import distiller as distiller_lib
@@ -239,7 +240,8 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
     """Writes an orbax checkpoint of its parts; `metadata` says what they were trained for.
 
     `metadata["model"]` must be the model's fingerprint: loading is checked against it. An adapter
-    that is there is replaced; ValueError for a folder with anything else, which would be lost.
+    that is there is replaced, on a local disk when the new one is whole; ValueError for a folder
+    with anything else, which would be lost.
     """
     path = hosts.absolute(path)
     if path.exists() and not (path / CHECKPOINT).exists() and any(path.iterdir()):
@@ -250,12 +252,27 @@ def save_adapter(path: str | pathlib.Path, adapter: Adapter, metadata: dict) -> 
         **sealed.MARK,
     }
     arrays = {name: _smallest(x) for name, x in to_arrays(adapter).items()}
-    ocp.save(path, arrays, overwrite=True, custom_metadata=metadata)
+    beside = path.with_name(f".{path.name}.new") if is_local(path) else path
+    ocp.save(beside, arrays, overwrite=True, custom_metadata=metadata)
     with hosts.together():
         if hosts.is_first():
             if is_local(path):  # elsewhere orbax goes by it; it holds the machine's own path
-                (path / "commit_success.txt").unlink(missing_ok=True)
-            sealed.seal_folder(path)
+                (beside / "commit_success.txt").unlink(missing_ok=True)
+            sealed.seal_folder(beside)
+            if beside != path:
+                _replace(beside, path)
+
+
+def _replace(new: epath.Path, path: epath.Path) -> None:
+    """Puts a folder in the place of another, which is gone for no longer than a renaming takes."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists():
+        old.rmtree()
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    if old.exists():
+        old.rmtree()
 
 
 def is_saved(path: str | pathlib.Path, adapter: Adapter) -> bool:

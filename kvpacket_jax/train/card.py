@@ -79,7 +79,7 @@ def write_measured(
             "fit": FITTING,
         }
     )
-    made = Card(model.name, [], measured_by, config.template, RECOMPUTE_BELOW)
+    made = Card(model.name, [], measured_by, config.template, RECOMPUTE_BELOW, model.fingerprint)
     before = card.read(unfinished, adapter)
     if before and before._replace(rows=[]) == made:
         made = before

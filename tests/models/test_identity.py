@@ -146,6 +146,10 @@ def test_a_conversion_that_changed_is_made_again(gguf_file, tmp_path, damage, ca
         np.testing.assert_array_equal(a, b)
     assert [p.name for p in cache.iterdir()] == [folder.name]
     assert models.load(str(gguf_file), "bfloat16", cache).fingerprint == whole.fingerprint
+    # By its folder a conversion is what it is called by its source, unless it was rounded.
+    rounded = next(str(p) for p in cache.iterdir() if p.name.endswith("bfloat16"))
+    assert fingerprint(folder, cache) == whole.fingerprint != fingerprint(rounded, cache)
+    assert models.load(rounded, "bfloat16", cache).fingerprint == whole.fingerprint
     assert not capsys.readouterr().err.count("is made again")
 
 

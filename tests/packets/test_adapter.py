@@ -120,6 +120,20 @@ def test_every_part_is_saved_and_loaded(tiny, tmp_path):
         assert adapter_lib.fingerprint(loaded) == adapter_lib.fingerprint(parts)
 
 
+def test_an_adapter_is_replaced_by_a_whole_one_or_not_at_all(tiny, tmp_path, monkeypatch):
+    old = whole_adapter(tiny("tiny_qwen2").config)
+    new = old._replace(header=old.header + 1)
+    path = tmp_path / "adapter"
+    adapter_lib.save_adapter(path, old, {})
+    monkeypatch.setattr(adapter_lib.sealed, "seal_folder", lambda folder: 1 / 0)  # a full disk
+    with pytest.raises(ZeroDivisionError):
+        adapter_lib.save_adapter(path, new, {})
+    assert adapter_lib.is_saved(path, old)
+    monkeypatch.undo()
+    adapter_lib.save_adapter(path, new, {})
+    assert adapter_lib.is_saved(path, new) and [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
 def test_a_rounded_writer_is_stored_in_half_the_bytes_and_loses_nothing(tiny, tmp_path):
     adapter = adapter_lib.rounded(whole_adapter(tiny("tiny_qwen2").config))
     adapter_lib.save_adapter(tmp_path / "adapter", adapter, {})
