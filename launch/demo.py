@@ -3,6 +3,8 @@
 python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
 """
 
+import pathlib
+
 from absl import app, flags
 
 from launch.common import caches, devices, errors
@@ -49,6 +51,8 @@ def main(argv):
     example = demo.example()
     show.say(story.opening(example))
     with errors.in_one_line():
+        if JSON.value and pathlib.Path(JSON.value).expanduser().is_dir():
+            raise ValueError(f"--json={JSON.value} is a folder: give a file.")
         with show.step(f"Loading {MODEL.value}"):
             model = models.load_text_model(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.log_layout(model.config, model.params)
@@ -67,13 +71,14 @@ def main(argv):
             machine=machine,
             progress=show,
         )
-        if JSON.value:
-            tables.write_json(JSON.value, comparison.rows(), machine)
     progress.console.print(tables.answer_table(comparison.replies), tables.method_table(comparison))
     progress.paragraph(tables.method_legend())
     progress.paragraph(costs.peak_share(comparison.costs[0], machine))
     progress.paragraph(story.conclusion(comparison, parts, label["kv_packet"]))
     show.say(f"\n{story.next_command(MODEL.value, MODEL.default)}")  # its lines unbroken
+    if JSON.value:
+        with errors.in_one_line():
+            tables.write_json(JSON.value, comparison.rows(), machine)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What the demo says around its tables: what is asked, what to conclude, what to type next."""
 
+import shlex
 import textwrap
 
+from kvpacket_jax.adapters import NONE
 from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.data import Example
 from kvpacket_jax.evaluate.compare import Comparison
@@ -40,20 +42,23 @@ def conclusion(
         f"What to conclude: {packets} answers from documents that were cached one by one, its "
         f"first token {sooner:.0f} times sooner than {REFERENCE}'s, which reads all of them again. "
         f"Right of {count} answers: {REFERENCE} {right[REFERENCE]}, {packets} {right[packets]}, "
-        f"{bare} {right[bare]}, which has the same caches without an adapter. So here the adapter, "
-        f"{adapter}, {_verdict(right[packets], right[bare], right[REFERENCE])}"
+        f"{bare} {right[bare]}, which has the same caches without an adapter."
+        f"{_verdict(adapter, right[packets], right[bare], right[REFERENCE])}"
         f"{_guarded(comparison, packets)}"
     )
 
 
-def _verdict(adapted: int, bare: int, full: int) -> str:
-    """What an adapter did, by the numbers of right answers."""
+def _verdict(adapter: str, adapted: int, bare: int, full: int) -> str:
+    """What an adapter did, by the numbers of right answers; "" where there is none."""
+    if adapter == NONE:
+        return ""
+    what = f" So here the adapter, {adapter}, "
     if adapted < bare:
-        return f"costs right answers ({bare - adapted}): do without it (--adapter=none)."
+        return f"{what}costs right answers ({bare - adapted}): do without it (--adapter=none)."
     if bare >= full:
-        return "has nothing to win back: caching documents apart loses no answer."
+        return f"{what}has nothing to win back: caching documents apart loses no answer."
     share = "none" if adapted == bare else "all" if adapted >= full else "part"
-    return f"wins back {share} of what caching documents apart loses."
+    return f"{what}wins back {share} of what caching documents apart loses."
 
 
 def _guarded(comparison: Comparison, packets: str) -> str:
@@ -73,7 +78,7 @@ def _guarded(comparison: Comparison, packets: str) -> str:
 
 def next_command(model: str, default: str) -> str:
     """How to go on with documents of one's own."""
-    flag = "" if model == default else f" --model={model}"
+    flag = "" if model == default else f" --model={shlex.quote(model)}"
     return (
         "Next, documents of your own, one JSON object a line:\n\n"
         """  echo '{"id": "ferry", "text": "The ferry to Lune leaves at 7:40."}' > docs.jsonl\n"""

@@ -97,6 +97,8 @@ def test_the_demo_says_what_to_conclude_and_what_to_type():
     nothing = story.conclusion(comparison(), "a primer", "kv_packet", "full_recompute")
     assert "costs right answers" in nothing and "nothing to win" not in nothing
     assert "loses no answer" in story.conclusion(comparison(), "a", *["full_recompute"] * 2)
+    none = story.conclusion(comparison(), "none", "kv_packet")
+    assert none.endswith("which has the same caches without an adapter.")
     assert "--model" not in story.next_command("a", default="a")
     assert story.next_command("b", default="a").count(" --model=b ") == 2
     shown = text(tables.method_table(comparison()))
