@@ -94,9 +94,11 @@ def check_options(name: str, config_class: type, options: dict) -> None:
 def as_range(name: str, value, low: int, high: int) -> tuple[int, int]:
     """Returns `value`, a number or a (least, most) pair, as a pair.
 
-    Raises ValueError if it is neither, or leaves [low, high].
+    A tuple of one counts as its number: a config's flag makes one of a number. Raises ValueError
+    for anything else, or what leaves [low, high].
     """
     pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = pair * 2 if len(pair) == 1 else pair
     if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
         raise ValueError(f"{name}={value!r}: give a number, or (least, most), from {low} to {high}")
     return pair

@@ -9,6 +9,7 @@ from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import Answer
 from kvpacket_jax.runtime import resume, sealed
 from models.disk.files import append_line, write_whole
+from models.identity import digest
 
 
 def spec_of(row: Mapping) -> str:
@@ -31,11 +32,14 @@ def answer_rows(
     """
     name, published = metrics.PUBLISHED.get(dataset, ("", None))
     method, _, setting = spec.partition(":")
+    documents = digest(sorted(example.documents))[:16]
     golds = [q.answers or (full.text,) for q, full in zip(example.questions, said, strict=True)]
     return [
         {
             "example": example.id,
+            "documents": documents,
             "question": i,
+            **({"id": question.info["id"]} if "id" in question.info else {}),
             "method": method,
             "setting": setting,
             "form": question.form,

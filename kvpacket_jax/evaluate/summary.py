@@ -1,6 +1,7 @@
 """From answers to questions to what is said of a method: means, intervals, differences.
 
-Questions about one set of documents are not independent, so the bootstrap draws sets.
+Questions about one set of documents are not independent, so the bootstrap draws sets: examples of
+the same documents, in whatever order, are one.
 """
 
 import collections
@@ -17,6 +18,7 @@ from kvpacket_jax.methods import METHODS
 REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
+BATCH = 2_000_000  # sets drawn at once: thousands of sets would take gigabytes
 # Confidences below which full_recompute answers instead.
 GUARDS = tuple(sorted({RECOMPUTE_BELOW, *(tenths / 10 for tenths in range(1, 10))}))
 SHOWN_GUARDS = (0.3, RECOMPUTE_BELOW)
@@ -190,7 +192,7 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
         "method": method,
         "setting": setting,
         "num_samples": len(rows),
-        "num_sets": len({r["example"] for r in rows}),
+        "num_sets": len({_documents(r) for r in rows}),
         "f1": float(np.mean(f1)),
         "f1_low": low,
         "f1_high": high,
@@ -249,6 +251,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
+def _documents(row: dict) -> str:
+    """Which documents a question is about; rows of before it was kept have their example's."""
+    return row.get("documents", row["example"])
+
+
 def _interval(
     rows: list[dict], values: Sequence[float], seed: int, of: Sequence[float] | None = None
 ) -> tuple[float | None, float | None]:
@@ -258,8 +265,8 @@ def _interval(
     """
     sums, counts = collections.Counter(), collections.Counter()
     for row, value, share in zip(rows, values, of or [1] * len(rows), strict=True):
-        sums[row["example"]] += float(value)
-        counts[row["example"]] += float(share)
+        sums[_documents(row)] += float(value)
+        counts[_documents(row)] += float(share)
     if len(counts) < 2 or not any(counts.values()):
         return None, None
     data = [np.array([c[k] for k in counts], float) for c in (sums, counts)]
@@ -273,6 +280,7 @@ def _interval(
             vectorized=True,
             method="percentile",
             n_resamples=RESAMPLES,
+            batch=max(1, BATCH // len(counts)),
             rng=np.random.default_rng(seed),
         )
     low, high = np.nanpercentile(result.bootstrap_distribution, (2.5, 97.5))

@@ -84,6 +84,16 @@ def test_splits_share_no_document(path):
     assert len(set.union(*texts)) == sum(map(len, texts))
 
 
+def test_sets_to_test_on_share_no_document_while_there_are_others(path):
+    source = data.load("corpus", "test", path=path, num_documents=(2, 3))  # 12 boats
+    turns = [[source[4 * turn + i].documents for i in range(4)] for turn in range(3)]
+    for sets in turns:
+        drawn = [d for documents in sets for d in documents]
+        assert len(set(drawn)) == len(drawn) >= 8
+    assert len({len(documents) for sets in turns for documents in sets}) == 2
+    assert turns[0] != turns[1] != turns[2]
+
+
 def test_what_is_drawn_follows_from_seed_and_index_not_from_the_place(path, tmp_path):
     (tmp_path / "other").mkdir()
     other = write(tmp_path / "other" / "boats.jsonl", RECORDS)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from kvpacket_jax import data
+from kvpacket_jax.data.own import jsonl
 from kvpacket_jax.data.published import wikipedia
 
 CONFIG = wikipedia.WikipediaConfig()
@@ -123,7 +124,8 @@ def write(path, *lines) -> str:
 
 
 def test_own_questions_are_read_one_a_line(tmp_path):
-    path = write(tmp_path / "mine.jsonl", GOOD, "", GOOD | {"id": "b", "question": "Which?"})
+    other = {"id": "b", "documents": ["A tram."], "question": "Which?"}
+    path = write(tmp_path / "mine.jsonl", GOOD, "", GOOD | other)
     first, second = data.load("jsonl", "test", path=path)
     assert (first.id, second.id) == ("line-1", "b")
     assert first.documents == ("A ferry.",) and second.questions[0].text == "Which?"
@@ -134,6 +136,20 @@ def test_own_questions_are_read_one_a_line(tmp_path):
     by_split = str(tmp_path / "{split}.jsonl")
     write(tmp_path / "test.jsonl", GOOD | {"id": "c"})
     assert [e.id for e in data.load("jsonl", "test", path=by_split)] == ["c"]
+
+
+def test_questions_about_the_same_documents_are_one_example(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "MOST", 2)
+    swapped = {"documents": ["A tram.", "A ferry."]}
+    lines = [GOOD | swapped | {"question": f"Is it {i}?"} for i in range(3)]
+    path = write(tmp_path / "mine.jsonl", lines[0], GOOD | {"id": "one"}, *lines[1:])
+    found = data.load("jsonl", "test", path=path)
+    assert [(e.id, [q.info["id"] for q in e.questions]) for e in found] == [
+        ("line-1", ["line-1", "line-3"]),
+        ("line-4", ["line-4"]),
+        ("one", ["one"]),
+    ]
+    assert [q.text for q in found[0].questions] == ["Is it 0?", "Is it 1?"]
 
 
 def test_bad_lines_are_named_all_at_once(tmp_path):
@@ -168,8 +184,9 @@ def test_lines_end_where_json_lines_do_and_no_id_comes_twice(tmp_path):
     path = tmp_path / "mine.jsonl"
     separated = json.dumps(GOOD | {"question": "One\u2028or\x85two?"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + separated.encode() + b"\r\n" + json.dumps(GOOD).encode())
-    first, second = data.load("jsonl", "test", path=path)
-    assert first.questions[0].text == "One\u2028or\x85two?" and second.id == "line-2"
+    (example,) = data.load("jsonl", "test", path=path)
+    first, second = example.questions
+    assert first.text == "One\u2028or\x85two?" and second.info["id"] == "line-2"
     line = json.dumps(GOOD | {"id": "a"}).encode()
     path.write_bytes(line + b"\n\n" + line + b'\n{"documents": ["\xff"]}\n')
     with pytest.raises(ValueError, match="line 3: the id a is line 1's already\nline 4: 'utf-8'"):

@@ -41,6 +41,15 @@ def test_an_answers_place_is_the_document_that_has_its_words(said, gold, place):
     assert row["place"] == ("closed" if said else "unanswered")
 
 
+def test_a_row_says_which_documents_and_which_line_it_is_about():
+    given = [Answer("12", False, np.zeros(1))]
+    question = Question("Which?", ("12",), info={"id": "line-7"})
+    (row,) = rows.answer_rows("kv_packet", Example("e", ("a", "b"), (question,)), given, given)
+    (turned,) = rows.answer_rows("kv_packet", Example("f", ("b", "a"), (question,)), given, given)
+    (other,) = rows.answer_rows("kv_packet", Example("g", ("b", "c"), (question,)), given, given)
+    assert row["id"] == "line-7" and row["documents"] == turned["documents"] != other["documents"]
+
+
 @pytest.mark.parametrize(
     ("dataset", "figure"),
     [("ruler", {"string_recall": 0.5}), ("hotpot_qa", {"f1_hotpot_qa": 2 / 3}), ("musique", {})],

@@ -56,6 +56,17 @@ def test_shares_gaps_and_splits_are_of_the_same_questions():
     assert by_method(beside)["kv_packet"]["gap_closed"] == packet["gap_closed"]
 
 
+def test_examples_of_the_same_documents_are_one_set():
+    f1 = [1, 1, 0, 0, 1, 1, 0, 0]
+    plain = summary.aggregate(rows("kv_packet", f1, f1))[0]
+    about = [row | {"documents": "ab"[i % 4 // 2]} for i, row in enumerate(rows("b", f1, f1))]
+    same = summary.aggregate([row | {"method": "kv_packet"} for row in about])[0]
+    assert (plain["num_sets"], same["num_sets"]) == (4, 2)
+    assert plain["f1"] == same["f1"] and same["f1_low"] < plain["f1_low"] + 1e-9
+    alone = summary.aggregate([row | {"documents": "a"} for row in rows("kv_packet", f1, f1)])[0]
+    assert alone["num_sets"] == 1 and alone["f1_low"] is None
+
+
 def test_what_is_in_doubt_is_answered_by_the_full_context():
     sure = (0.29, 0.31, 0.49, 0.9)
     packet = [row | {"confidence": c} for row, c in zip(PACKET, sure, strict=True)]

@@ -4,6 +4,9 @@ A line is `{"id": "…", "text": "…", "questions": [{"text": "…", "answers":
 whose answer stands in two documents of its set is not asked; where there are few, sentences that
 are cut in their middle are to be continued. Which split a document is in follows from all documents
 of the file: train, validate and test on the same file.
+
+Sets to validate and test on are dealt out: as long as the documents last no two share one, so that
+their questions are independent.
 """
 
 import dataclasses
@@ -18,7 +21,7 @@ from kvpacket_jax.data import generated, json_lines, passages
 from kvpacket_jax.data.examples import Example, Question
 from kvpacket_jax.similarity import Index
 
-VERSION = "1.1.0"  # part of every seed: raise it with any change of what is drawn
+VERSION = "1.2.0"  # part of every seed: raise it with any change of what is drawn
 DRAWS = 100  # of sets of documents, until one can be asked about
 CLOSEST = 2  # of so many times a set's documents those are drawn that stand beside the first
 
@@ -27,7 +30,8 @@ CLOSEST = 2  # of so many times a set's documents those are drawn that stand bes
 class CorpusConfig(generated.GeneratorConfig):
     """Ranges are a number or (least, most); documents of other lengths are left out.
 
-    related: the documents of a set are similar to one of them, as those of a request are.
+    related: the documents of a set are similar to one of them, as those of a request are. Such sets
+      are not dealt out.
     """
 
     path: str  # .jsonl or .jsonl.gz
@@ -97,6 +101,17 @@ def _draw(rng: random.Random, split: str, config: CorpusConfig) -> list[dict]:
     return [fitting[i] for i in drawn]
 
 
+def _deal(
+    rng: random.Random, drawn: CorpusConfig, split: str, index: int, config: CorpusConfig
+) -> list[dict]:
+    """The documents of set `index` where all are dealt out, shuffled anew at each turn."""
+    fitting, most = pool(split, config), config.num_documents[1]
+    turn, place = divmod(index, len(fitting) // most)
+    deck = generated.example_rng("corpus", VERSION, drawn, split, -1 - turn)
+    shuffled = deck.sample(fitting, len(fitting))
+    return shuffled[place * most :][: rng.randint(*config.num_documents)]
+
+
 @functools.lru_cache(maxsize=16)
 def _index(split: str, path: str, document_words: tuple[int, int], notes: bool) -> Index:
     fitting = _pool(split, path, document_words, notes)
@@ -137,8 +152,12 @@ def generate(split: str, index: int, config: CorpusConfig) -> Example:
     # Where the file lies does not change what is drawn.
     drawn = dataclasses.replace(config, path="")
     rng = generated.example_rng("corpus", VERSION, drawn, split, index)
-    for _ in range(DRAWS):
-        chosen = _draw(rng, split, config)
+    deals = split != "train" and not config.related
+    for draw in range(DRAWS):
+        if deals and draw == 0:
+            chosen = _deal(rng, drawn, split, index, config)
+        else:
+            chosen = _draw(rng, split, config)
         if questions := _questions(rng, chosen, config.num_questions):
             documents = tuple(record["text"] for record in chosen)
             return Example(f"corpus-{split}-{index}", documents, questions, config.preamble)
