@@ -81,7 +81,7 @@ SETS = {
 }
 
 # What else can be set, as --config.dataset.options.num_test=500; unset, it is the data set's own.
-_GENERATED = {"num_test": int}
+_GENERATED = {"num_test": int, "seed": int}
 _PROSE = _GENERATED | {"document_words": tuple, "related": bool}
 _LISTS = ("num_needles", "num_queries", "num_chains", "num_hops", "num_common", "common", "rare")
 FURTHER = {
@@ -114,6 +114,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.primer = ""
     config.other_model = False  # True: though it was trained for another model of that width
     config.template = "chat"  # or "chat_reasoning": a sentence or two before each answer
+    # Of the intervals' resampling. Data that are drawn have dataset.options.seed, and
+    # rand_recompute a setting: "rand_recompute:ratio=0.3,seed=1".
     config.seed = 0
 
     config.dataset = ConfigDict({"name": dataset, "split": "test", "options": options})

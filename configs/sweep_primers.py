@@ -3,9 +3,9 @@
     python -m launch.sweep --config=configs/sweep_primers.py:biography --workdir=runs/primers
     python -m launch.report --workdir=runs/primers
 
-`:wikipedia` and `:own_docs`, which are everyday documents, likewise. A primer's
-documents are of a training split, so that none is of the kind for own_docs: sheets, price lists and
-timetables that a generator wrote, are nearest.
+`:wikipedia` and `:own_docs`, everyday documents, likewise. A primer's documents are of a training
+split. own_docs has none: nearest to it are sheets, price lists and timetables that a generator
+wrote.
 """
 
 from ml_collections import ConfigDict

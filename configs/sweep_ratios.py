@@ -11,7 +11,18 @@ from ml_collections import ConfigDict
 from configs import arguments, evaluate
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
-DOCUMENT = {"niah": 250}  # tokens of a document; about 100 in all other sets
+# Tokens of a document, for EPIC, whose setting is a number of them.
+DOCUMENT = {
+    "biography": 100,
+    "biography_10": 100,
+    "biography_20": 100,
+    "biography_64": 55,
+    "niah": 250,
+    "ruler": 250,
+    "wikipedia": 110,
+    "hotpot_qa": 150,
+    "musique": 125,
+}
 
 
 def methods(tokens: int) -> tuple[str, ...]:
@@ -36,8 +47,9 @@ def methods(tokens: int) -> tuple[str, ...]:
 def get_config(arg: str | None = None) -> ConfigDict:
     program, _, name = (arg or "evaluate").partition(":")
     arguments.check("configs/sweep_ratios.py", program, ["evaluate"])
+    arguments.check("configs/sweep_ratios.py:evaluate", name, DOCUMENT)
     config = evaluate.get_config(name or None)
-    config.methods = methods(DOCUMENT.get(name, 100))
+    config.methods = methods(DOCUMENT[name or "biography"])
     return config
 
 

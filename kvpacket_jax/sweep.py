@@ -77,14 +77,29 @@ class Run(NamedTuple):
         write_whole(self.workdir / RECORD, text + "\n")
 
     def _record(self) -> dict:
-        # The whole config, not its flags: the file may have changed, and so may a trained adapter.
+        # The whole config, not its flags: the file may have changed, and so may a trained adapter
+        # and files of questions.
         config = parse(self.config).to_dict()
         record = {
             "config": config,
             "final": digests.of_file(self.workdir / PROGRAMS[self.program].final),
         }
         seal = pathlib.Path(config.get("adapter") or "none").expanduser() / sealed.FILE
-        return record | ({"adapter": digests.of_file(seal)} if seal.exists() else {})
+        record |= {"adapter": digests.of_file(seal)} if seal.exists() else {}
+        data = {str(path): digests.of_file(path) for path in _data_files(config)}
+        return record | ({"data": data} if data else {})
+
+
+def _data_files(settings: Mapping[str, Any]) -> set[pathlib.Path]:
+    """The files of data that a config names, at whatever depth; folders are not looked into."""
+    found = set()
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _data_files(value)
+        elif name in resume.PATHS and isinstance(value, str):
+            path = pathlib.Path(value).expanduser()
+            found |= {path} if path.is_file() else set()
+    return found
 
 
 class Member(NamedTuple):

@@ -115,6 +115,19 @@ def test_done_members_are_skipped_until_their_settings_change(file, tmp_path):
     assert run(again)[0] == ["lr train"]
 
 
+def test_a_member_is_not_done_whose_questions_are_others_now(tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("first")
+    named = FILE.replace('"lr": 0.1', f'"lr": 0.1, "path": {str(questions)!r}')
+    members = sweep.members(write(tmp_path, named), tmp_path)
+    run(members)
+    assert all(member.done for member in members)
+    questions.write_text("second")
+    assert [member.done for member in members] == [
+        all(r.program == "evaluate" for r in member.runs) for member in members
+    ]
+
+
 def test_a_member_is_not_done_whose_record_or_results_are_not_what_was_written(file, tmp_path):
     (member,) = (m for m in sweep.members(file, tmp_path) if m.name == "one")
     run([member])

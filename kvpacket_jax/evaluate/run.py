@@ -26,8 +26,8 @@ from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import COARSE
-from kvpacket_jax.packets.packet import check_kept
-from kvpacket_jax.runtime import programs, sealed
+from kvpacket_jax.packets.packet import check_document, check_kept
+from kvpacket_jax.runtime import programs, resume, sealed
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel, sharding
 from models.disk.files import write_whole
@@ -91,8 +91,8 @@ def evaluate(
     summaries = {spec_of(s): s for s in summary.aggregate(file.rows, config.seed)}
     if earlier := summary.unknown_confidences(file.rows):
         progress.say(
-            f"How sure {earlier} answers are was not kept when they were given: what comes of "
-            "reading again in doubt is left out where they count. Another --workdir has it."
+            f"{earlier} answers were written by an earlier version, without how sure they are: "
+            "what reading again in doubt does is not told of their methods. A new --workdir has it."
         )
     about = {"machine": timed["machine"], "date": timed["date"], "model": run.model.name}
     results = [summaries[spec] | timed["methods"][spec] | about for spec in run.methods]
@@ -124,11 +124,16 @@ def prepare_run(
     for spec in specs:  # before the model is loaded
         make(spec)
     if config.adapter == adapters.NONE and "adapter" in _roles(specs):
+        begun_only = "adapter" not in _roles(listed(config.methods))
         raise ValueError(
             "kv_packet needs an adapter: with --config.adapter=none it would be no_recompute. "
-            "Leave it out of --config.methods, or give an adapter."
+            + (
+                "The workdir has answers of it: give their adapter, or another --workdir."
+                if begun_only
+                else "Leave it out of --config.methods, or give an adapter."
+            )
         )
-    texts = _primer_texts(config)
+    texts = _primer_texts(config, examples)
     model = models.load_text_model(
         config.model, config.dtype, cache_dir, mesh, config.shared_layers
     )
@@ -144,7 +149,7 @@ def prepare_run(
         for example in examples
     ]
     for spec in dict.fromkeys(make(spec)[0] for spec in listed(config.methods)):
-        _check_kept(spec, methods[spec], examples, encoded)
+        _check_documents(model, spec, methods[spec], examples, encoded)
     identity = _identity(config, model, template, by_role, examples)
     pairs = list(zip(examples, encoded, strict=True))
     return Run(model, template, config.dataset.name, methods, pairs, identity)
@@ -173,14 +178,23 @@ def _identity(
     }
 
 
-def _check_kept(
-    spec: str, method: Method, examples: Sequence[Example], encoded: Sequence[EncodedExample]
+def _check_documents(
+    model: LanguageModel,
+    spec: str,
+    method: Method,
+    examples: Sequence[Example],
+    encoded: Sequence[EncodedExample],
 ) -> None:
-    """Raises ValueError for a document of which the method's packets would hold nothing."""
+    """Raises ValueError for a document too long for the method's packets, or that they would drop.
+
+    Of a request's length the adapter's primer is no part, but of a document's it is.
+    """
+    adapter, compressor = method.adapter, method.compressor
     for example, ids in zip(examples, encoded, strict=True):
         for i, document in enumerate(ids.documents):
             what = f"{spec}, document {i} of {example.id}"
-            check_kept(method.adapter, method.compressor, document, what)
+            check_document(model, adapter, document, what, compressor)
+            check_kept(adapter, compressor, document, what)
 
 
 def _check_settings(config: ConfigDict) -> None:
@@ -191,6 +205,10 @@ def _check_settings(config: ConfigDict) -> None:
         raise ValueError(
             f"primer {config.primer!r} is not a data set and a number of its documents, as "
             "biography:3."
+        )
+    if config.primer and "primer" not in _roles(listed(config.methods)):
+        raise ValueError(
+            f"--config.primer={config.primer} is of primed, which --config.methods does not name."
         )
     if config.num_samples < 0:
         raise ValueError(f"num_samples is {config.num_samples}: it is 0, for all, or more.")
@@ -237,17 +255,25 @@ def _load_adapters(
     return found
 
 
-def _primer_texts(config: ConfigDict) -> tuple[str, ...] | None:
-    """The first documents of a data set's training split, which no test question is about.
+def _primer_texts(config: ConfigDict, examples: Sequence[Example]) -> tuple[str, ...] | None:
+    """The first documents of a data set's training split; None for the usual primer.
 
-    None for the usual primer.
+    Raises ValueError where `examples` are about one of them.
     """
     if not config.primer:
         return None
     name, _, number = config.primer.partition(":")
-    examples = data.load(name, "train")
-    documents = (d for i in range(len(examples)) for d in examples[i].documents)
-    return tuple(itertools.islice(documents, int(number)))
+    own = data.options(config.dataset) if name == config.dataset.name else {}
+    where = {option: value for option, value in own.items() if option in resume.PATHS}
+    drawn = data.load(name, "train", **where)
+    documents = (d for i in range(len(drawn)) for d in drawn[i].documents)
+    texts = tuple(itertools.islice(documents, int(number)))
+    if {d for e in examples for d in e.documents} & set(texts):
+        raise ValueError(
+            f"--config.primer={config.primer}: the questions are about one of these documents. A "
+            "primer never contains what it primes: give documents of another data set."
+        )
+    return texts
 
 
 def _roles(specs: Sequence[str]) -> set[str]:

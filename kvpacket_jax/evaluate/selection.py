@@ -11,7 +11,8 @@ class Picked(NamedTuple):
 
     gold_tokens: float  # the share of the gold documents' tokens that was picked
     picked_tokens: float  # of all documents' tokens: what a choice without regard to them gives
-    # The share of the gold documents that are among as many documents of which most was picked.
+    # The share of the gold documents that are among as many documents of which most was picked; one
+    # of which nothing was is not among them.
     gold_documents: float
 
 
@@ -39,6 +40,7 @@ def picked(
     counts = np.zeros(len(lengths), int)
     np.add.at(counts, order[np.searchsorted(ends, slots, side="right")], 1)
     best = np.argsort(-counts / np.maximum(lengths, 1), kind="stable")[: len(gold)]
+    best = best[counts[best] > 0]
     return Picked(
         float(counts[gold].sum() / lengths[gold].sum()),
         float(counts.sum() / lengths.sum()),

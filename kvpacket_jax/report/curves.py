@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvpacket_jax.report.page_tables import Table
-from kvpacket_jax.report.results import run_name
+from kvpacket_jax.report.results import named_apart, run_name
 from kvpacket_jax.runtime.format import number
 from kvpacket_jax.train import log
 
@@ -36,7 +36,7 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> list[Training]:
             run = _training(run_name(top, path.parent, "train"), log.read(path))
             if run.sets:
                 runs.setdefault(path.parent.resolve(), run)
-    return list(runs.values())
+    return named_apart(runs)
 
 
 def _training(name: str, rows: Sequence[Mapping]) -> Training:

@@ -5,12 +5,12 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from kvpacket_jax.evaluate import summary
 from kvpacket_jax.evaluate.rows import RowFile, spec_of
 from kvpacket_jax.methods import METHODS
-from kvpacket_jax.runtime import sealed
+from kvpacket_jax.runtime import resume, sealed
 
 PUBLISHED = pathlib.Path(__file__).parent / "published_results.json"
 
@@ -28,6 +28,7 @@ ROLES = ("adapter", "primer")
 NONE = {None, "none"}  # where no method has a role
 BOUND = "single_cache"  # no rival: its cache holds just these documents in this order
 NUMBER = r"\d+(?:\.\d+)?"
+Named = TypeVar("Named", bound=tuple)  # with a name
 MEASURED = ("peak", "bandwidth")  # of a machine, measured again in every run
 
 
@@ -100,10 +101,16 @@ def read(workdirs: Iterable[str | pathlib.Path]) -> tuple[list[Evaluation], list
                 unfinished.append(name)
             elif folder.resolve() not in finished:
                 finished[folder.resolve()] = _read_one(name, folder)
-    names = collections.Counter(e.name for e in finished.values())
+    return named_apart(finished), unfinished
+
+
+def named_apart(runs: Mapping[pathlib.Path, Named]) -> list[Named]:
+    """The runs of folders; those that share a name are called by their folders."""
+    names = collections.Counter(run.name for run in runs.values())
     return [
-        e if names[e.name] == 1 else e._replace(name=str(folder)) for folder, e in finished.items()
-    ], unfinished
+        run if names[run.name] == 1 else run._replace(name=str(folder))
+        for folder, run in runs.items()
+    ]
 
 
 def run_name(top: pathlib.Path, folder: pathlib.Path, program: str) -> str:
@@ -128,6 +135,11 @@ def _read_one(name: str, folder: pathlib.Path) -> Evaluation:
             f"{path} and its run.json are not launch.evaluate's, or an earlier version's: "
             f"{error!r}. {anew}"
         ) from error
+    if unknown := sorted({r["method"] for r in rows} - METHODS.keys()):
+        raise ValueError(
+            f"{path} has answers of {', '.join(unknown)}, which is no method here: report where "
+            "it is one, or remove its lines from rows.jsonl and run launch.evaluate again."
+        )
     return Evaluation(name, run, rows, date, RowFile(folder / "rows.jsonl").rows)
 
 
@@ -139,7 +151,7 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
     groups: dict[str, list[Evaluation]] = {}
     for e in evaluations:
         machine = _machine(e)
-        questions = {k: v for k, v in e.run.items() if k not in ROLES}
+        questions = {k: v for k, v in resume.wherever(e.run).items() if k not in ROLES}
         groups.setdefault(json.dumps([questions, machine], sort_keys=True), []).append(e)
     return [_group(members) for members in groups.values()]
 
@@ -221,8 +233,8 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 def doubted(rows: Sequence[dict]) -> dict[str, list[tuple[float, float]]]:
-    """By method that reads packets: the share of questions that full_recompute answers in its place
-    for want of confidence, and of its right answers those that then come out the same."""
+    """By method that reads packets, what reading again in doubt does: the share of questions that
+    full_recompute answers in its place, and of its right answers those that then are the same."""
     key = "agree_where_right"
     return {
         spec_of(r): [(0.0, r[key]), *((g["reread"], g[key]) for g in r["guarded"]), (1.0, 1.0)]

@@ -43,9 +43,22 @@ def test_primed_has_the_primer_that_is_asked_for(config, monkeypatch):
         ("biography:0", "primer 'biography:0' is not a data set and a number"),
         ("own_docs:3", "own_docs has no split 'train'"),
         ("nothing:3", "no data set 'nothing'"),
+        ("jsonl:1", "the questions are about one of these documents"),
     ],
 )
-def test_what_is_no_primer_is_refused_before_a_model_is_loaded(config, primer, error):
+def test_what_is_no_primer_is_refused_before_a_model_is_loaded(config, tmp_path, primer, error):
     config.primer, config.model = primer, "absent"
+    if primer == "jsonl:1":  # every split is the same file
+        path = tmp_path / "mine.jsonl"
+        path.write_text('{"documents": ["It is red."], "question": "What is it?"}\n')
+        config.num_samples, config.dataset = 0, {"name": "jsonl", "split": "test", "options": {}}
+        with config.unlocked():
+            config.dataset.options.path = str(path)
     with pytest.raises(ValueError, match=error):
+        run.prepare_run(config)
+
+
+def test_a_primer_without_primed_is_refused(config):
+    config.primer, config.methods, config.model = "biography:1", ("no_recompute",), "absent"
+    with pytest.raises(ValueError, match="is of primed, which --config.methods does not name"):
         run.prepare_run(config)

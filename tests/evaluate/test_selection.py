@@ -11,7 +11,7 @@ from kvpacket_jax.evaluate.selection import picked
     [
         # A preamble of 2 tokens, documents of 2, 4 and 2; slots from 10 on are the query's.
         ({"selected": [0, 2, 5, 6, 10, 40]}, (3 / 6, 3 / 8, 1.0)),
-        ({"selected": [8, 9]}, (0, 2 / 8, 0.5)),
+        ({"selected": [8, 9]}, (0, 2 / 8, 0.0)),
         ({"top": np.array([3, 3, -1, 0, 0, -1, -1, -1, 2, 2, 2, 2])}, (2 / 6, 4 / 8, 0.5)),
         # In the order 2, 0, 1: 2 and 3 are the last document's now, 4 and 5 the first one's.
         ({"selected": [2, 4, 5], "order": np.array([2, 0, 1, 3])}, (2 / 6, 3 / 8, 0.5)),

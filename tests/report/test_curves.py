@@ -32,6 +32,14 @@ def test_sets_are_counted_up_to_each_validation(tmp_path):
     ]
 
 
+def test_runs_of_one_name_are_called_by_their_folders(tmp_path):
+    write(tmp_path / "a" / "small", 2, {0: 3.0})
+    write(tmp_path / "b" / "small", 2, {0: 2.0})
+    found = curves.read([tmp_path / "a", tmp_path / "b"])
+    lines = curves.series(found, "notes", "kl")
+    assert lines == {str(tmp_path / x / "small"): [(0, kl)] for x, kl in (("a", 3.0), ("b", 2.0))}
+
+
 def test_a_page_of_trainings_alone(tmp_path):
     write(tmp_path / "runs" / "one", 1, {0: 3.0, 2: 1.0})
     write(tmp_path / "runs" / "two", 1, {0: 3.0, 2: 2.0})
