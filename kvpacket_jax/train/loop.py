@@ -371,24 +371,24 @@ class Trainer:
 
 def jit_microbatch(model: LanguageModel, config: ConfigDict, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
-    settings = (config.loss, learning, config.reduction, config.optimizer.clip_norm)
+    o = config.optimizer
+    settings = (config.loss, learning, config.reduction, o.clip_norm, config.learn_writer)
     if (mesh := model.config.mesh) is None:
         return _jit_microbatch(model.module, *settings)
-    add = _microbatch(model.module, *settings)
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))
-    params = sharding.param_shardings(model.config, model.params)
-    inputs = (params, whole, None, whole, share, share)
-    return jax.jit(add, in_shardings=inputs, out_shardings=whole)
+    weights = sharding.param_shardings(model.config, model.params)
+    inputs = (weights, whole, None, whole, share, share)
+    return jax.jit(_microbatch(model.module, *settings), in_shardings=inputs, out_shardings=whole)
 
 
 @functools.cache  # runs of one process share it
-def _jit_microbatch(module, loss: str, learning: int, reduction: str, clip_norm: float):
-    return jax.jit(_microbatch(module, loss, learning, reduction, clip_norm))
+def _jit_microbatch(module, *settings):
+    return jax.jit(_microbatch(module, *settings))
 
 
-def _microbatch(module, loss: str, learning: int, reduction: str, clip_norm: float):
-    add = functools.partial(step_lib.add_microbatch, module, loss, learning)
-    return functools.partial(add, reduction=reduction, clip_norm=clip_norm)
+def _microbatch(module, loss, learning, reduction, clip_norm, learn_writer):
+    add = functools.partial(step_lib.add_microbatch, module, loss, learning, reduction=reduction)
+    return functools.partial(add, clip_norm=clip_norm, learn_writer=learn_writer)
 
 
 def jit_update(model: LanguageModel, optimizer, config: ConfigDict):

@@ -67,6 +67,7 @@ def add_microbatch(
     teacher_hidden: jax.Array,
     reduction: str = "mean_questions",
     clip_norm: float = 0.0,
+    learn_writer: bool = True,
 ) -> Sums:
     """Adds the loss, its gradients and the metrics of one microbatch, none divided by anything.
 
@@ -74,9 +75,12 @@ def add_microbatch(
       adapter: without a primer of token ids (`split_trainable`).
       primer: those ids' cache. None: the adapter's own primer, if any, is learned and read here.
       reduction, clip_norm: as `bounded` takes them.
+      learn_writer: False: the writer has no gradient, in what is bounded and shown neither.
     """
 
     def objective(adapter):
+        if not learn_writer:
+            adapter = adapter._replace(writer=jax.lax.stop_gradient(adapter.writer))
         cache = own_primer(module, params, adapter, primer)
         return loss_lib.loss_and_metrics(
             module, params, adapter, cache, batch, teacher_hidden, loss, learning

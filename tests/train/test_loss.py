@@ -101,13 +101,13 @@ def pack(shape: Shape, *samples: Sample) -> tuple[loss_lib.Batch, np.ndarray]:
     return batch, hidden
 
 
-@functools.partial(jax.jit, static_argnames=("module", "loss", "learning"))
+@functools.partial(jax.jit, static_argnames=("module", "loss", "learning", "learn_writer"))
 def add(
-    module, params, adapter, batch, hidden, loss="kl", learning=1_000, primer=None
+    module, params, adapter, batch, hidden, loss="kl", learning=1_000, primer=None, **rest
 ) -> step_lib.Sums:
     zero = step_lib.zero_sums(adapter)
     return step_lib.add_microbatch(
-        module, loss, learning, params, adapter, primer, zero, batch, hidden
+        module, loss, learning, params, adapter, primer, zero, batch, hidden, **rest
     )
 
 
@@ -164,6 +164,20 @@ def test_loss_and_gradient_equal_published(golden, name, loss):
     sums = add(model.module, model.params, adapter, *pack(shape, samples["s1"]), loss)
     np.testing.assert_allclose(sums.loss, arrays[f"{name}/loss"], rtol=1e-4)
     check_gradient(sums.gradients, arrays, name)
+
+
+@one_family
+def test_a_writer_that_stays_has_no_gradient_and_changes_no_other(golden):
+    model, _, samples, adapter, shape = golden
+    changes = low_rank.init(model.config, jax.random.key(0), 2, ("q", "v"))
+    adapter = adapter._replace(writer=jax.tree.map(lambda x: x + 0.05, changes))
+    given = model.module, model.params, adapter, *pack(shape, samples["s1"])
+    learned, fixed = add(*given), add(*given, learn_writer=False)
+    assert all(x.any() for x in jax.tree.leaves(learned.gradients.writer))
+    assert not any(x.any() for x in jax.tree.leaves(fixed.gradients.writer))
+    np.testing.assert_allclose(
+        fixed.gradients.header, learned.gradients.header, rtol=1e-4, atol=1e-7
+    )
 
 
 @one_family
