@@ -43,7 +43,7 @@ faults: $(STAMP)  ## Injects 24,000 faults into what is read, and soaks it with 
 	$(RUN) tests.support.faults $(ARGS)
 
 # libtpu, the TPU's compiler: beside it every import of jax asks for a TPU, so it has its own place.
-plan: .venv-tpu/installed-py$(VERSION)  ## Compiles training of two 7B and 8B models for a v5e:2x4 slice.
+plan: .venv-tpu/installed-py$(VERSION)  ## Compiles training and answering of a 7B and an 8B model for a v5e:2x4 slice.
 	@for model in llama-3.1-8b qwen2.5-7b; do \
 	  .venv-tpu/bin/python -m launch.plan --config.model=random:$$model --config.batch_size=8 \
 	    --topology=v5e:2x4 --mesh=data:2,model:4 $(ARGS) || exit 1; done

@@ -3,7 +3,7 @@
     python -m launch.sweep --config=configs/sweep_ratios.py --workdir=runs/ratios
 
 All settings answer the same questions and are timed in turn, so there is one member;
-`configs/sweep_ratios.py:NAME` takes another data set of configs/evaluate.py.
+`configs/sweep_ratios.py:NAME` takes another data set, of those whose documents are about as long.
 """
 
 from ml_collections import ConfigDict

@@ -253,9 +253,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.num_steps = 1000
     config.finish = 0  # steps that the rates fall to 0 over, from where the run is; then it ends
-    # The same in minutes, of a machine that is lent for a little longer: the last validation comes
-    # after them.
-    config.finish_minutes = 0.0
     config.batch_size = 1  # sets of documents at once; a multiple of the replicas
     config.microbatches = 4  # of that size, each of one kind, for one update
     config.wrong_weight = 0.5  # in the loss, of questions that the teacher gets wrong
@@ -291,12 +288,13 @@ def _vary(config: ConfigDict, arg: str | None) -> None:
         config.mixture = ConfigDict(_own_mixture(corpus))
         config.validation = ConfigDict(_own_validation(corpus))
         config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2
+        config.optimizer.clip_norm = 4.0
     elif arg == "large":
         config.mixture = ConfigDict(_large_mixture(corpus))
         config.validation = ConfigDict(_large_validation(corpus))
         config.writer_rank, config.optimizer.writer_learning_rate = 32, 1e-3
         config.batch_size, config.checkpoint_every, config.validate_every = 8, 50, 50
-        config.num_steps = 2000  # finish or finish_minutes ends it before
+        config.num_steps = 2000  # finish ends it before
     elif arg == "tokens":
         config.header = config.trailer = 16
         config.primer, config.writer_rank = "", 0

@@ -33,8 +33,8 @@ NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "The longest answer.", l
 MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
     0.9,
-    "Says so where, by the adapter's card, fewer of the full context's right answers come out the "
-    "same from such documents' packets. 0: says nothing of it.",
+    "Warns where, by the adapter's card, packets of such documents give less than this share of "
+    "the full context's right answers. 0: never.",
     lower_bound=0.0,
     upper_bound=1.0,
 )

@@ -3,8 +3,8 @@
 python -m launch.average --adapters=runs/a/adapter,runs/b/adapter --shares=.4,.6 --output=mean
 python -m launch.validate --adapters=primer,runs/a/adapter,mean
 
-The change that each run made is taken times its share; the sum is cut to a rank. Shares below 1 in
-all make the change smaller.
+The change that each run made is taken times its share; the sum is cut to a rank. Shares that add up
+to less than 1 make the change smaller.
 """
 
 import math

@@ -19,7 +19,9 @@ flags.adopt_module_key_flags(serving)
 
 INPUT = flags.DEFINE_string("input", None, "JSON lines of documents.", required=True)
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, counted from 0.")
-ON_ERROR = flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "At a line that is no document.")
+ON_ERROR = flags.DEFINE_enum(
+    "on_error", "stop", ["stop", "skip"], "What to do at a line that is no document."
+)
 BATCH_TOKENS = flags.DEFINE_integer(
     "batch_tokens", 2048, "Computed at once; a large accelerator takes more.", lower_bound=1
 )

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch.common import caches, configs, devices, errors
+from launch.common import caches, configs, devices, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -44,6 +44,9 @@ def main(argv):
 
     caches.quiet_logs()
     with errors.in_one_line():
+        folders.check_named("adapter", ADAPTER.value)
+        folders.check_file("output", OUTPUT.value)
+        folders.check_file("figure", FIGURE.value)
         if ADAPTER.value in (adapters.NONE, adapters.PRIMER) and SHOW.value:
             raise ValueError("--show takes a trained adapter: its folder, or a shipped name.")
         known = adapters.known_card(ADAPTER.value, OUTPUT.value) if SHOW.value else _measured()
@@ -66,7 +69,7 @@ def _measured():
         raise ValueError("--adapter=none has no card: cards compare with bare packets anyway.")
     model = run.load_model(config, cache_dir, devices.MESH.value)
     adapter = adapters.choose(model, ADAPTER.value, config.template, config.other_model)
-    path = OUTPUT.value or adapters.card_path(model, ADAPTER.value)
+    path = OUTPUT.value or adapters.card_path(model, ADAPTER.value, config.template)
     measured = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
     progress.paragraph(f"Written to {path}")
     return measured

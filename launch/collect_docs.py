@@ -39,7 +39,7 @@ EVERYTHING = flags.DEFINE_bool(
     "For a folder of your own documents: every piece that is prose. Otherwise at most 4 of a file "
     "and 25 of a package or of files whose names begin alike, and one of those that begin alike.",
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the choice and the order.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice and the order.")
 
 SHARED = ("/usr/share/doc", "/usr/share/man")  # where there are such folders
 

@@ -12,7 +12,7 @@ all are in the file.
 
 from absl import app, flags
 
-from launch.common import caches, configs, devices, errors
+from launch.common import caches, configs, devices, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -44,6 +44,8 @@ def main(argv):
     cache_dir = caches.use()
     measured: list[point.PointCosts] = []
     with errors.in_one_line():
+        folders.check_file("json", JSON.value)
+        folders.check_file("figure", FIGURE.value)
         for one in point.run(
             CONFIG.value, cache_dir, devices.MESH.value, PROFILE_DIR.value, progress.SHOWN
         ):

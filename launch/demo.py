@@ -3,11 +3,9 @@
 python -m launch.demo [--model=qwen2.5-coder-0.5b] [--json=demo.json]
 """
 
-import pathlib
-
 from absl import app, flags
 
-from launch.common import caches, devices, errors
+from launch.common import caches, devices, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -21,7 +19,7 @@ MODEL = flags.DEFINE_string(
     "A demo model (qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m), a Hugging Face hub id, a "
     "folder, or a .gguf file.",
 )
-DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the weights.")
+DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "The weights' dtype.")
 ADAPTER = flags.DEFINE_string(
     "adapter", None, "A folder, a shipped name, primer, or none; default: the model's, else primer."
 )
@@ -51,8 +49,7 @@ def main(argv):
     example = demo.example()
     show.say(story.opening(example))
     with errors.in_one_line():
-        if JSON.value and pathlib.Path(JSON.value).expanduser().is_dir():
-            raise ValueError(f"--json={JSON.value} is a folder: give a file.")
+        folders.check_file("json", JSON.value)
         with show.step(f"Loading {MODEL.value}"):
             model = models.load_text_model(MODEL.value, DTYPE.value, cache_dir, devices.MESH.value)
             sharding.log_layout(model.config, model.params)

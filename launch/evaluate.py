@@ -11,11 +11,9 @@ Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')
 in the file.
 """
 
-import pathlib
-
 from absl import app, flags
 
-from launch.common import caches, configs, devices, errors
+from launch.common import caches, configs, devices, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -36,9 +34,12 @@ def main(argv):
     from kvpacket_jax.runtime import progress, workdir
 
     cache_dir = caches.use()
-    folder = pathlib.Path(WORKDIR.value).expanduser()
-    with errors.in_one_line(), workdir.locked(folder, workdir.EVALUATE):
-        results = run.evaluate(CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN)
+    with errors.in_one_line():
+        folder = folders.local("workdir", WORKDIR.value)
+        with workdir.locked(folder, workdir.EVALUATE):
+            results = run.evaluate(
+                CONFIG.value, folder, cache_dir, devices.MESH.value, progress.SHOWN
+            )
     progress.console.print(*tables.quality_tables(results), tables.cost_table(results))
     progress.paragraph(tables.quality_legend(results))
     if guarded := tables.guard_table(results):

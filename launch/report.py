@@ -3,18 +3,16 @@
 python -m launch.report --workdir=runs/ratios,runs/documents --output=runs/report
 """
 
-import pathlib
-
 from absl import app, flags
 
-from launch.common import caches, errors
+from launch.common import caches, errors, folders
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 
 WORKDIR = flags.DEFINE_list(
     "workdir",
     None,
-    "Of evaluations, trainings or sweeps, with commas; folders below are looked into.",
+    "Folders of evaluations, trainings or sweeps, with commas between; those below count too.",
 )
 OUTPUT = flags.DEFINE_string(
     "output", None, "report.html, report.md and figures go here; default: the first workdir/report."
@@ -33,9 +31,10 @@ def main(argv):
     from kvpacket_jax.report import page
 
     caches.quiet_logs()
-    output = OUTPUT.value or pathlib.Path(WORKDIR.value[0]) / "report"
     with errors.in_one_line():
-        paths = page.write_report(WORKDIR.value, output, PUBLISHED.value)
+        workdirs = [folders.local("workdir", folder) for folder in WORKDIR.value or [""]]
+        output = OUTPUT.value or workdirs[0] / "report"
+        paths = page.write_report(workdirs, output, PUBLISHED.value)
     print(*paths, sep="\n")
 
 

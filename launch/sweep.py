@@ -5,12 +5,11 @@ python -m launch.sweep --config=configs/sweep_ratios.py:niah --workdir=runs/rati
     --override=evaluate.adapter=runs/mine/adapter (on one line)
 """
 
-import pathlib
 import sys
 
 from absl import app, flags
 
-from launch.common import caches, configs, errors
+from launch.common import caches, configs, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
@@ -36,15 +35,16 @@ def main(argv):
 
     passed_on = (caches.CACHE_DIR, caches.COMPILATION_CACHE)
     other = [f"--{f.name}={f.value}" for f in passed_on if f.value]
+    other += ["--traceback"] * errors.TRACEBACK.value
     with errors.in_one_line():
+        workdir = folders.local("workdir", WORKDIR.value)
         config = configs.find(CONFIG.value)
-        members = sweep.members(config, WORKDIR.value, OVERRIDE.value, other)
+        members = sweep.members(config, workdir, OVERRIDE.value, other)
         members = sweep.shard(members, SHARD.value)
         if DRY_RUN.value:
             print("\n".join(sweep.described(member) for member in members))
         elif SLURM.value:
-            folder = pathlib.Path(WORKDIR.value).expanduser() / "slurm"
-            print("\n".join(sweep.submit(members, folder, SLURM_OPTIONS.value)))
+            print("\n".join(sweep.submit(members, workdir / "slurm", SLURM_OPTIONS.value)))
         elif sweep.run_members(members, progress=progress.SHOWN):
             sys.exit(1)
 

@@ -17,7 +17,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch.common import caches, configs, devices, errors
+from launch.common import caches, configs, devices, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(devices)
@@ -46,6 +46,7 @@ def main(argv):
 
     cache_dir = caches.use(DISTRIBUTED.value)
     with errors.in_one_line():
+        folders.check_named("workdir", WORKDIR.value)
         if DISTRIBUTED.value:
             hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config = CONFIG.value

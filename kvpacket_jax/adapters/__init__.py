@@ -47,11 +47,15 @@ def folder(name: str) -> epath.Path:
     return hosts.absolute(shipped().get(name) or name)
 
 
-def card_path(model: LanguageModel, name: str) -> epath.Path:
-    """Where an adapter's card lies: beside it; the primer's, one a model, in the cache folder."""
+def card_path(model: LanguageModel, name: str, template: str = "chat") -> epath.Path:
+    """Where an adapter's card lies: beside it.
+
+    The primer's, one for each model and template, lies in the cache folder.
+    """
     if name == PRIMER:
         folder_of_cards = models.default_cache_dir().parent / "primer_cards"
-        return epath.Path(folder_of_cards / f"{model.fingerprint[:16]}.json")
+        of = "" if template == "chat" else f"-{template}"
+        return epath.Path(folder_of_cards / f"{model.fingerprint[:16]}{of}.json")
     return folder(name) / card.FILE
 
 

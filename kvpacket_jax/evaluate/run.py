@@ -81,7 +81,9 @@ def evaluate(
     if run.identity["adapter"] == run.identity["primer"] != adapter_lib.fingerprint(None):
         progress.say("The adapter is the primer alone: kv_packet and primed answer alike.")
     folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
-    for example, encoded in progress.track(run.examples, "answering"):
+    left = [(e, ids) for e, ids in run.examples if _missing(run, e, file)]
+    done = len(run.examples) - len(left)
+    for example, encoded in progress.track(left, "answering", done):
         _answer_example(run, example, encoded, run.template.budget(config.new_tokens), folder, file)
         programs.make_room()
     requests = [_request(run, *pair) for pair in run.examples[: config.num_timed]]
@@ -280,6 +282,11 @@ def _roles(specs: Sequence[str]) -> set[str]:
     return {METHODS[spec.split(":")[0]].adapter_role for spec in specs} - {None}
 
 
+def _missing(run: Run, example: Example, file: RowFile) -> list[str]:
+    """Specs of methods that have not answered an example."""
+    return [spec for spec in run.methods if (example.id, spec) not in file.done]
+
+
 def _answer_example(
     run: Run,
     example: Example,
@@ -288,9 +295,7 @@ def _answer_example(
     folder: pathlib.Path,
     file: RowFile,
 ) -> None:
-    missing = [spec for spec in run.methods if (example.id, spec) not in file.done]
-    if not missing:
-        return
+    missing = _missing(run, example, file)
     model, template, questions = run.model, run.template, example.questions
     targets = teacher.targets(model, encoded, new_tokens, folder, buckets=COARSE)
     said = reference(model, targets, questions, template)

@@ -37,12 +37,13 @@ def step(text: str, on: rich.console.Console | None = None) -> Iterator[None]:
         on.print(Text(f"{text}: {time.perf_counter() - start:.1f} s"))
 
 
-def track(items: Sequence, text: str) -> Iterator:
-    """The items one by one, with how many are done and the time left."""
-    with Bar(text, len(items), state=f"0/{len(items)}") as bar:
-        for i, item in enumerate(items, 1):
+def track(items: Sequence, text: str, done: int = 0) -> Iterator:
+    """The items one by one, with how many are done, `done` of them before, and the time left."""
+    total = done + len(items)
+    with Bar(text, total, done, f"{done}/{total}") as bar:
+        for i, item in enumerate(items, done + 1):
             yield item
-            bar.update(i, f"{i}/{len(items)}")
+            bar.update(i, f"{i}/{total}")
 
 
 class Progress:
@@ -52,8 +53,8 @@ class Progress:
         """Entered around what `text` says is being done."""
         return contextlib.nullcontext()
 
-    def track(self, items: Sequence, text: str) -> Iterator:
-        """The items one by one."""
+    def track(self, items: Sequence, text: str, done: int = 0) -> Iterator:
+        """The items one by one; `done` of them were done before."""
         return iter(items)
 
     def say(self, text: str) -> None:
@@ -70,8 +71,8 @@ class _Shown(Progress):
     def step(self, text):
         return step(text)
 
-    def track(self, items, text):
-        return track(items, text)
+    def track(self, items, text, done=0):
+        return track(items, text, done)
 
     def say(self, text):
         console.print(text, highlight=False, markup=False, soft_wrap=True)

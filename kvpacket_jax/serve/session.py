@@ -224,7 +224,8 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
         return "No card says how well packets answer that have a primer of their own."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     try:
-        known = card.read(adapters.card_path(model, adapter_name), adapter)
+        path = adapters.card_path(model, adapter_name, session.wording.name)
+        known = card.read(path, adapter)
     except sealed.Damaged as error:  # a card is advice: answers are as good without it
         return f"How good packets are here is not known: {error}"
     same = known is not None and known.model_fingerprint == model.fingerprint

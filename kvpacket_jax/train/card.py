@@ -67,7 +67,8 @@ def write_measured(
       say: is told of each kind.
 
     Raises:
-      ValueError: as `measure` does; or that file is damaged.
+      ValueError: as `measure` does; that file is damaged; or a card is there that was measured
+        otherwise.
     """
     path = hosts.absolute(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
@@ -80,6 +81,12 @@ def write_measured(
         }
     )
     made = Card(model.name, [], measured_by, config.template, RECOMPUTE_BELOW, model.fingerprint)
+    there = card.read(path, adapter)
+    if there and there.config != measured_by:
+        raise ValueError(
+            f"{path} is a card of this adapter, measured with other settings or by another "
+            "version: give --output=FILE, or remove it."
+        )
     before = card.read(unfinished, adapter)
     if before and before._replace(rows=[]) == made:
         made = before

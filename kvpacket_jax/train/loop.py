@@ -42,8 +42,8 @@ def train(
     """Trains an adapter and writes it to `workdir`/adapter; goes on where a stopped run ended.
 
     The examples of a step are a function of the seed and the step alone, so a run that was killed
-    ends with the same adapter bit for bit (on a CPU, without finish_minutes). The adapter is the
-    running mean at the validated step whose worst kind is best.
+    ends with the same adapter bit for bit (on a CPU). The adapter is the running mean at the
+    validated step whose worst kind is best.
 
     Args:
       workdir: a folder that all hosts see, or gs://bucket/path.
@@ -111,7 +111,6 @@ class Trainer:
             self._description["finish_from"] = None
         if run.config.finish and self._description["finish_from"] is None:
             self._description["finish_from"] = self.step
-        self._began = None  # the time of this process's first step
         self._texts = self._pending = None  # the microbatches to come
 
     @property
@@ -124,14 +123,6 @@ class Trainer:
         """Updates after which the run is over."""
         start = self._description["finish_from"]
         return self._run.config.num_steps if start is None else start + self._run.config.finish
-
-    def _left(self) -> float:
-        """What is left of the steps or minutes that the run finishes in, from 1 to 0."""
-        config = self._run.config
-        if not config.finish_minutes:
-            return setup.steps_left(config, self.step, self._description["finish_from"])
-        minutes = hosts.share(np.float32((time.monotonic() - self._began) / 60))[0]
-        return float(max(0.0, 1 - minutes / config.finish_minutes))
 
     @property
     def adapter(self) -> Adapter:
@@ -151,10 +142,8 @@ class Trainer:
         if self._description["baseline"] is None and not self._measure_baseline(stop):
             return self._end(stop())
         with progress_lib.TrainingProgress(self.step, self.end, hosts.is_first()) as shown:
-            self._began = time.monotonic()
             while True:
-                left = self._left()
-                over = self.step >= self.end or not left
+                over = self.step >= self.end
                 regular = over or self.step % config.validate_every == 0
                 if regular and self.step != self._scored:  # a stop may have come before
                     if not self.validate(stop, shown):
@@ -163,7 +152,7 @@ class Trainer:
                     self.save({})
                 if over:
                     break
-                if not self.take_step(left, stop, shown):
+                if not self.take_step(stop, shown):
                     return self._end(stop())
         return 0
 
@@ -187,11 +176,9 @@ class Trainer:
 
     # ---- one step
 
-    def take_step(
-        self, left: float, stop: Callable[[], int], shown: "progress_lib.TrainingProgress"
-    ) -> bool:
+    def take_step(self, stop: Callable[[], int], shown: "progress_lib.TrainingProgress") -> bool:
         """One update from `config.microbatches` microbatches; False if asked to stop."""
-        began, count = time.perf_counter(), self._run.config.microbatches
+        began, config, count = time.perf_counter(), self._run.config, self._run.config.microbatches
         if hosts.share(np.bool_(bool(stop()))).any():
             return False
         sums, done = step_lib.zero_sums(self._state.adapter), []
@@ -207,7 +194,8 @@ class Trainer:
                 sums = self._learn(sums, microbatch)
                 done.append((microbatch.examples, microbatch.work))
                 self._pending = following
-            rates = setup.rates(self._run.config, self.step, left)
+            left = setup.steps_left(config, self.step, self._description["finish_from"])
+            rates = setup.rates(config, self.step, left)
             self._state, metrics = self._update(self._state, sums, rates)
             metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - began
@@ -355,11 +343,6 @@ class Trainer:
         with hosts.together():
             if self.step < self.end and hosts.is_first():
                 self._log(progress_lib.forecast(run, self.end - self.step, self._machine()))
-            if run.config.finish_minutes:
-                self._log(
-                    f"The run ends {run.config.finish_minutes:g} minutes after its first step, or "
-                    f"at step {self.end}"
-                )
 
     def _machine(self) -> Machine:
         mesh = self._run.model.config.mesh

@@ -47,7 +47,7 @@ def forecast(run, steps: int, machine: Machine) -> str:
     return (
         f"{steps} steps, {sets:,} sets of documents of about {tokens:,.0f} tokens: about "
         f"{duration} (h:m:s) on {machine.device}, {machine.threads} threads, {machine.dtype}, "
-        f"{machine.peak / 1e12:.2f} TFLOP/s; and a few minutes of compiling."
+        f"{machine.peak / 1e12:.2f} TFLOP/s."
     )
 
 

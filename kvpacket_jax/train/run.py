@@ -97,7 +97,11 @@ def prepare(
 
 
 def load_model(config: ConfigDict, cache_dir, mesh: str | None) -> LanguageModel:
-    """The frozen model, teacher and student in one, but for shared layers: the teacher has none."""
+    """The frozen model, teacher and student in one, but for shared layers: the teacher has none.
+
+    Raises ValueError as `setup.check_validation`, before it is read, and for a missing mesh.
+    """
+    setup.check_validation(config)
     if mesh is None and jax.process_count() > 1:
         raise ValueError(
             f"{jax.process_count()} processes train together on {jax.device_count()} devices: say "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ SHIPPED = "shipped"  # the init that is the model's own adapter
 FREE = (
     "num_steps",
     "finish",
-    "finish_minutes",
+    "finish_minutes",  # of earlier versions
     "checkpoint_every",
     "validate_every",
     "scales",
@@ -43,25 +43,18 @@ FREE = (
 )
 # What runs had that are older than a setting.
 OLDER = {"shared_layers": "", "learn_writer": True, "distiller_rank": 0, "keeps": [1.0]}
-AT_LEAST_ONE = ("batch_size", "microbatches", "num_steps", "checkpoint_every", "validate_every")
+AT_LEAST_ONE = ("microbatches", "num_steps", "checkpoint_every", "validate_every")
 SIZES = ("documents", "tokens", "questions", "row", "new_tokens", "answers", "learning")
 
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for settings that no run can have, before anything is loaded."""
-    for name, value, known in (
-        ("loss", config.loss, loss_lib.LOSSES),
-        ("reduction", config.reduction, loss_lib.REDUCTIONS),
-        ("template", config.template, data.TEMPLATES),
-        ("scan_layers", config.scan_layers, CHOICES),
-        ("remat", config.remat, CHOICES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}.")
+    check_validation(config)
+    _check_known(config, {"loss": loss_lib.LOSSES, "reduction": loss_lib.REDUCTIONS})
     for name in AT_LEAST_ONE:
         if config[name] < 1:
             raise ValueError(f"{name} is {config[name]}: it is 1 or more.")
-    for name in ("header", "trailer", "writer_rank", "distiller_rank", "finish", "finish_minutes"):
+    for name in ("header", "trailer", "writer_rank", "distiller_rank", "finish"):
         if config[name] < 0:
             raise ValueError(f"{name} is {config[name]}: it is 0 or more.")
     if config.wrong_weight < 0:
@@ -69,8 +62,6 @@ def check(config: ConfigDict) -> None:
     for name in ("learning_rate", "writer_learning_rate", "warmup_steps", "eps", "clip_norm"):
         if not config.optimizer[name] >= 0:
             raise ValueError(f"optimizer.{name} is {config.optimizer[name]}: it is 0 or more.")
-    if config.finish and config.finish_minutes:
-        raise ValueError("finish is in steps, finish_minutes in minutes: give one of them.")
     if not 0 <= config.mean_decay < 1:
         raise ValueError(f"mean_decay is {config.mean_decay}: it is from 0 to below 1.")
     if not config.scales or min(config.scales) <= 0:
@@ -103,23 +94,41 @@ def check(config: ConfigDict) -> None:
     _check_mixture(config)
 
 
+def check_validation(config: ConfigDict) -> None:
+    """Raises ValueError for settings that no validation or card can have, a run's neither."""
+    _check_known(config, {"template": data.TEMPLATES, "scan_layers": CHOICES, "remat": CHOICES})
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size is {config.batch_size}: it is 1 or more.")
+    if not kinds(config):
+        raise ValueError("validation has no kind: the best adapter is chosen by its worst kind.")
+    _check_sizes("validation", kinds(config), (*SIZES, "sets"))
+    check_budget(config.template, kinds(config))
+
+
+def _check_known(config: ConfigDict, known: dict[str, Collection[str]]) -> None:
+    for name, values in known.items():
+        if config[name] not in values:
+            raise ValueError(f"{name} {config[name]!r} is not one of {', '.join(values)}.")
+
+
+def _check_sizes(part: str, listed: list[tuple[str, ConfigDict]], sizes: Sequence[str]) -> None:
+    for name, entry in listed:
+        for size in sizes:
+            if entry[size] < 1:
+                raise ValueError(f"{part}.{name}.{size} is {entry[size]}: it is 1 or more.")
+        if entry.row <= entry.new_tokens // 2:
+            raise ValueError(
+                f"{part}.{name}.row is {entry.row}: it holds a question and its answer of up "
+                f"to {entry.new_tokens} tokens, so it must be much longer."
+            )
+
+
 def _check_mixture(config: ConfigDict) -> None:
     chosen = entries(config)
     if not chosen:
         raise ValueError("The mixture has no entry with a positive weight: nothing to train on.")
-    if not kinds(config):
-        raise ValueError("validation has no kind: the best adapter is chosen by its worst kind.")
-    for part, listed in (("mixture", chosen), ("validation", kinds(config))):
-        for name, entry in listed:
-            for size in SIZES if part == "mixture" else (*SIZES, "sets"):
-                if entry[size] < 1:
-                    raise ValueError(f"{part}.{name}.{size} is {entry[size]}: it is 1 or more.")
-            if entry.row <= entry.new_tokens // 2:
-                raise ValueError(
-                    f"{part}.{name}.row is {entry.row}: it holds a question and its answer of up "
-                    f"to {entry.new_tokens} tokens, so it must be much longer."
-                )
-    check_budget(config.template, [*chosen, *kinds(config)])
+    _check_sizes("mixture", chosen, SIZES)
+    check_budget(config.template, chosen)
     shapes = {(config.batch_size, *(entry[s] for s in SIZES)) for _, entry in chosen}
     if len(shapes) > MAX_SHAPES:
         raise ValueError(
@@ -213,7 +222,7 @@ def rates(config: ConfigDict, step: int, left: float = 1.0) -> Rates:
     """The learning rates of update `step`, counted from 0: a linear warm-up, times `left`.
 
     Args:
-      left: what is left, from 1 to 0, of the steps or the time that the run finishes in.
+      left: what is left, from 1 to 0, of the steps that the run finishes in.
     """
     o = config.optimizer
     scale = min(1.0, (step + 1) / (o.warmup_steps + 1)) * left

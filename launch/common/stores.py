@@ -4,6 +4,8 @@ import pathlib
 
 from absl import flags
 
+from launch.common import folders
+
 STORE = flags.DEFINE_string("store", None, "The folder of packets.", required=True)
 KEY_FILE = flags.DEFINE_string(
     "store_key_file",
@@ -15,10 +17,8 @@ UNCHECKED = "Entries are signed; without --store_key_file the signatures are not
 
 
 def folder() -> pathlib.Path:
-    """The store's; ValueError for an empty name, which would be the folder that one is in."""
-    if not STORE.value:
-        raise ValueError("--store= names no folder: is a variable not set?")
-    return pathlib.Path(STORE.value).expanduser()
+    """The store's. Raises ValueError as `folders.local`."""
+    return folders.local(STORE.name, STORE.value)
 
 
 def key() -> bytes | None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from launch.common import errors
+from launch.common import errors, folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -39,3 +39,17 @@ def test_the_flag_shows_where(shown):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "absent.gguf" in done.stderr
     assert ("Traceback" in done.stderr) == shown
+
+
+def test_folders_and_files_that_cannot_be_meant_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folders.local("workdir", "~/runs") == tmp_path / "runs"
+    with pytest.raises(ValueError, match="--workdir= names no folder: is a variable not set"):
+        folders.local("workdir", "")
+    with pytest.raises(ValueError, match="--store=gs://a/b: only launch.train writes to object"):
+        folders.local("store", "gs://a/b")
+    for file in (None, str(tmp_path / "new.json")):
+        folders.check_file("json", file)
+    for folder in ("", "~", str(tmp_path)):
+        with pytest.raises(ValueError, match=f"--json={folder} is a folder: give a file"):
+            folders.check_file("json", folder)

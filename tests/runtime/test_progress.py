@@ -79,6 +79,14 @@ def test_a_function_tells_one_object_and_need_not_know_who_listens(monkeypatch):
     ]
 
 
+def test_what_was_done_before_counts_as_done_and_tells_no_time(monkeypatch):
+    screen = Screen(monkeypatch, terminal=False)
+    for _ in progress.SHOWN.track("abcd", "answering", 96):
+        screen.now += 60
+    lines = screen.out.getvalue().splitlines()
+    assert lines[0] == "answering 97/100" and lines[1] == "answering 98/100  0:02:00 left"
+
+
 def test_the_time_left_is_of_what_was_done_lately(monkeypatch):
     """Compiling before the first step, and a pause, would be days of the steps that are left."""
     now, said = [0.0], []

@@ -173,6 +173,11 @@ def test_what_was_measured_is_not_measured_again(model, adapter, config, tmp_pat
         write_measured(path, model, adapter, two, stop)
     said.clear()
     other = ConfigDict(two.to_dict() | {"batch_size": 1})
+    measured = path.read_bytes()
+    with pytest.raises(ValueError, match="measured with other settings .*: give --output=FILE"):
+        write_measured(path, model, adapter, other, said.append)
+    assert path.read_bytes() == measured and not said
+    path.unlink()
     write_measured(path, model, adapter, other, said.append)
     assert said[0].startswith("it"), "what another config measured does not count"
 

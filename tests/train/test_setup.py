@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import models
+from configs import card as card_config
 from configs import evaluate as evaluate_config
 from configs import train as config_lib
 from kvpacket_jax import adapters, data
@@ -195,6 +196,23 @@ def test_settings_are_refused_before_anything_is_loaded(tmp_path, field, value, 
     with pytest.raises(ValueError, match=message):
         loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("template", "chat_reason", "template 'chat_reason' is not one of completion, chat"),
+        ("scan_layers", "true", "scan_layers 'true' is not one of auto, yes, no"),
+        ("batch_size", 0, "batch_size is 0: it is 1 or more"),
+        ("validation.needles.sets", 0, "validation.needles.sets is 0: it is 1 or more"),
+    ],
+)
+def test_cards_and_validations_refuse_settings_too(field, value, message):
+    config = card_config.get_config()
+    config.model = "no-such-model"
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        run.load_model(config, None, None)
 
 
 def test_adapter_of_another_model_is_refused(tiny, trained, tmp_path):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-import types
 
 import jax
 import numpy as np
@@ -306,18 +305,6 @@ def test_rates_fall_to_nothing_from_where_the_run_is(byte_model, tmp_path, monke
     config.finish, config.num_steps = 0, 7
     train(config, whole)
     np.testing.assert_allclose(used, [rate])
-
-
-def test_a_run_that_is_given_minutes_ends_with_them(byte_model, tmp_path, monkeypatch):
-    minutes = itertools.count()
-    clock = types.SimpleNamespace(
-        monotonic=lambda: 60.0 * next(minutes), perf_counter=time.perf_counter
-    )
-    monkeypatch.setattr(train_lib, "time", clock)
-    train(config_of(byte_model, finish_minutes=3.0, num_steps=1000), tmp_path)
-    # It looked at the clock as it began, and before each step.
-    steps = [row["step"] for row in log_lib.read(tmp_path / "metrics.jsonl") if "loss" in row]
-    assert steps == [1, 2]
 
 
 def test_more_steps_are_those_of_a_longer_run(byte_model, trained, tmp_path):
