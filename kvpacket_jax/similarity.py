@@ -48,6 +48,8 @@ class Index:
         Of equally similar ones the earlier comes first; `number` must be less than there are.
         """
         terms = self._terms[i]
+        if not len(terms):  # signs alone: nothing is like it
+            return [other for other in range(self._number) if other != i][:number]
         terms = terms[np.argsort(self._holding[terms], kind="stable")]
         affordable = np.cumsum(self._holding[terms]) <= HOLDERS
         rarest = terms[: max(1, affordable.sum())]

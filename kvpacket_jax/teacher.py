@@ -24,7 +24,7 @@ from safetensors import numpy as safetensors_numpy
 from kvpacket_jax.data import EncodedExample, Example, Template, encode_example
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
-from kvpacket_jax.packets.buckets import Buckets, round_up
+from kvpacket_jax.packets.buckets import Buckets, power_of_two
 from kvpacket_jax.packets.generate import NOT_FINITE, generate, likeliest, probability, stop_array
 from kvpacket_jax.packets.prefill import Context, pad_rows, prefill, prefill_rows
 from kvpacket_jax.runtime.sealed import Damaged
@@ -106,7 +106,7 @@ class Compared(NamedTuple):
 def compare_tokens(model: LanguageModel, teacher: np.ndarray, student: np.ndarray) -> Compared:
     """The next tokens of two models, from their final hidden states float32 `[A, D]`."""
     A = len(teacher)
-    rows = round_up(A, COMPARED_ROWS)
+    rows = power_of_two(A, COMPARED_ROWS)
     padded = (np.pad(x, ((0, rows - A), (0, 0))) for x in (teacher, student))
     compared = _compare_tokens(model.module, model.params, *padded)
     return Compared(*(np.asarray(x)[:A] for x in compared))

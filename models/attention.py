@@ -13,11 +13,11 @@ from models.precision import product
 
 # Finite, so that a row that sees nothing has no NaN in its gradient.
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-# Blocks of keys are taken where there are so many: for rows that are one block, and for rows in
-# blocks, which skip half of their own slots.
+# A segment is read in blocks of keys if it gives at least so many: for rows that are one block, and
+# for rows in blocks, which skip half of their own slots.
 LEAST_BLOCKS = 4, 3
-# Where their own are fewer, but so many, rows in blocks read a quarter of them, a half, three
-# quarters or all: each is a branch to compile.
+# Otherwise, if it has at least so many slots, rows in blocks read a quarter of them, a half, three
+# quarters or all, up to the last that they see: each is a branch to compile.
 EXTENTS, LEAST_EXTENT = 4, 1024
 
 

@@ -54,8 +54,8 @@ class ModelConfig:
     def _check_shared(self, shared: range) -> None:
         if shared.step != 1 or not 1 <= shared.start < shared.stop <= self.num_layers:
             raise ValueError(
-                f"shared_layers {shared.start}:{shared.stop} are not layers of this model: from 1, "
-                f"for they take the weights of the layer before them, and up to {self.num_layers}."
+                f"shared_layers {shared.start}:{shared.stop} must lie within 1:{self.num_layers}: "
+                "they take the weights of the layer before them."
             )
         if self.scan_layers:
             raise ValueError(

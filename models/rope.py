@@ -123,7 +123,10 @@ def from_hf(hf: dict[str, Any], source: str) -> Rope:
         theta, factor, original(hf.get("max_position_embeddings")), fast, slow, amplitude, truncate
     )
     if max_positions(rope, 1) > MOST_POSITIONS:
-        raise ValueError(f"{source}: a context of {max_positions(rope, 1):,} positions is no size.")
+        raise ValueError(
+            f"{source}: a context of {max_positions(rope, 1):,} positions is too long; the most is "
+            f"{MOST_POSITIONS:,}."
+        )
     return rope
 
 

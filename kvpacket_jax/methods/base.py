@@ -131,7 +131,8 @@ class Method:
           new_tokens: how many will be decoded afterwards; a tail gets room for them.
 
         Raises:
-          ValueError: a request that the model cannot take, or `stored` of other documents.
+          ValueError: a request that the model cannot take; where documents are run again, `stored`
+            of documents of other lengths.
         """
         raise NotImplementedError
 

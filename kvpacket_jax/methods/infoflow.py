@@ -12,6 +12,7 @@ from kvpacket_jax.methods.base import Method, Prepared, store_preamble
 from kvpacket_jax.methods.recompute import (
     Layout,
     check_layers,
+    check_lengths,
     check_ratio,
     choose,
     compose_with_room,
@@ -31,7 +32,7 @@ from models.transformer import Transformer
 
 @dataclasses.dataclass(frozen=True)
 class InfoFlow(Method):
-    """`ratio` of all tokens, none of the first chunk. The query is not in that pass.
+    """`ratio` of all tokens, one at least, none of the first chunk. The query is not in that pass.
 
     first_layer, num_layers: the layers whose attention scores the tokens. None: the first is 22/36
       of the way up.
@@ -91,7 +92,7 @@ class InfoFlow(Method):
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens, self.buckets)
-        question = layout.query[self.leading : len(layout.query) - self.trailing]
+        question = layout.query[self.leading : max(0, len(layout.query) - self.trailing)]
         if not question:
             raise ValueError(
                 f"The query has {len(layout.query)} tokens; without {self.leading} leading and "
@@ -99,6 +100,7 @@ class InfoFlow(Method):
             )
         num_selected = max(1, int(layout.length * self.ratio))
         if self.reorder:
+            check_lengths([p.length for p in stored], layout)
             cache = side_by_side(model, [p.cache for p in stored], layout)
         else:
             cache = compose_with_room(model, stored, layout)

@@ -92,7 +92,7 @@ def check_layers(first: int, number: int, config) -> range:
     stop = min(first + number, config.num_layers)
     if not 0 <= first < stop:
         raise ValueError(
-            f"first_layer is {first}; the model's layers go from 0 to {config.num_layers - 1}."
+            f"The method needs layer {first}; the model's go from 0 to {config.num_layers - 1}."
         )
     layers = range(first, stop)
     if shared := [i for i in layers if config.shares(i)]:
@@ -104,6 +104,16 @@ def check_layers(first: int, number: int, config) -> range:
     return layers
 
 
+def check_lengths(stored: Sequence[int], layout: Layout) -> None:
+    """Raises ValueError for caches of other lengths than the request's chunks have."""
+    expected = [len(chunk) for chunk in layout.chunks]
+    if stored != expected:
+        raise ValueError(
+            f"The stored caches are {stored} tokens long, the request's preamble and documents "
+            f"{expected}: they were made of others."
+        )
+
+
 def compose_with_room(
     model: LanguageModel, packets: Sequence[Packet], layout: Layout, rows: int = 0
 ) -> KVCache:
@@ -111,12 +121,7 @@ def compose_with_room(
 
     Raises ValueError if they are not those of the request's chunks.
     """
-    stored, expected = [p.length for p in packets], [len(c) for c in layout.chunks]
-    if stored != expected:
-        raise ValueError(
-            f"The stored caches are {stored} tokens long, the request's preamble and documents "
-            f"{expected}: they were made of others."
-        )
+    check_lengths([p.length for p in packets], layout)
     need = max(slots_needed(packets), layout.length + layout.query_rows, layout.first + rows)
     return compose(model, packets, slots=layout.buckets.recomputed_context(need))[0]
 

@@ -136,8 +136,8 @@ def stream(
         left -= block.shape[1]
         if all(finished) or left <= 0:
             return
-        # Every token reads the whole context. One that lies in pages is copied once: on two CPU
-        # cores, with 4,096 slots, a token then takes a seventh less.
+        # Every token reads the whole context. One that lies in pages is copied once for all tokens:
+        # on two CPU cores, with 4,096 slots, a token then takes a seventh less.
         context = tuple(paged.ready(model.config, c) for c in context)
         out, token, done, tail = _decode(
             model.module,

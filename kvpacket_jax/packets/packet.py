@@ -241,7 +241,6 @@ def build_packets(
     adapter: Adapter | None,
     documents: Sequence[Sequence[int]],
     buckets: Buckets = Buckets(),
-    on_packet: Callable[[int], None] = lambda done: None,
     compressor: Compressor | None = None,
 ) -> list[Packet]:
     """Runs each document alone and keeps its cache.
@@ -250,7 +249,6 @@ def build_packets(
       adapter: wraps every document; None leaves them bare (the preamble is built so).
       documents: token ids of each, tokenised alone, without special tokens.
       compressor: keeps fewer slots of each; None keeps all.
-      on_packet: called with the number of packets just built, for progress.
 
     Raises:
       ValueError: an empty document, ids outside the vocabulary, a document longer than the
@@ -271,7 +269,6 @@ def build_packets(
         for i, packet in zip(batch.members, built, strict=True):
             packets[i] = packet
         jax.block_until_ready([packet.cache for packet in built])
-        on_packet(len(built))
     return packets
 
 

@@ -32,7 +32,7 @@ def prefill_rows(module, params, context: Context, ids_QxT, lengths_Q, start):
 
     Args:
       ids_QxT: int32, padded on the right; lengths_Q: int32.
-      start: int32 scalar, the position of the first id.
+      start: int32, the position of the first id: a scalar, or of each row, `[Q, 1]`.
 
     Returns:
       Hidden states float32 `[Q, T, D]`, and the rows' own cache of T slots.

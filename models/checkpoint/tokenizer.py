@@ -215,7 +215,7 @@ def _ids(tok: tokenizers.Tokenizer, text: str, file: pathlib.Path) -> list[int]:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError("the text is not UTF-8: it holds half of a surrogate pair") from error
-    with regular.one_line(file, "is of a tokenizer that cannot read the text: use another model"):
+    with regular.one_line(file, "cannot read the text: use another model"):
         return tok.encode(text, add_special_tokens=False).ids
 
 

@@ -35,7 +35,10 @@ def add(folder: pathlib.Path, config: dict[str, Any], tok: tokenizers.Tokenizer)
 
 
 def text_of(token: Any) -> str | None:
-    """The text of a special token, which files write alone or in an object. ValueError for none."""
+    """The text of a special token, which files write alone or in an object; None for none.
+
+    Raises ValueError for what is no text.
+    """
     content = token.get("content") if isinstance(token, dict) else token
     if content is not None and not isinstance(content, str):
         raise ValueError(f"a special token must be a text, found {json_file.brief(token)}")

@@ -41,13 +41,20 @@ def render(
         "tools": None,
         "documents": None,
     }
-    answer = _run(template, json.dumps(variables))
+    try:
+        answer = _run(template, json.dumps(variables))
+    except _Failed as error:  # which is not kept, for the machine may be why
+        answer = {"error": str(error)}
     if "error" in answer:
         raise ValueError(
             f"{file}: the chat template cannot render a system and a user message: "
             f"{answer['error']}"
         )
     return answer["text"]
+
+
+class _Failed(Exception):
+    """The process ended without an answer."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -72,6 +79,10 @@ def _run(template: str, variables: str) -> dict[str, str]:
             output, _ = process.communicate(json.dumps(order).encode(), WALL_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            output = b""
-    failure = f"it takes more than {CPU_SECONDS} s, or {MEMORY_BYTES // 2**20} MB of memory"
-    return json.loads(output) if process.returncode == 0 else {"error": failure}
+            raise _Failed(f"it was not done after {WALL_SECONDS} s") from None
+    if process.returncode:
+        raise _Failed(
+            f"it takes more than {CPU_SECONDS} s, or {MEMORY_BYTES // 2**20} MB of memory, or its "
+            f"process was killed (status {process.returncode})"
+        )
+    return json.loads(output)

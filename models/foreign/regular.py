@@ -38,7 +38,7 @@ def read_text(path: pathlib.Path, limit: int) -> str:
         while part := file.read(limit + 1 - len(content)):
             content += part
     if len(content) > limit:
-        raise ValueError(f"{path} is larger than {limit:,} bytes: not a file of its name.")
+        raise ValueError(f"{path} is larger than {limit:,} bytes: it cannot be what its name says.")
     try:
         text = content.decode("utf-8")
         return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's text files have it

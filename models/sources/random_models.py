@@ -39,7 +39,8 @@ def shape(source: str) -> ModelConfig:
 
 def fingerprint(config: ModelConfig) -> str:
     """Identifies what `params` returns: up to 64 characters that begin with "random"."""
-    return f"random-{identity.digest(identity.constants(config) | {'draw': DRAW})}"[:64]
+    drawn = {"draw": DRAW} | ({"scanned": True} if config.scan_layers else {})  # stacked layers
+    return f"random-{identity.digest(identity.constants(config) | drawn)}"[:64]
 
 
 def params(config: ModelConfig, dtype: Any):

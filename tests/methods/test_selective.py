@@ -109,8 +109,9 @@ def test_settings_that_mean_nothing_are_refused(name, settings, error):
         METHODS[name](**settings)
 
 
-def test_caches_of_other_documents_are_refused(tiny):
-    method, model = METHODS["epic"](), tiny("tiny_qwen2")
+@pytest.mark.parametrize(("name", "settings"), [("epic", {}), ("infoflow", {"reorder": True})])
+def test_caches_of_other_documents_are_refused(tiny, name, settings):
+    method, model = METHODS[name](**settings), tiny("tiny_qwen2")
     stored = method.store(model, [], [[5, 6, 7], [8, 9]])
     with pytest.raises(ValueError, match=r"\[3, 2\] tokens long.*\[2, 3\]: they were made of"):
         method.prepare(model, stored, Request([], [[8, 9], [5, 6, 7]], [4]))

@@ -14,7 +14,7 @@ from kvpacket_jax.packets import packet as packet_lib
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.serve import build, corpus, identity, loading, primers, session
 from kvpacket_jax.serve.primers import FromCorpus
-from kvpacket_jax.similarity import Index
+from kvpacket_jax.similarity import Index, of_texts
 from kvpacket_jax.storage import contents, listing, packet_file, store
 from models import kv_cache
 from tests.support.corpus import tree, write_corpus
@@ -298,3 +298,9 @@ def test_what_does_not_fit_is_refused(model, documents, tmp_path):
         parts = plan(model, maker, long, on_bad=left_out.append)
         ids = {id for part in parts for item in part.items for id in item.ids}
         assert len(left_out) == 1 and ids == {document.id for document in documents}
+
+
+def test_a_text_of_signs_alone_is_like_no_other_and_like_any():
+    index = of_texts(["the ferry leaves", "— | —", "the bus leaves", "the ferry is red"])
+    assert index.closest(1, 2) == [0, 2]
+    assert {*index.closest(0, 2)} == {2, 3}

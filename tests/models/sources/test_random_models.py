@@ -50,6 +50,8 @@ def test_they_are_always_the_same_and_no_two_arrays_are_equal():
     assert one.fingerprint == two.fingerprint == models.load("random:small").fingerprint
     assert one.fingerprint.startswith("random") and one.tokenizer is None
     assert one.fingerprint != models.load("random:other", "float32").fingerprint
+    # Stacked layers are drawn otherwise.
+    assert one.fingerprint != models.load("random:small", "float32", scan_layers=True).fingerprint
 
 
 def test_an_array_is_never_held_in_another_dtype():
