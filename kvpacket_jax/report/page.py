@@ -36,7 +36,7 @@ READING = (
     "of full_recompute's F1; differences are paired, to full_recompute on the same questions, "
     '"to bare" to no_recompute, and "to whole" to the method with packets that are not '
     "compressed. same is the share of answers that are "
-    "full_recompute's, and where right the same share where that one is right; KL all is the "
+    "full_recompute's; where right: of those where that one is right; KL all is the "
     "divergence from it, summed over an answer. FLOPs are counted on what runs, padding included; "
     "overhead is what a method adds to the question's own pass over a ready cache. TTFT is the "
     "median of interleaved runs, from token ids on the host to the first token's logits; its bar "

@@ -219,9 +219,9 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
         return "These packets are bare: they lack what documents would have read of each other."
     documents = session.apart()[1]
     if by := documents[0].manifest.compressor:
-        return f"No card says how well packets answer that are compressed by {shortened(by)}."
+        return f"No card says how well packets answer if compressed by {shortened(by)}."
     if documents[0].manifest.primer or primers.is_replaced(adapter_name):
-        return "No card says how well packets answer that have a primer of their own."
+        return "No card says how well packets with a primer of their own answer."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     try:
         path = adapters.card_path(model, adapter_name, session.wording.name)

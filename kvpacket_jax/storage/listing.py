@@ -65,7 +65,7 @@ def total(
         text += (
             f" Builds have different texts of {', '.join(changed[:5])}"
             f"{f' and {len(changed) - 5:,} more' if len(changed) > 5 else ''}: an answer goes by "
-            "the build that it asks for, and launch.build_packets renews one at a time."
+            "the build asked for, and launch.build_packets renews one at a time."
         )
     unsigned = sum(1 for d in documents if d.problem == UNSIGNED)
     if bad := sum(1 for d in documents if d.problem) - unsigned:

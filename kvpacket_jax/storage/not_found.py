@@ -57,7 +57,7 @@ def _made_otherwise(others: Sequence[dict], provenance: Provenance, names: Names
     asked = [flags(own, of, their) for their, of in zip(theirs, fields, strict=True)]
     if any(a == t and a and UNKNOWN_TEMPLATE not in a for a, t in zip(asked, there, strict=True)):
         return (
-            f"made with {made}. What is called the same has changed since: build them again, "
+            f"made with {made}. The same names now mean something else: build them again, "
             "launch.build_packets."
         )
     ways = "; or ".join(dict.fromkeys(filter(None, there)))

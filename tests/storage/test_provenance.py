@@ -38,7 +38,7 @@ OTHER = dataclasses.replace(IT, adapter="b" * 64)
         (
             (OTHER, NAMES),
             (IT, NAMES),
-            "What is called the same has changed since: build them again, launch.build_packets.",
+            "The same names now mean something else: build them again, launch.build_packets.",
         ),
         (
             (dataclasses.replace(IT, template="q" * 64), NAMES),
