@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import arguments
+from configs.train import ANY_LENGTH
 
 # Every method, each that has settings with two; what the paper compares with, and InfoFlow KV.
 METHODS = (
@@ -56,8 +57,7 @@ METHODS = (
 BIOGRAPHY = {"num_documents": 5, "num_questions": 10}
 NEEDLES = {"num_tokens": 2000, "num_chunks": 8, "num_needles": 8, "kinds": ("multi_key",)}
 
-# Documents of all lengths, as configs/train.py:jsonl trains on them.
-CORPUS = {"path": "", "num_documents": 5, "num_questions": 10, "document_words": (1, 1_000_000)}
+CORPUS = {"path": "", "num_documents": 5, "num_questions": 10, "document_words": ANY_LENGTH}
 
 FEW = ("kv_packet", "primed", "no_recompute", "no_cache")
 LISTS = 64  # tokens of answers that are lists: four numbers of seven digits, ten words

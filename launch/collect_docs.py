@@ -13,7 +13,7 @@ import sysconfig
 
 from absl import app, flags
 
-from launch.common import errors
+from launch.common import errors, folders
 
 flags.adopt_module_key_flags(errors)  # so that --help shows it
 
@@ -56,15 +56,16 @@ def main(argv):
     from models.disk.files import write_whole
 
     output = pathlib.Path(OUTPUT.value).expanduser()
-    folders, kinds = _folders(), KINDS.value or installed_docs.KINDS
+    places, kinds = _places(), KINDS.value or installed_docs.KINDS
     with errors.in_one_line():
+        folders.check_file("output", OUTPUT.value)
         with progress.step("Reading documentation"):
             limit = LIMIT.value or (sys.maxsize if EVERYTHING.value else 2500)
-            pieces = installed_docs.collect(folders, limit, SEED.value, kinds, EVERYTHING.value)
+            pieces = installed_docs.collect(places, limit, SEED.value, kinds, EVERYTHING.value)
         if not pieces:
             raise ValueError(
                 f"There is no English prose of the kinds {', '.join(kinds)} in "
-                f"{', '.join(map(str, folders))}: give other --folders or --kinds."
+                f"{', '.join(map(str, places))}: give other --folders or --kinds."
             )
         write_whole(output, "".join(f"{json.dumps(p)}\n" for p in pieces))
     counts = Counter(p["id"].split("/")[0] for p in pieces)
@@ -73,7 +74,7 @@ def main(argv):
     print(", ".join(f"{number} {kind}" for kind, number in counts.items()))
 
 
-def _folders() -> list[pathlib.Path]:
+def _places() -> list[pathlib.Path]:
     if FOLDERS.value:
         return [pathlib.Path(f).expanduser() for f in FOLDERS.value]
     python = [pathlib.Path(sysconfig.get_paths()[k]) for k in ("purelib", "stdlib")]

@@ -9,7 +9,7 @@ import pathlib
 
 from absl import app, flags
 
-from launch.common import caches, errors
+from launch.common import caches, errors, folders
 
 flags.adopt_module_key_flags(caches)  # so that --help shows them
 flags.adopt_module_key_flags(errors)
@@ -40,6 +40,7 @@ def main(argv):
 
     cache_dir = caches.use()
     with errors.in_one_line():
+        folders.check_file("output", OUTPUT.value)
         questions.write(
             pathlib.Path(INPUT.value).expanduser(),
             pathlib.Path(OUTPUT.value).expanduser(),

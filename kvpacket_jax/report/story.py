@@ -38,27 +38,25 @@ def conclusion(
     right = {name: sum(r.right for r in comparison.replies if r.method == name) for name in runs}
     count = len(comparison.replies) // len(runs)
     sooner = timing.ratio(runs[REFERENCE], runs[packets])
+    verdict = _verdict(right[packets], right[bare], right[REFERENCE])
+    of_it = "" if adapter == NONE else f" So here the adapter, {adapter}, {verdict}"
     return (
         f"What to conclude: {packets} answers from documents that were cached one by one, its "
         f"first token {sooner:.0f} times sooner than {REFERENCE}'s, which reads all of them again. "
         f"Right of {count} answers: {REFERENCE} {right[REFERENCE]}, {packets} {right[packets]}, "
         f"{bare} {right[bare]}, which has the same caches without an adapter."
-        f"{_verdict(adapter, right[packets], right[bare], right[REFERENCE])}"
-        f"{_guarded(comparison, packets)}"
+        f"{of_it}{_guarded(comparison, packets)}"
     )
 
 
-def _verdict(adapter: str, adapted: int, bare: int, full: int) -> str:
-    """What an adapter did, by the numbers of right answers; "" where there is none."""
-    if adapter == NONE:
-        return ""
-    what = f" So here the adapter, {adapter}, "
+def _verdict(adapted: int, bare: int, full: int) -> str:
+    """What an adapter did, by the numbers of right answers."""
     if adapted < bare:
-        return f"{what}costs right answers ({bare - adapted}): do without it (--adapter=none)."
+        return f"costs right answers ({bare - adapted}): do without it (--adapter=none)."
     if bare >= full:
-        return f"{what}has nothing to win back: caching documents apart loses no answer."
+        return "has nothing to win back: caching documents apart loses no answer."
     share = "none" if adapted == bare else "all" if adapted >= full else "part"
-    return f"{what}wins back {share} of what caching documents apart loses."
+    return f"wins back {share} of what caching documents apart loses."
 
 
 def _guarded(comparison: Comparison, packets: str) -> str:

@@ -178,15 +178,15 @@ class Trainer:
 
     def take_step(self, stop: Callable[[], int], shown: "progress_lib.TrainingProgress") -> bool:
         """One update from `config.microbatches` microbatches; False if asked to stop."""
-        began, config, count = time.perf_counter(), self._run.config, self._run.config.microbatches
+        began, config = time.perf_counter(), self._run.config
         if hosts.share(np.bool_(bool(stop()))).any():
             return False
         sums, done = step_lib.zero_sums(self._state.adapter), []
         with hosts.together():
             if self._texts is None:
-                self._texts = self._read_ahead(self.step * count)
+                self._texts = self._read_ahead(self.step * config.microbatches)
                 self._pending = self._run.teaching.ask(next(self._texts))
-            for _ in range(count):
+            for _ in range(config.microbatches):
                 # The next microbatch's teacher is queued before this one's student, so that its
                 # answers are there when the host wants them.
                 following = self._run.teaching.ask(next(self._texts))
@@ -354,8 +354,8 @@ class Trainer:
 
 def jit_microbatch(model: LanguageModel, config: ConfigDict, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
-    o = config.optimizer
-    settings = (config.loss, learning, config.reduction, o.clip_norm, config.learn_writer)
+    clip_norm = config.optimizer.clip_norm
+    settings = (config.loss, learning, config.reduction, clip_norm, config.learn_writer)
     if (mesh := model.config.mesh) is None:
         return _jit_microbatch(model.module, *settings)
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))

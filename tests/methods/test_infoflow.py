@@ -96,5 +96,6 @@ def test_question_tokens_see_no_later_ones_unless_as_published(tiny):
 def test_a_query_of_template_tokens_only_is_refused(tiny):
     case = golden_case(tiny, "qwen2_A")
     for leading, trailing in ((4, 2), (0, 8), (8, 0)):  # of 6 tokens
-        with pytest.raises(ValueError, match=f"without {leading} leading and {trailing} trailing"):
+        said = f"has 6 tokens; without {leading} leading and {trailing} trailing"
+        with pytest.raises(ValueError, match=said):
             run(case, "infoflow", {"leading": leading, "trailing": trailing})

@@ -14,7 +14,6 @@ import models
 from configs import train as train_config
 from kvpacket_jax import teacher
 from kvpacket_jax.data import EncodedExample
-from kvpacket_jax.measure.memory import memory_analysis
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets import adapter as adapter_lib
@@ -24,8 +23,7 @@ from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train.shapes import Fitted, Shape
-from models import CONFIGS, low_rank
-from models.transformer import Transformer, init_params
+from models import low_rank
 from tests.support.golden import FAMILIES, GOLDEN
 from tests.support.writers import as_published, published_writer
 
@@ -387,27 +385,3 @@ def test_scores_of_questions_add_up_to_the_loss(golden):
     assert np.count_nonzero(sure) == scores["tokens"].sum() and (sure < 1).all()
     total = -np.log(sure[sure > 0]).sum()
     np.testing.assert_allclose(total, sums.metrics["cross_entropy"], rtol=1e-5)
-
-
-def test_remat_saves_memory_where_layers_are_scanned():
-    """XLA for CPUs undoes it in unrolled layers; here the compiled step must show it."""
-    config = dataclasses.replace(CONFIGS["smollm2-135m"], num_layers=8, scan_layers=True)
-    shape = Shape(16, documents=4, tokens=240, questions=4, row=48, new_tokens=16, answers=64)
-    example = Fitted("", (), EncodedExample([0], [[0]] * 4, [[0]] * 4))
-    batch = loss_lib.pack([example], [[[0]] * 4], [[1.0] * 4], shape)
-    hidden = jax.ShapeDtypeStruct((1, 4, 16, config.dim), jnp.float32)
-    adapter = Adapter(*(jax.ShapeDtypeStruct((8, config.dim), jnp.float32),) * 2)
-
-    def temporaries(remat: bool) -> int:
-        module = Transformer(dataclasses.replace(config, remat=remat))
-        params = jax.eval_shape(functools.partial(init_params, module.config), jax.random.key(0))
-
-        def step(params, adapter, hidden):
-            zero = step_lib.zero_sums(adapter)
-            return step_lib.add_microbatch(
-                module, "kl", 4, params, adapter, None, zero, batch, hidden
-            )
-
-        return memory_analysis(step, params, adapter, hidden).temporaries
-
-    assert temporaries(True) < 0.5 * temporaries(False)

@@ -1,5 +1,6 @@
-"""One update: the running mean, separate rates of soft tokens and writer, steps without a loss."""
+"""One update: the running mean, separate rates, steps without a loss; what a step keeps."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,12 +10,17 @@ import optax
 import pytest
 
 from configs import train as train_config
+from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.measure.memory import memory_analysis
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
+from kvpacket_jax.train.shapes import Fitted, Shape
 from kvpacket_jax.train.step import Rates
+from models import CONFIGS
 from models.low_rank import Factors
+from models.transformer import Transformer, init_params
 
 OPTIMIZER = setup.make_optimizer(train_config.get_config())
 
@@ -82,3 +88,27 @@ def test_a_step_whose_questions_weigh_nothing_changes_nothing(reduction):
     state, metrics = update(began, zero, rates(0.1, 0.1), reduction=reduction)
     assert metrics["loss"] == metrics["gradient_norm"] == 0 and int(state.step) == 1
     jax.tree.map(np.testing.assert_array_equal, state.adapter, began.adapter)
+
+
+def test_remat_saves_memory_where_layers_are_scanned():
+    """XLA for CPUs undoes it in unrolled layers; here the compiled step must show it."""
+    config = dataclasses.replace(CONFIGS["smollm2-135m"], num_layers=8, scan_layers=True)
+    shape = Shape(16, documents=4, tokens=240, questions=4, row=48, new_tokens=16, answers=64)
+    example = Fitted("", (), EncodedExample([0], [[0]] * 4, [[0]] * 4))
+    batch = loss_lib.pack([example], [[[0]] * 4], [[1.0] * 4], shape)
+    hidden = jax.ShapeDtypeStruct((1, 4, 16, config.dim), jnp.float32)
+    adapter = Adapter(*(jax.ShapeDtypeStruct((8, config.dim), jnp.float32),) * 2)
+
+    def temporaries(remat: bool) -> int:
+        module = Transformer(dataclasses.replace(config, remat=remat))
+        params = jax.eval_shape(functools.partial(init_params, module.config), jax.random.key(0))
+
+        def step(params, adapter, hidden):
+            zero = step_lib.zero_sums(adapter)
+            return step_lib.add_microbatch(
+                module, "kl", 4, params, adapter, None, zero, batch, hidden
+            )
+
+        return memory_analysis(step, params, adapter, hidden).temporaries
+
+    assert temporaries(True) < 0.5 * temporaries(False)
