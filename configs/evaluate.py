@@ -6,6 +6,7 @@ biography_10, biography_20, biography_64
 niah             needles in 2,000 tokens of prose in 8 chunks
 ruler            several needles a question, variable tracking, common words in 2,000 tokens
 wikipedia        five paragraphs of Wikipedia
+everyday         five documents of a folder, of the kind that adapters are trained on
 own_docs         five everyday documents: price lists, manuals, minutes
 own_notes        five notes of a line each
 hotpot_qa        ten paragraphs, two of them gold; --config.dataset.options.folder=DIR for files
@@ -72,6 +73,7 @@ SETS = {
     "niah": ("niah", NEEDLES, 50),
     "ruler": ("ruler", {}, 60),
     "wikipedia": ("wikipedia", {"num_documents": 5, "num_questions": 10}, 100),
+    "everyday": ("everyday", {"num_documents": 5, "num_questions": 10}, 160),
     "own_docs": ("own_docs", {}, 120),
     "own_notes": ("own_docs", {"notes": True}, 60),
     "hotpot_qa": ("hotpot_qa", {"folder": "", "num_documents": 10}, 100),
@@ -91,6 +93,7 @@ FURTHER = {
     | {"num_tokens": int, "num_chunks": int, "kinds": tuple}
     | dict.fromkeys(_LISTS, int),
     "wikipedia": _PROSE,
+    "everyday": _GENERATED | {"document_words": tuple, "notes": bool},
     "corpus": _PROSE,
     "hotpot_qa": {"setting": str, "ids": str, "num_distractors": int},
     "musique": {"ids": str, "num_distractors": int, "single_hop": bool},

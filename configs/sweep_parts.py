@@ -23,17 +23,31 @@ PARTS = {
 }
 
 
+def _mixture() -> dict[str, ConfigDict]:
+    life = dict(num_documents=5, num_questions=16, document_words=(64, 80))
+    paragraphs = dict(num_documents=5, num_questions=30, document_words=(66, 94))
+    return {
+        "biography_5": train.entry("biography", 0.5, train.FIVE, **life),
+        "wikipedia": train.entry("wikipedia", 0.5, train.PROSE, **paragraphs),
+    }
+
+
+def _validation() -> dict[str, ConfigDict]:
+    own_docs = train.PROSE | dict(questions=10, tokens=448)
+    paragraphs = dict(document_words=(66, 94), num_questions=30)
+    life = dict(num_documents=5, num_questions=16)
+    return {
+        "biography": train.kind("biography", 4, train.FIVE, **life),
+        "wikipedia": train.kind("wikipedia", 4, train.PROSE, **paragraphs),
+        "own_docs": train.kind("own_docs", 8, own_docs),
+    }
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
     arguments.check("configs/sweep_parts.py", arg, ["train"])
     config = train.get_config()
-    config.mixture = ConfigDict({k: config.mixture[k] for k in ("biography_5", "wikipedia")})
-    for entry in config.mixture.values():
-        entry.weight = 0.5
-    # As results/parts was measured; configs/train.py's documents have become longer since.
-    config.mixture.biography_5.options.update(num_questions=16, document_words=(64, 80))
-    config.mixture.wikipedia.options.document_words = (66, 94)
-    kinds = ("biography", "wikipedia", "own_docs")
-    config.validation = ConfigDict({k: config.validation[k] for k in kinds})
+    config.mixture, config.validation = ConfigDict(_mixture()), ConfigDict(_validation())
+    config.optimizer.writer_learning_rate, config.optimizer.clip_norm = 5e-4, 0.0
     config.microbatches, config.num_steps, config.validate_every = 2, 40, 10
     config.scales = (1.0,)
     return config

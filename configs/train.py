@@ -1,10 +1,7 @@
 """Training of an adapter.
 
 configs/train.py         a writer of rank 16 over the primer, on many kinds of documents
-configs/train.py:texts   the same with documents of a file of launch.write_questions in it,
-                         --config.corpus=FILE: closer to what people have
-configs/train.py:large   for a GPU: more kinds, up to twenty documents and 2,200 tokens, rank 32;
-                         it needs --config.corpus=FILE too
+configs/train.py:large   for a GPU: up to twenty documents and 2,200 tokens, rank 32
 configs/train.py:jsonl   for documents of your own, lines {"id": "…", "text": "…"} of
                          --config.path=FILE: the model writes the questions, and the adapter
                          that the model is shipped with learns on
@@ -23,17 +20,18 @@ from ml_collections import ConfigDict
 
 from configs import arguments
 
-NAMES = ("texts", "large", "jsonl", "tokens", "distill", "smoke")
+NAMES = ("large", "jsonl", "tokens", "distill", "smoke")
 
 
-def _entry(name: str, weight: float, sizes: dict, **options) -> ConfigDict:
+def entry(name: str, weight: float, sizes: dict, **options) -> ConfigDict:
+    """A data set of a mixture with its share; sizes are shapes.Shape's."""
     return ConfigDict({"name": name, "weight": weight, "options": ConfigDict(options), **sizes})
 
 
 def kind(name: str, sets: int, sizes: dict, split: str = "validation", **options) -> ConfigDict:
     """A kind of documents to be scored on; sizes are shapes.Shape's."""
-    entry = {"name": name, "split": split, "sets": sets, **sizes}
-    return ConfigDict(entry | {"options": ConfigDict(options)})
+    scored = {"name": name, "split": split, "sets": sets, **sizes}
+    return ConfigDict(scored | {"options": ConfigDict(options)})
 
 
 # Sizes that entries share, for each is a program: documents of at most `tokens`, `questions` in
@@ -42,8 +40,6 @@ def kind(name: str, sets: int, sizes: dict, split: str = "validation", **options
 FIVE = dict(documents=5, tokens=112, questions=16, row=32, new_tokens=12, answers=112, learning=5)
 TEN = dict(FIVE, documents=10, learning=4)
 PROSE = dict(documents=5, tokens=124, questions=9, row=44, new_tokens=24, answers=128, learning=5)
-LONG = dict(PROSE, documents=3, tokens=256, questions=7, learning=3)
-
 
 # Of :large, and of what others validate on and cards are measured on.
 LINES = dict(documents=10, tokens=48, questions=10, row=32, new_tokens=16, answers=112, learning=10)
@@ -55,147 +51,113 @@ LETTERS = dict(PAGES, documents=5, tokens=416, questions=10, answers=128, learni
 # An answer with three or four of a key's numbers is longer than new_tokens.
 TWO_NUMBERS = dict(kinds=("multi_key", "multi_value"), num_values=2)
 
-
-def _mixture() -> dict[str, ConfigDict]:
-    """Documents are a little longer than their entries hold, and cut, for padding is work."""
-    life = dict(num_questions=30, document_words=(80, 96))
-    needles = dict(num_tokens=(640, 680), num_chunks=5, num_needles=18, num_questions=18)
-    sheets = dict(num_train=8000, num_questions=20, document_words=(58, 84))
-
-    def paragraphs(weight, sizes, documents, words):
-        options = dict(num_documents=documents, document_words=words, num_questions=30)
-        return _entry("wikipedia", weight, sizes, **options)
-
-    return {
-        "biography_5": _entry("biography", 0.18, FIVE, num_documents=5, **life),
-        "biography_10": _entry("biography", 0.13, TEN, num_documents=10, **life),
-        "needles": _entry("niah", 0.1, PROSE, **TWO_NUMBERS, **needles),
-        "sheets": _entry("sheets", 0.1, PROSE, **sheets),
-        "wikipedia": paragraphs(0.27, PROSE, 5, (60, 100)),
-        "wikipedia_long": paragraphs(0.22, LONG, 3, (160, 220)),
-    }
-
-
-def _validation() -> dict[str, ConfigDict]:
-    own_docs = dict(PROSE, questions=10, tokens=448, answers=128)
-    needles = dict(num_tokens=560, num_chunks=5, num_needles=8, kinds=("multi_key",))
-    return {
-        "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
-        "biography_10": kind("biography", 2, TEN, num_documents=10, num_questions=16),
-        "needles": kind("niah", 4, PROSE, num_questions=8, **needles),  # whole, or needles go
-        "wikipedia": kind("wikipedia", 4, PROSE, document_words=(66, 94), num_questions=30),
-        "own_docs": kind("own_docs", 8, own_docs),
-    }
-
-
-# The sizes of :texts, tighter.
+# Of the default mixture, tight.
 LIFE = dict(FIVE, tokens=96, row=30)
 LIVES_10 = dict(LIFE, documents=10, learning=4)
 PARAGRAPHS = dict(
     documents=5, tokens=112, questions=8, row=38, new_tokens=20, answers=128, learning=5
 )
-CHAPTERS = dict(PARAGRAPHS, documents=3, tokens=248, learning=3)
+CHAPTERS = dict(PARAGRAPHS, documents=4, tokens=248, learning=3)
 LEAFLETS = dict(PARAGRAPHS, documents=4, tokens=384, learning=2)
 SHORT = dict(documents=10, tokens=34, questions=8, row=30, new_tokens=12, answers=64, learning=10)
 
 
-def _texts_mixture(corpus) -> dict[str, ConfigDict]:
-    """Documents of a request are similar, so those of a set are: `related`."""
+def _mixture() -> dict[str, ConfigDict]:
+    """Documents of a request are similar, so those of a set are: of a folder, or `related`."""
     many = dict(num_train=8000, num_questions=30)
-    docs = many | dict(path=corpus, related=True)
     life = dict(num_questions=30, document_words=(50, 80))
     namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=(560, 600), num_chunks=5, num_needles=18, num_questions=18)
     lines = dict(num_documents=10, num_questions=16)
     sheets = dict(num_train=8000, num_questions=20)
 
-    def prose(weight, sizes, name, documents, words, options):
-        return _entry(name, weight, sizes, num_documents=documents, document_words=words, **options)
+    def prose(weight, sizes, name, words, **options):
+        number = sizes["documents"]
+        options = many | dict(num_documents=number, document_words=words) | options
+        return entry(name, weight, sizes, **options)
 
     return {
-        "lives_5": _entry("biography", 0.08, LIFE, num_documents=5, **life),
-        "lives_10": _entry("biography", 0.08, LIVES_10, num_documents=(9, 10), **life, **namesakes),
-        "facts": _entry("biography", 0.03, SHORT, one_fact=True, document_words=(12, 24), **lines),
-        "corpus_lines": _entry(
-            "corpus", 0.07, SHORT, notes=True, document_words=(8, 22), **docs | lines
-        ),
-        "needles": _entry("niah", 0.04, PARAGRAPHS, **TWO_NUMBERS, **needles),
-        "sheets": _entry("sheets", 0.07, PARAGRAPHS, document_words=(38, 56), **sheets),
+        "lives_5": entry("biography", 0.08, LIFE, num_documents=5, **life),
+        "lives_10": entry("biography", 0.08, LIVES_10, num_documents=(9, 10), **life, **namesakes),
+        "facts": entry("biography", 0.03, SHORT, one_fact=True, document_words=(12, 24), **lines),
+        "needles": entry("niah", 0.05, PARAGRAPHS, **TWO_NUMBERS, **needles),
+        "sheets": entry("sheets", 0.05, PARAGRAPHS, document_words=(38, 56), **sheets),
         # Long lists, half the time all of one kind: values are taken from the wrong one of them.
-        "long_sheets": _entry(
-            "sheets", 0.11, LEAFLETS, num_documents=4, document_words=(120, 160), **sheets
+        "long_sheets": entry(
+            "sheets", 0.05, LEAFLETS, num_documents=4, document_words=(120, 160), **sheets
         ),
-        "wikipedia": prose(0.15, PARAGRAPHS, "wikipedia", 5, (40, 105), many | dict(related=True)),
-        "corpus": prose(0.13, PARAGRAPHS, "corpus", 5, (45, 95), docs),
-        "wikipedia_long": prose(0.08, CHAPTERS, "wikipedia", 3, (130, 200), many),
-        "corpus_long": prose(0.11, LEAFLETS, "corpus", 4, (140, 260), docs),
-        "wikipedia_pages": prose(0.05, LEAFLETS, "wikipedia", 4, (170, 260), many),
+        "wikipedia": prose(0.11, PARAGRAPHS, "wikipedia", (40, 105), related=True),
+        "wikipedia_long": prose(0.06, CHAPTERS, "wikipedia", (130, 200)),
+        "wikipedia_pages": prose(0.04, LEAFLETS, "wikipedia", (170, 260)),
+        "everyday_lines": prose(0.05, SHORT, "everyday", (8, 22), notes=True),
+        "everyday_short": prose(0.08, PARAGRAPHS, "everyday", (40, 130)),
+        "everyday": prose(0.17, CHAPTERS, "everyday", (70, 320)),
+        "everyday_long": prose(0.15, LEAFLETS, "everyday", (140, 320)),
     }
 
 
-def _texts_validation(corpus) -> dict[str, ConfigDict]:
-    """Its "docs" are those of the file."""
-    docs = dict(document_words=(45, 80), num_questions=30, path=corpus)
+def _validation() -> dict[str, ConfigDict]:
+    """Without own_docs: adapters are not chosen by what their cards are measured on."""
+    needles = dict(num_tokens=600, num_chunks=5, num_needles=8, kinds=("multi_key",))
     return {
         "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
         "biography_10": kind("biography", 3, TEN, num_documents=10, num_questions=16),
-        "needles": kind("niah", 4, NOTES, num_tokens=600, num_chunks=5, num_questions=8),
+        "needles": kind("niah", 4, NOTES, num_questions=8, **needles),  # whole, or needles go
         "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
-        "docs": kind("corpus", 6, NOTES, **docs),
-        "own_docs": kind("own_docs", 12, LETTERS),
-        "own_notes": kind("own_docs", 12, LINES, notes=True),
+        "everyday": kind("everyday", 16, LETTERS, num_questions=10),
+        "everyday_lines": kind(
+            "everyday", 6, LINES, notes=True, document_words=(8, 22), num_documents=10
+        ),
     }
 
 
-def _large_mixture(corpus) -> dict[str, ConfigDict]:
+def _large_mixture() -> dict[str, ConfigDict]:
     many = dict(num_train=8000, num_questions=30)
     life = many | dict(num_questions=16)
     needles = TWO_NUMBERS | dict(num_train=4000, num_needles=12, num_questions=12)
-    docs = many | dict(path=corpus)
 
     def lives(weight, sizes, documents, words, **more):
         options = life | dict(num_documents=documents, document_words=words, **more)
-        return _entry("biography", weight, sizes, **options)
+        return entry("biography", weight, sizes, **options)
 
-    def prose(weight, sizes, documents, words, name="wikipedia", options=many):
-        return _entry(name, weight, sizes, num_documents=documents, document_words=words, **options)
+    def prose(weight, sizes, documents, words, name="wikipedia", **options):
+        options = many | dict(num_documents=documents, document_words=words) | options
+        return entry(name, weight, sizes, **options)
 
     return {
         "lives_5": lives(0.1, FIVE, (4, 5), (50, 80)),
         "lives_20": lives(0.13, LIVES, (14, 20), (50, 80), shared_names=True, two_hop=True),
         "short_lives": lives(0.05, FIVE, 5, (36, 60)),
-        "needles": _entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
-        "sheets": _entry("sheets", 0.05, NOTES, document_words=(36, 56), **many),
-        "needles_8": _entry("niah", 0.08, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
+        "needles": entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
+        "sheets": entry("sheets", 0.05, NOTES, document_words=(36, 56), **many),
+        "needles_8": entry("niah", 0.08, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
         "wikipedia": prose(0.12, NOTES, (4, 5), (60, 90)),
         "wikipedia_pages": prose(0.11, PAGES, (6, 8), (120, 200)),
-        "corpus": prose(0.12, NOTES, (4, 5), (45, 80), "corpus", docs),
-        "corpus_pages": prose(0.1, PAGES, (6, 8), (110, 180), "corpus", docs),
-        "corpus_long": prose(0.1, LETTERS, (2, 5), (180, 300), "corpus", docs),
+        "everyday_short": prose(0.08, NOTES, (4, 5), (40, 130), "everyday"),
+        "everyday_pages": prose(0.12, PAGES, (6, 8), (100, 320), "everyday"),
+        "everyday": prose(0.12, LETTERS, (2, 5), (40, 320), "everyday"),
     }
 
 
-def _large_validation(corpus) -> dict[str, ConfigDict]:
+def _large_validation() -> dict[str, ConfigDict]:
     needles = dict(num_tokens=2000, num_chunks=8, num_questions=8, kinds=("multi_key",))
-    docs = dict(document_words=(100, 300), num_questions=30, path=corpus)
     return {
         "biography": kind("biography", 16, FIVE, num_documents=5, num_questions=16),
         "biography_20": kind("biography", 8, LIVES, num_documents=20, num_questions=16),
         "needles": kind("niah", 16, PAGES, num_needles=8, **needles),
         "wikipedia": kind("wikipedia", 16, NOTES, document_words=(50, 90), num_questions=30),
-        "docs": kind("corpus", 16, LETTERS, num_documents=5, **docs),
-        "own_docs": kind("own_docs", 12, LETTERS),
+        "everyday": kind("everyday", 16, LETTERS, num_questions=10),
     }
 
 
 OPTIMIZER = {
     "learning_rate": 5e-3,  # of soft tokens
-    "writer_learning_rate": 5e-4,  # and of a distiller
+    "writer_learning_rate": 3e-4,  # and of a distiller
     "warmup_steps": 10,
     "b1": 0.9,
     "b2": 0.99,
     "eps": 1e-8,
-    "clip_norm": 0.0,  # of each microbatch's gradient; 0: no bound
+    "clip_norm": 4.0,  # of each microbatch's gradient, which go from 2 to 25; 0: no bound
 }
 
 # The sizes of :jsonl: longer documents are cut to whole sentences.
@@ -209,9 +171,9 @@ def _own_mixture(corpus) -> dict[str, ConfigDict]:
     docs = many | dict(document_words=ANY_LENGTH, path=corpus)
     life = dict(num_documents=5, num_questions=16, document_words=(50, 80))
     return {
-        "own": _entry("corpus", 0.75, OWN, num_documents=4, **docs),
-        "lives_5": _entry("biography", 0.1, FIVE, **life),
-        "notes": _entry("wikipedia", 0.15, NOTES, document_words=(60, 90), **many),
+        "own": entry("corpus", 0.75, OWN, num_documents=4, **docs),
+        "lives_5": entry("biography", 0.1, FIVE, **life),
+        "notes": entry("wikipedia", 0.15, NOTES, document_words=(60, 90), **many),
     }
 
 
@@ -230,7 +192,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # model without that.
     config.shared_layers = ""
     config.seed = 0
-    config.corpus = ""  # the file that data sets named "corpus" read
 
     config.header = 0  # soft tokens before and after each document
     config.trailer = 0
@@ -276,38 +237,33 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _vary(config: ConfigDict, arg: str | None) -> None:
     """Makes a config what `arg` names."""
-    corpus = config.get_ref("corpus")
-    if arg == "texts":
-        config.mixture = ConfigDict(_texts_mixture(corpus))
-        config.validation = ConfigDict(_texts_validation(corpus))
-        config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 3
-        config.optimizer.clip_norm = 4.0  # norms of sets go from 2 to 25
-    elif arg == "jsonl":
-        config.path = ""  # the documents; launch.train makes them the corpus
+    if arg == "jsonl":
+        config.path = ""  # the documents; launch.train writes questions about them
+        config.corpus = ""  # the file of these questions; given, no documents are needed
+        corpus = config.get_ref("corpus")
         config.init = "shipped"
         config.mixture = ConfigDict(_own_mixture(corpus))
         config.validation = ConfigDict(_own_validation(corpus))
-        config.optimizer.writer_learning_rate, config.microbatches = 3e-4, 2
-        config.optimizer.clip_norm = 4.0
+        config.microbatches = 2
     elif arg == "large":
-        config.mixture = ConfigDict(_large_mixture(corpus))
-        config.validation = ConfigDict(_large_validation(corpus))
+        config.mixture = ConfigDict(_large_mixture())
+        config.validation = ConfigDict(_large_validation())
         config.writer_rank, config.optimizer.writer_learning_rate = 32, 1e-3
         config.batch_size, config.checkpoint_every, config.validate_every = 8, 50, 50
         config.num_steps = 2000  # finish ends it before
     elif arg == "tokens":
         config.header = config.trailer = 16
-        config.primer, config.writer_rank = "", 0
+        config.primer, config.writer_rank, config.optimizer.clip_norm = "", 0, 0.0
     elif arg == "distill":
         config.init, config.distiller_rank = "adapter:qwen2.5-coder-0.5b", 16
         config.keeps, config.loss, config.scales = (0.5, 0.25, 0.1), "both_kl", (1.0,)
         config.learn_writer = False
-        for entry in config.validation.values():  # as many sets at each share
-            entry.sets = -(-entry.sets // len(config.keeps)) * len(config.keeps)
+        for one in config.validation.values():  # as many sets at each share
+            one.sets = -(-one.sets // len(config.keeps)) * len(config.keeps)
     elif arg == "smoke":
         config.model = "smollm2-135m"
         config.num_steps, config.checkpoint_every, config.validate_every = 10, 5, 5
         config.microbatches = 1
-        config.mixture = ConfigDict({"biography_5": config.mixture.biography_5})
+        config.mixture = ConfigDict({"lives_5": config.mixture.lives_5})
         config.validation = ConfigDict({"biography": config.validation.biography})
         config.validation.biography.sets = 1

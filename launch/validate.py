@@ -2,7 +2,7 @@
 
 python -m launch.validate --adapters=primer,qwen2.5-coder-0.5b,runs/mine/adapter
 python -m launch.validate --adapters=primer,runs/mine/adapter,runs/mine/adapter@0.6 \
-    --config=configs/train.py:texts --config.corpus=questions.jsonl
+    --config=configs/train.py
 
 `@0.6` makes a writer's change 0.6 times as large. What a shipped adapter is like on test questions,
 launch.card says.

@@ -32,6 +32,7 @@ DATASETS = {
     "ruler": "synthetic.ruler",
     "sheets": "synthetic.sheets",
     "wikipedia": "published.wikipedia",
+    "everyday": "own.everyday",
     "own_docs": "own.own_docs",
     "corpus": "own.corpus",
     "hotpot_qa": "published.hotpot_qa",

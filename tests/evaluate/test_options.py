@@ -6,7 +6,7 @@ import pytest
 
 from configs import evaluate as configs
 from kvpacket_jax import data
-from kvpacket_jax.data.own import corpus
+from kvpacket_jax.data.own import corpus, everyday
 from kvpacket_jax.data.published import wikipedia
 from kvpacket_jax.data.synthetic import biography, niah, ruler
 
@@ -15,6 +15,7 @@ OPTIONS = {
     "niah": niah.NiahConfig,
     "ruler": ruler.RulerConfig,
     "wikipedia": wikipedia.WikipediaConfig,
+    "everyday": everyday.EverydayConfig,
     "corpus": corpus.CorpusConfig,
 }
 

@@ -176,8 +176,8 @@ def test_parts_that_are_named_are_trained_and_the_primer_is_not(byte_model):
         ("mixture.needles.answers", 0, "mixture.needles.answers is 0: it is 1 or more"),
         (
             "mixture.needles.row",
-            12,
-            "mixture.needles.row is 12: it holds a question and its answer",
+            10,
+            "mixture.needles.row is 10: it holds a question and its answer",
         ),
         ("wrong_weight", -0.5, "wrong_weight is -0.5: it is 0 or more"),
         ("scales", (), r"scales are \(\): one or more numbers above 0"),

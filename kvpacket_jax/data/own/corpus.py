@@ -15,6 +15,7 @@ import hashlib
 import os
 import pathlib
 import random
+from collections.abc import Iterable
 
 from kvpacket_jax import similarity
 from kvpacket_jax.data import generated, json_lines, passages
@@ -122,6 +123,13 @@ def _index(split: str, path: str, document_words: tuple[int, int], notes: bool) 
 def _pool(split: str, path: str, document_words: tuple[int, int], notes: bool) -> tuple[dict, ...]:
     by_id = {record["id"]: record for record in records(path)}
     chosen = (by_id[name] for name in generated.pool_of(list(by_id), split))
+    return of_length(chosen, document_words, notes)
+
+
+def of_length(
+    chosen: Iterable[dict], document_words: tuple[int, int], notes: bool
+) -> tuple[dict, ...]:
+    """The records whose text has so many words; with `notes`, a sentence of each that has."""
     if notes:
         chosen = (note for record in chosen if (note := _note(record, document_words)))
     least, most = document_words
@@ -158,15 +166,16 @@ def generate(split: str, index: int, config: CorpusConfig) -> Example:
             chosen = _deal(rng, drawn, split, index, config)
         else:
             chosen = _draw(rng, split, config)
-        if questions := _questions(rng, chosen, config.num_questions):
+        if asked := questions(rng, chosen, config.num_questions):
             documents = tuple(record["text"] for record in chosen)
-            return Example(f"corpus-{split}-{index}", documents, questions, config.preamble)
+            return Example(f"corpus-{split}-{index}", documents, asked, config.preamble)
     raise ValueError(
         f"{config.path} has too few questions: none about {DRAWS} sets of {len(chosen)} documents."
     )
 
 
-def _questions(rng: random.Random, chosen: list[dict], number: int) -> tuple[Question, ...]:
+def questions(rng: random.Random, chosen: list[dict], number: int) -> tuple[Question, ...]:
+    """Up to `number` of the questions about the chosen records, and sentences to be continued."""
     written = [
         Question(q["text"], tuple(q["answers"]), "question", {"kind": "written", "documents": [i]})
         for i, record in enumerate(chosen)
