@@ -58,8 +58,9 @@ PARAGRAPHS = dict(
     documents=5, tokens=112, questions=8, row=38, new_tokens=20, answers=128, learning=5
 )
 CHAPTERS = dict(PARAGRAPHS, documents=4, tokens=248, learning=3)
-LEAFLETS = dict(PARAGRAPHS, documents=4, tokens=384, learning=2)
-SHORT = dict(documents=10, tokens=34, questions=8, row=30, new_tokens=12, answers=64, learning=10)
+FOLDER = dict(PARAGRAPHS, tokens=320, row=44, learning=2)
+SHORT = dict(documents=10, tokens=34, questions=8, row=42, new_tokens=12, answers=64, learning=10)
+NOTE = (8, 16)  # words
 
 
 def _mixture() -> dict[str, ConfigDict]:
@@ -84,15 +85,13 @@ def _mixture() -> dict[str, ConfigDict]:
         "sheets": entry("sheets", 0.05, PARAGRAPHS, document_words=(38, 56), **sheets),
         # Long lists, half the time all of one kind: values are taken from the wrong one of them.
         "long_sheets": entry(
-            "sheets", 0.05, LEAFLETS, num_documents=4, document_words=(120, 160), **sheets
+            "sheets", 0.05, FOLDER, num_documents=5, document_words=(100, 140), **sheets
         ),
         "wikipedia": prose(0.11, PARAGRAPHS, "wikipedia", (40, 105), related=True),
-        "wikipedia_long": prose(0.06, CHAPTERS, "wikipedia", (130, 200)),
-        "wikipedia_pages": prose(0.04, LEAFLETS, "wikipedia", (170, 260)),
-        "everyday_lines": prose(0.05, SHORT, "everyday", (8, 22), notes=True),
-        "everyday_short": prose(0.08, PARAGRAPHS, "everyday", (40, 130)),
-        "everyday": prose(0.17, CHAPTERS, "everyday", (70, 320)),
-        "everyday_long": prose(0.15, LEAFLETS, "everyday", (140, 320)),
+        "wikipedia_long": prose(0.1, CHAPTERS, "wikipedia", (130, 200)),
+        "everyday_lines": prose(0.06, SHORT, "everyday", NOTE, notes=True),
+        "everyday_short": prose(0.07, PARAGRAPHS, "everyday", (40, 85)),
+        "everyday": prose(0.32, FOLDER, "everyday", (40, 320)),
     }
 
 
@@ -106,7 +105,7 @@ def _validation() -> dict[str, ConfigDict]:
         "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
         "everyday": kind("everyday", 16, LETTERS, num_questions=10),
         "everyday_lines": kind(
-            "everyday", 6, LINES, notes=True, document_words=(8, 22), num_documents=10
+            "everyday", 2, LINES | {"row": 48}, notes=True, document_words=NOTE, num_documents=10
         ),
     }
 

@@ -41,5 +41,10 @@ def beginning(text: str, fits: Callable[[str], bool]) -> str:
 
 def stands_in(answer: str, text: str) -> bool:
     """Whether a text has the answer word for word, in whichever case and over whichever lines."""
+    return count(answer, text) > 0
+
+
+def count(answer: str, text: str) -> int:
+    """How often it has."""
     words = r"\s+".join(map(re.escape, answer.split()))
-    return bool(re.search(rf"(?<!\w){words}(?!\w)", text, re.I))
+    return len(re.findall(rf"(?<!\w){words}(?!\w)", text, re.I))

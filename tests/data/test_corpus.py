@@ -68,16 +68,6 @@ def test_related_documents_are_of_one_kind(tmp_path):
     assert len({d for i in range(20) for d in source[i].documents}) > 25  # not always the same
 
 
-def test_notes_are_single_sentences_with_what_they_answer(path):
-    options = dict(notes=True, document_words=(10, 20), num_questions=2, num_documents=2)
-    example = data.load("corpus", "train", path=path, **options)[0]
-    bodies = {r["text"].split("\n")[1].split(" It is red")[0] for r in RECORDS}
-    assert set(example.documents) <= bodies
-    assert all(q.text.startswith("Where does boat") for q in example.questions)  # none of colour
-    with pytest.raises(ValueError, match="0 documents of"):
-        data.load("corpus", "train", path=path, **options | dict(document_words=(1, 3)))
-
-
 def test_splits_share_no_document(path):
     sources = [data.load("corpus", s, path=path, num_documents=3) for s in SPLITS]
     texts = [{d for i in range(60) for d in source[i].documents} for source in sources]

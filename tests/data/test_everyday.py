@@ -37,13 +37,14 @@ def test_answers_stand_in_their_documents():
 
 def test_sets_are_of_a_folder_and_share_no_document():
     folders = folder_of("validation")
-    number = len(folders) // 4
+    number = len(set(folders.values()))
+    of_four = number + number // 4  # a set of what is left of four folders
     source = data.load("everyday", "validation", num_documents=4, num_questions=9)
-    sets = [source[i] for i in range(number)]
+    sets = [source[i] for i in range(of_four)]
     documents = [d for example in sets for d in example.documents]
-    assert len(documents) == len(set(documents)) == 4 * number
+    assert len(documents) == len(set(documents)) == 4 * of_four
     spread = [len({folders[d] for d in example.documents}) for example in sets]
-    assert max(spread) == 2 and spread.count(1) > number // 4
+    assert spread.count(1) == number and spread.count(4) == of_four - number
     for example in sets:
         assert len(example.questions) == 9
         for question in example.questions:
@@ -54,11 +55,9 @@ def test_sets_are_of_a_folder_and_share_no_document():
                 if passages.stands_in(question.answers[0], text)
             ]
             assert places == [at]
-    later = {d for i in range(number, 2 * number) for d in source[i].documents}
-    assert len(later) == 4 * number  # dealt anew, all of them again
-    assert [source[i].documents for i in range(number)] != [
-        source[number + i].documents for i in range(number)
-    ]
+    later = [source[of_four + i] for i in range(of_four)]  # dealt anew, all of them again
+    assert len({d for example in later for d in example.documents}) == 4 * of_four
+    assert [e.documents for e in sets] != [e.documents for e in later]
 
 
 def test_numbers_and_lengths_are_as_asked_for():
@@ -72,12 +71,17 @@ def test_numbers_and_lengths_are_as_asked_for():
         data.load("everyday", "test", document_words=(1, 2))
 
 
-def test_notes_are_sentences_of_the_documents():
-    options = dict(notes=True, document_words=(8, 22), num_documents=10)
-    example = data.load("everyday", "train", **options)[0]
-    bodies = [" ".join(text.split()) for text in folder_of("train")]
-    assert len(example.documents) == 10
-    assert all(any(note in body for body in bodies) for note in example.documents)
+def test_notes_are_lines_of_the_documents_that_alone_have_the_answer():
+    options = dict(notes=True, document_words=(8, 16), num_documents=10, num_questions=9)
+    source, texts = data.load("everyday", "train", **options), list(folder_of("train"))
+    for example in (source[i] for i in range(10)):
+        whole = [next(text for text in texts if note in text) for note in example.documents]
+        assert not any("\n" in note for note in example.documents)
+        for question in example.questions:
+            if question.form == "question":
+                (at,) = question.info["documents"]
+                assert passages.stands_in(question.answers[0], example.documents[at])
+                assert passages.count(question.answers[0], whole[at]) == 1
 
 
 def test_nothing_of_what_is_measured_on_is_trained_on():

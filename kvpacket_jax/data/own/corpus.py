@@ -15,7 +15,6 @@ import hashlib
 import os
 import pathlib
 import random
-from collections.abc import Iterable
 
 from kvpacket_jax import similarity
 from kvpacket_jax.data import generated, json_lines, passages
@@ -38,7 +37,6 @@ class CorpusConfig(generated.GeneratorConfig):
     path: str  # .jsonl or .jsonl.gz
     num_documents: int | tuple[int, int] = 5
     document_words: tuple[int, int] = (20, 400)
-    notes: bool = False  # of each document a sentence alone, that has an answer
     related: bool = False
 
     def __post_init__(self):
@@ -86,7 +84,7 @@ def _check(number: int, record: dict) -> dict:
 
 def pool(split: str, config: CorpusConfig) -> tuple[dict, ...]:
     """The records of `split` whose documents are of `config.document_words`."""
-    return _pool(split, config.path, config.document_words, config.notes)
+    return _pool(split, config.path, config.document_words)
 
 
 def _draw(rng: random.Random, split: str, config: CorpusConfig) -> list[dict]:
@@ -95,7 +93,7 @@ def _draw(rng: random.Random, split: str, config: CorpusConfig) -> list[dict]:
     if not config.related:
         return rng.sample(fitting, number)
     first = rng.randrange(len(fitting))
-    index = _index(split, config.path, config.document_words, config.notes)
+    index = _index(split, config.path, config.document_words)
     near = index.closest(first, min(CLOSEST * number, len(fitting) - 1))
     drawn = [first, *rng.sample(near, number - 1)]
     rng.shuffle(drawn)
@@ -114,42 +112,17 @@ def _deal(
 
 
 @functools.lru_cache(maxsize=16)
-def _index(split: str, path: str, document_words: tuple[int, int], notes: bool) -> Index:
-    fitting = _pool(split, path, document_words, notes)
+def _index(split: str, path: str, document_words: tuple[int, int]) -> Index:
+    fitting = _pool(split, path, document_words)
     return similarity.of_texts([record["text"] for record in fitting])
 
 
 @functools.lru_cache(maxsize=16)
-def _pool(split: str, path: str, document_words: tuple[int, int], notes: bool) -> tuple[dict, ...]:
+def _pool(split: str, path: str, document_words: tuple[int, int]) -> tuple[dict, ...]:
     by_id = {record["id"]: record for record in records(path)}
     chosen = (by_id[name] for name in generated.pool_of(list(by_id), split))
-    return of_length(chosen, document_words, notes)
-
-
-def of_length(
-    chosen: Iterable[dict], document_words: tuple[int, int], notes: bool
-) -> tuple[dict, ...]:
-    """The records whose text has so many words; with `notes`, a sentence of each that has."""
-    if notes:
-        chosen = (note for record in chosen if (note := _note(record, document_words)))
     least, most = document_words
     return tuple(r for r in chosen if least <= len(r["text"].split()) <= most)
-
-
-def _note(record: dict, document_words: tuple[int, int]) -> dict | None:
-    """The first sentence of `document_words` with an answer, and what is asked about it."""
-    least, most = document_words
-    for paragraph in _body(record["text"]).split("\n\n"):
-        # Texts are wrapped: a line may end amid a sentence.
-        for sentence in passages.SENTENCE_END.split(" ".join(paragraph.split())):
-            asked = [
-                q
-                for q in record["questions"]
-                if any(passages.stands_in(answer, sentence) for answer in q["answers"])
-            ]
-            if asked and least <= len(sentence.split()) <= most:
-                return record | {"text": sentence, "questions": asked}
-    return None
 
 
 def generate(split: str, index: int, config: CorpusConfig) -> Example:
