@@ -48,6 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "needles": test("niah", 40, PAGES, num_questions=8, **needles),
             "wikipedia": test("wikipedia", 35, NOTES, document_words=(50, 90), **prose),
             "wikipedia, long": test("wikipedia", 35, PAGES, document_words=(95, 190), **prose),
+            "everyday": test("everyday", 28, LETTERS, num_questions=10),
             "own_docs": test("own_docs", 12, LETTERS),
             "own_notes": test("own_docs", 12, LINES, notes=True),
         }

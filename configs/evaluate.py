@@ -113,7 +113,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.shared_layers = ""
     config.adapter = ""  # a folder or a name; empty: the model's own, else the primer
     # Of primed. Empty: the usual one; "biography:3": three documents of that data set's training
-    # split (biography, wikipedia and sheets have one).
+    # split (biography, wikipedia, everyday and sheets have one).
     config.primer = ""
     config.other_model = False  # True: though it was trained for another model of that width
     config.template = "chat"  # or "chat_reasoning": a sentence or two before each answer

@@ -4,8 +4,8 @@
     python -m launch.report --workdir=runs/primers
 
 `:wikipedia` and `:own_docs`, everyday documents, likewise. A primer's documents are of a training
-split. own_docs has none: nearest to it are sheets, price lists and timetables that a generator
-wrote.
+split. own_docs has none: near to it are sheets, price lists and timetables that a generator wrote;
+"everyday:3" is nearer.
 """
 
 from ml_collections import ConfigDict

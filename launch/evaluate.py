@@ -3,9 +3,10 @@
 python -m launch.evaluate --config=configs/evaluate.py:biography --workdir=runs/biography
 
 What there is: biography, biography_10, biography_20, biography_64, niah, ruler, wikipedia,
-own_docs, own_notes; with --config.dataset.options.folder=DIR musique and hotpot_qa (which is
-downloaded without it); with --config.dataset.options.path=FILE corpus, what launch.write_questions
-wrote, and jsonl, lines {"documents": ["…"], "question": "…", "answers": ["…"]}.
+everyday, own_docs, own_notes; with --config.dataset.options.folder=DIR musique and hotpot_qa (which
+is downloaded without it); with --config.dataset.options.path=FILE corpus, what
+launch.write_questions wrote, and jsonl, lines
+{"documents": ["…"], "question": "…", "answers": ["…"]}.
 Fields one would change: --config.model, .methods="('kv_packet','epic:tokens=8')", .num_samples
 (questions), .adapter, .template=chat_reasoning, .num_timed (examples to time), .new_tokens; all are
 in the file.

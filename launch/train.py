@@ -9,7 +9,7 @@ python -m launch.train --mesh=data:2,model:4 --config.batch_size=2 --distributed
 launch.write_questions does (--config.corpus=FILE trains on what that wrote). Three documents in
 five are trained on, one in five is for validation, one for launch.evaluate.
 --config=configs/train.py:smoke shows in some minutes that it runs, not that it learns. Fields one
-would change: --config.model, .init, .corpus, .num_steps, .finish, .writer_rank, .microbatches,
+would change: --config.model, .init, .num_steps, .finish, .writer_rank, .microbatches,
 .batch_size, .mixture; all are in the file.
 """
 

@@ -21,6 +21,7 @@ PLAIN = {  # kinds of configs/card.py, for readers
     "needles": "needles",
     "wikipedia": "Wikipedia",
     "wikipedia, long": "longer Wikipedia",
+    "everyday": "a folder's documents",
     "own_docs": "everyday documents",
     "own_notes": "notes of a line",
 }

@@ -54,8 +54,7 @@ def records(path: str) -> tuple[dict, ...]:
     """
     if not path:
         raise ValueError(
-            "Give the file that launch.write_questions wrote: --config.dataset.options.path=FILE, "
-            "in training --config.corpus=FILE."
+            "Give the file that launch.write_questions wrote: --config.dataset.options.path=FILE."
         )
     file = pathlib.Path(path).expanduser()
     lines = list(json_lines.read(file, ("id", "text", "questions"), _check))

@@ -1,7 +1,7 @@
-"""Everyday documents with questions about them: for validation, never for training.
+"""Everyday documents with questions about them: never for training.
 
-Adapters are chosen by them (validation) and measured on them (test), for there are no others: the
-scores of one that was chosen so are a little too good.
+configs/train.py does not validate on them, so that a card can say what an adapter is like on
+documents that it was not chosen by. Both splits are the same.
 
 own_docs.jsonl.gz has twelve sets of five invented documents of 94 to 253 words (timetables, price
 lists, manuals, contracts, minutes, e-mails, code documentation, tables in plain text) and ten
