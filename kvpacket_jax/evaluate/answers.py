@@ -85,8 +85,7 @@ def answer(
             Said(expected[i].text, confidence(decode, template, questions[i], t, p.tolist()))
             for i, t, p in zip(group, tokens, probabilities, strict=True)
         ]
-        differing = [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]
-        if differing:
+        if differing := [n for n, t in enumerate(tokens) if not np.array_equal(best[n], t)]:
             again = [queries[n] for n in differing]
             ready = ready or prefill(model, context, again, start, new_tokens, buckets)
             asked = [questions[group[n]] for n in differing]

@@ -1,5 +1,6 @@
 """Answers from a store: packets of named documents become a context for any number of questions."""
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -158,16 +159,10 @@ def open_session(
     num_preamble, documents = len(wanted), []
     if not without:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
-    try:
+    with _naming_documents(ids, [packet_path(folder, entry.packet) for entry in entries]):
         if without:
             documents = [packet_file.read_manifest(folder, *e)["tokens"] for e in entries]
         packets = resident(folder, wanted, model)
-    except (MissingFile, DamagedFile) as error:
-        paths = [packet_path(folder, entry.packet) for entry in entries]
-        if error.path not in paths:  # the preamble's
-            raise
-        kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
-        raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
     if method == cost.FULL:
         ready = _in_full(model, packets, documents, resident)
     else:
@@ -183,6 +178,18 @@ def open_session(
     ids_of = [packet.manifest.tokens for packet in documents]
     full = functools.cache(lambda: _in_full(model, preamble, ids_of, resident))
     return opened._replace(full=full)
+
+
+@contextlib.contextmanager
+def _naming_documents(ids: Sequence[str], paths: Sequence[pathlib.Path]):
+    """Says of a document's file that is missing or damaged whose it is; the preamble has no id."""
+    try:
+        yield
+    except (MissingFile, DamagedFile) as error:
+        if error.path not in paths:
+            raise
+        kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
+        raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
 
 
 def _in_full(

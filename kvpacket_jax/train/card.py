@@ -24,7 +24,7 @@ from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.runtime import hosts, programs
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train import validation
-from kvpacket_jax.train.batches import token_lists
+from kvpacket_jax.train.batches import Microbatch, Teaching, token_lists
 from kvpacket_jax.train.shapes import FITTING
 from kvpacket_jax.train.validation import Validation, Variant, variants
 from models import LanguageModel, identity, sharding
@@ -147,27 +147,7 @@ def _compare(
 ) -> list[list[_Asked | None]]:
     """The questions of each example of one microbatch; None: its answer did not fit the arrays."""
     teaching, microbatch = validate.teaching, validate.teach(kind, first)
-    scores, said = {}, {}
-    for name, way in ways.items():
-        if known := next((n for n in scores if ways[n] is way), None):
-            scores[name], said[name] = scores[known], said[known]
-            continue
-        adapter, primer = way
-        scores[name], said[name] = _score_and_answer(
-            teaching.model.module,
-            teaching.model.params,
-            adapter,
-            primer,
-            microbatch.batch,
-            microbatch.hidden,
-            microbatch.questions,
-            microbatch.question_lengths,
-            stop_array(teaching.model, None),
-            new_tokens=teaching.shapes[kind].new_tokens,
-        )
-    scores, said = sharding.fetch((scores, said))
-    for tokens, _, _ in said.values():
-        check_finite(teaching.model, tokens)
+    scores, said = _answers(teaching, kind, microbatch, ways)
     examples = microbatch.examples
     ids = {
         name: token_lists(examples, tokens, lengths) for name, (tokens, lengths, _) in said.items()
@@ -206,6 +186,34 @@ def _compare(
             )
         compared.append(asked)
     return compared
+
+
+def _answers(
+    teaching: Teaching, kind: str, microbatch: Microbatch, ways: dict[str, Variant]
+) -> tuple[dict, dict]:
+    """The arrays of step.compare_microbatch for each of the ways, on the host."""
+    scores, said = {}, {}
+    for name, way in ways.items():
+        if known := next((n for n in scores if ways[n] is way), None):
+            scores[name], said[name] = scores[known], said[known]
+            continue
+        adapter, primer = way
+        scores[name], said[name] = _score_and_answer(
+            teaching.model.module,
+            teaching.model.params,
+            adapter,
+            primer,
+            microbatch.batch,
+            microbatch.hidden,
+            microbatch.questions,
+            microbatch.question_lengths,
+            stop_array(teaching.model, None),
+            new_tokens=teaching.shapes[kind].new_tokens,
+        )
+    scores, said = sharding.fetch((scores, said))
+    for tokens, _, _ in said.values():
+        check_finite(teaching.model, tokens)
+    return scores, said
 
 
 _score_and_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(
