@@ -22,6 +22,12 @@ SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts, counted f
 ON_ERROR = flags.DEFINE_enum(
     "on_error", "stop", ["stop", "skip"], "What to do at a line that is no document."
 )
+OPENINGS = flags.DEFINE_bool(
+    "openings",
+    True,
+    "A second packet of each document, for requests that it comes first in: nothing is lost of it "
+    "then. --noopenings halves the store.",
+)
 BATCH_TOKENS = flags.DEFINE_integer(
     "batch_tokens", 2048, "Computed at once; a large accelerator takes more.", lower_bound=1
 )
@@ -58,6 +64,7 @@ def main(argv):
                 adapter_name=loaded.adapter_name,
                 choice=loaded.choice,
                 compressor=loaded.compressor,
+                openings=OPENINGS.value,
             )
         with BuildProgress(parts) as bar:
             build.build(loaded.model, parts, folder, on_batch=bar.add, on_damaged=bar.say, key=key)

@@ -1,9 +1,11 @@
 """What every method is: two pure functions, settings as fields, and what it declares of itself."""
 
 import dataclasses
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     Packet,
@@ -71,6 +73,8 @@ class Method:
       the same documents may share one: `shared_context`.
     adapter: what wraps the documents in `build`; None for every method that does not use one.
     compressor: what their packets are compressed by; None for every method that reads them whole.
+    opening: whether the document that comes first has a packet of its own, where others are wrapped
+      by an adapter: `adapter.opening`.
     buckets: the sizes that lengths are rounded up to. Every size that the method takes from Buckets
       comes from these; callers that run the query afterwards use the same ones.
     """
@@ -81,6 +85,7 @@ class Method:
     # Without types, or they would be the first of a subclass's fields.
     adapter = None
     compressor = None
+    opening = False
 
     buckets: Buckets = dataclasses.field(default=Buckets(), kw_only=True)
 
@@ -101,10 +106,17 @@ class Method:
 
         Here one for each chunk, the documents wrapped by `adapter` and compressed by `compressor`.
         """
-        packets = build_packets(
-            model, self.adapter, documents, self.buckets, compressor=self.compressor
-        )
+        build = functools.partial(build_packets, buckets=self.buckets, compressor=self.compressor)
+        first = []
+        if self._has_opening:
+            alone = adapter_lib.opening(model.config.dim, preamble, self.adapter.distiller)
+            first, documents = build(model, alone, documents[:1]), documents[1:]
+        packets = first + build(model, self.adapter, documents)
         return store_preamble(model, preamble, self.buckets) + packets
+
+    @property
+    def _has_opening(self) -> bool:
+        return self.opening and self.adapter is not None
 
     @property
     def recipe(self) -> Hashable:
@@ -112,7 +124,7 @@ class Method:
 
         Valid while both are alive: adapters are compared by identity.
         """
-        return type(self).build, id(self.adapter), self.compressor, self.buckets
+        return type(self).build, id(self.adapter), self.compressor, self._has_opening, self.buckets
 
     def arrange(self, model: LanguageModel, packets: Sequence[Packet]) -> Any:
         """What is stored, of packets that lie apart; outside the clock as well.

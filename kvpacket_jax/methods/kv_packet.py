@@ -15,6 +15,9 @@ class KVPacket(Method):
 
     compress: what makes the packets smaller, "snapkv" or with settings "snapkv/window=16/kernel=3".
     keep: the share of their slots that stays; the compressor's own if None.
+    opening: the document that comes first has another packet, built after the preamble: exactly
+      what the full context has of it. So each document is stored twice, for it may come first.
+      False is the paper's method. Bare documents have no such packet.
     """
 
     reads_packets = True
@@ -24,6 +27,7 @@ class KVPacket(Method):
     adapter: Adapter | None = None
     compress: str | None = None
     keep: float | None = None
+    opening: bool = True
 
     def __post_init__(self):
         make(self.compress, self.keep)  # raises for what is no compressor

@@ -12,3 +12,4 @@ class NoRecompute(KVPacket):
     adapter_role = None
 
     adapter: None = dataclasses.field(default=None, init=False)
+    opening: bool = dataclasses.field(default=False, init=False)

@@ -5,6 +5,7 @@ Its parts are used only while packets are built, so a request costs the same wit
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -74,6 +75,16 @@ def init(key: jax.Array, embedding: jax.Array, header: int = 8, trailer: int = 8
 def empty(dim: int) -> Adapter:
     """No part at all: bare documents take the same path as wrapped ones."""
     return Adapter(jnp.zeros((0, dim)), jnp.zeros((0, dim)))
+
+
+def opening(dim: int, preamble: Sequence[int], distiller: Distiller | None = None) -> Adapter:
+    """What builds the packet of a document that comes first: it is what the full context has.
+
+    That document reads the preamble and nothing else, so its packet is built after the preamble's
+    tokens, which are not stored with it, and in no other way.
+    """
+    primer = jnp.array(preamble, jnp.int32) if len(preamble) else None
+    return empty(dim)._replace(primer=primer, distiller=distiller)
 
 
 def split_trainable(adapter: Adapter) -> tuple[Adapter, jax.Array | None]:

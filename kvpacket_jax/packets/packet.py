@@ -20,6 +20,7 @@ from models import LanguageModel, kv_cache, low_rank
 from models.kv_cache import KVCache
 from models.rope import Rope
 
+FIRST = "first"  # the place of a document with none before it: `Provenance.place`
 BATCH_TOKENS = 2048  # rows computed at once; enough to fill a CPU and a small GPU
 
 
@@ -38,6 +39,8 @@ class Provenance:
     primer: str = dataclasses.field(default="", kw_only=True)
     # What they were compressed by, with all its settings (`Compressor.label`); "" by nothing.
     compressor: str = dataclasses.field(default="", kw_only=True)
+    # FIRST for packets of documents that come first; "" wherever else they stand.
+    place: str = dataclasses.field(default="", kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

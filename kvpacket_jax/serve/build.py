@@ -21,6 +21,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     BATCH_TOKENS,
+    FIRST,
     Batch,
     Packet,
     Provenance,
@@ -40,6 +41,7 @@ from kvpacket_jax.serve.identity import (
     document_provenance,
     encode,
     names_of,
+    opening,
     preamble_item,
 )
 from kvpacket_jax.serve.primers import FromCorpus
@@ -71,6 +73,10 @@ class Part(NamedTuple):
     primer: Primer = ()  # chosen from the corpus, in place of the adapter's own
     compressor: Compressor | None = None
 
+    @property
+    def is_of_openings(self) -> bool:
+        return self.provenance.place == FIRST
+
 
 class Progress(NamedTuple):
     """Of one batch that is on disk."""
@@ -92,6 +98,7 @@ def plan(
     adapter_name: str | None = None,
     choice: FromCorpus | None = None,
     compressor: Compressor | None = None,
+    openings: bool = True,
 ) -> list[Part]:
     """What documents need, in batches: a function of the arguments alone.
 
@@ -102,6 +109,10 @@ def plan(
       shard: (i, n): the i-th of n parts, from 0. A packet belongs to one of them by its name, so
         that equal texts meet, wherever they stand in the file.
       on_bad: called with what is wrong with a document; where it returns, it is left out.
+      openings: each document gets a second packet, for requests that it comes first in; bare
+        documents get none.
+
+    Returns the preamble's part, the documents', and with `openings` that of these, the last.
 
     Raises:
       ValueError: before anything is computed.
@@ -133,8 +144,13 @@ def plan(
         preamble = encode(model, wording._replace(instruction=INSTRUCTION)).preamble
         groups = _by_primer(model, adapter, preamble, choice, items, own, documents_by, on_bad)
     bare = part(None, provenance, None, [item] if item and own(item) else [])
-    wrapped = [part(adapter, documents_by, adapter_name, g, primer) for primer, g in groups]
-    return [bare, *(p._replace(compressor=compressor) for p in wrapped)]
+    parts = [part(adapter, documents_by, adapter_name, g, primer) for primer, g in groups]
+    if openings and adapter is not None:
+        alone, provenance = opening(model, adapter, wording, compressor)
+        first = [i for _, g in groups for i in g]
+        first = [i._replace(name=packet_name(provenance, i.tokens, len(i.tokens))) for i in first]
+        parts.append(part(alone, provenance, adapter_name, first))
+    return [bare, *(p._replace(compressor=compressor) for p in parts)]
 
 
 def _length(adapter: Adapter | None, tokens: Sequence[int]) -> int:

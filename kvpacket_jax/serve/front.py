@@ -91,6 +91,7 @@ class Store:
         compress: str | None = None,
         keep: float | None = None,
         resident_bytes: int = 1 << 30,
+        openings: bool = True,
     ):
         """
         Args:
@@ -114,6 +115,9 @@ class Store:
             that what many questions are about is read from disk once; packets laid side by side,
             for the same documents asked again; and documents read in full, for answers in doubt. 0
             keeps none.
+          openings: `add` builds a second packet of each document, for questions about documents of
+            which it is the first: it is what the full context has of it, so that nothing is lost of
+            the first document, or of a single one. It doubles the folder. Bare documents have none.
 
         Raises:
           ValueError: an unknown template or compressor; an adapter for another model; a primer for
@@ -126,7 +130,7 @@ class Store:
             raise TypeError(f"A store's model is what load_model returns; found {model!r}.")
         self.folder = pathlib.Path(folder).expanduser()
         self.model = model
-        self._resident = Resident(resident_bytes)
+        self._resident, self._openings = Resident(resident_bytes), openings
         self._key = store_key.read(key_file)
         self._wording = identity.wording(template, preamble)
         self._compressor = compressors.make(compress, keep)
@@ -167,6 +171,7 @@ class Store:
             adapter_name=self._maker.adapter_name,
             choice=self._maker.choice,
             compressor=self._compressor,
+            openings=self._openings,
         )
         damaged: list[str] = []
         written = build.build(
@@ -175,7 +180,8 @@ class Store:
         for found in damaged:
             warnings.warn(found, stacklevel=2)
         added = Added([], [])
-        for item in (item for part in parts[1:] for item in part.items):
+        documents = (part for part in parts[1:] if not part.is_of_openings)
+        for item in (item for part in documents for item in part.items):
             (added.built if item.name in written else added.present).extend(item.ids)
         return added
 

@@ -16,8 +16,9 @@ from kvpacket_jax.data import (
     encode_example,
 )
 from kvpacket_jax.data.examples import INSTRUCTION
+from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter, describe
-from kvpacket_jax.packets.packet import Provenance, provenance_of
+from kvpacket_jax.packets.packet import FIRST, Provenance, provenance_of
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.storage.packet_file import packet_name
@@ -93,6 +94,22 @@ def document_provenance(
         return provenance
     chosen = digest({"adapter": provenance.adapter, "primer": choice.label})
     return dataclasses.replace(provenance, adapter=chosen)
+
+
+def opening(
+    model: LanguageModel,
+    adapter: Adapter,
+    wording: Wording,
+    compressor: Compressor | None = None,
+) -> tuple[Adapter, Provenance]:
+    """What builds packets of documents that come first, and these packets' provenance.
+
+    They are made for one preamble, which they were read after, whatever the adapter.
+    """
+    preamble = encode(model, wording).preamble
+    alone = adapter_lib.opening(model.config.dim, preamble, adapter.distiller)
+    provenance = document_provenance(model, alone, wording, None, compressor)
+    return alone, dataclasses.replace(provenance, place=FIRST)
 
 
 def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, Item | None]:

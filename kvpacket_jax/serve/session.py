@@ -32,6 +32,7 @@ from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import (
     Damaged,
     DamagedFile,
+    Entry,
     MissingFile,
     Wanted,
     packet_path,
@@ -62,7 +63,8 @@ class Session(NamedTuple):
     num_preamble: int  # packets of the preamble, 0 or 1
     context: Context
     start: int  # position of a question's first token
-    # The documents read in full, once for all questions that need it; None without packets.
+    # The documents read in full, once for all questions that need it; None without packets, and
+    # where they are as good.
     full: Callable[[], Prepared] | None
 
     @property
@@ -159,7 +161,11 @@ def open_session(
     num_preamble, documents = len(wanted), []
     if not without:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
-    with _naming_documents(ids, [packet_path(folder, entry.packet) for entry in entries]):
+        first = _opening(model, folder, ids[0], entries[0], made_with, wording, compressor, key)
+        if first is not None:
+            wanted[num_preamble] = first
+    files = [w.name for w in wanted[num_preamble:]] or [entry.packet for entry in entries]
+    with _naming_documents(ids, [packet_path(folder, name) for name in files]):
         if without:
             documents = [packet_file.read_manifest(folder, *e)["tokens"] for e in entries]
         packets = resident(folder, wanted, model)
@@ -175,9 +181,32 @@ def open_session(
     if without:
         return opened
     preamble, documents = opened.apart()
+    if len(documents) == 1 and documents[0].manifest.place and compressor is None:
+        return opened  # its packet is what reading it in full gives
     ids_of = [packet.manifest.tokens for packet in documents]
     full = functools.cache(lambda: _in_full(model, preamble, ids_of, resident))
     return opened._replace(full=full)
+
+
+def _opening(
+    model: LanguageModel,
+    folder: pathlib.Path,
+    id: str,
+    entry: Entry,
+    adapter: Adapter | None,
+    wording: Wording,
+    compressor: Compressor | None,
+    key: bytes | None,
+) -> Wanted | None:
+    """The packet of a document that comes first, of the text that `entry` is of; None without."""
+    if adapter is None:
+        return None
+    with _naming_documents([id], [packet_path(folder, entry.packet)]):
+        tokens = packet_file.read_manifest(folder, *entry)["tokens"]
+    _, provenance = identity.opening(model, adapter, wording, compressor)
+    name = packet_file.packet_name(provenance, tokens, len(tokens))
+    found = store.find_opening(folder, provenance, id, name, key)
+    return None if found is None else Wanted(found.packet, provenance, found.seal)
 
 
 @contextlib.contextmanager
@@ -216,7 +245,8 @@ def _in_full(
 def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
-    Nothing is said where bare packets were asked for, nor of answers that read none; of compressed
+    Nothing is said where bare packets were asked for, nor of answers that read none, nor of a
+    document alone whose packet is as good as reading it; of compressed
     ones, that no card is of them.
     """
     if session.full is None or isinstance(session.method, METHODS[BARE]):
@@ -227,7 +257,7 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     documents = session.apart()[1]
     if by := documents[0].manifest.compressor:
         return f"No card says how well packets answer if compressed by {shortened(by)}."
-    if documents[0].manifest.primer or primers.is_replaced(adapter_name):
+    if documents[-1].manifest.primer or primers.is_replaced(adapter_name):
         return "No card says how well packets with a primer of their own answer."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     try:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from kvpacket_jax.storage import entries, packet_file, store
-from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
+from kvpacket_jax.storage.entries import DOCUMENTS, OPENINGS, PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, packet_path
 from kvpacket_jax.storage.provenance import (
     UNCOMPRESSED,
@@ -34,6 +34,7 @@ class StoredDocument(NamedTuple):
     problem: str = ""  # "missing", "damaged", UNSIGNED, which file is damaged or unreadable why
     compressor: str = UNCOMPRESSED  # with its settings
     is_preamble: bool = False
+    is_opening: bool = False  # the packet of a document that comes first
     build: str = ""  # a digest of its provenance
     read_by: str = ""  # a digest of tokenizer and template: only what they read alike is compared
     text: str = ""  # a digest of its tokens
@@ -67,7 +68,8 @@ def read(
 ) -> list[StoredDocument]:
     """The documents of a store by model, adapter and id.
 
-    A preamble is listed where something is wrong with it, for no answer goes without. Of entries
+    A preamble is listed where something is wrong with it, for no answer goes without. Packets of
+    documents that come first are listed after the others. Of entries
     that are not signed with `key` that is said, and nothing read of their packets; of a damaged
     entry the file stands for the id, of a damaged provenance its folder for the names.
 
@@ -80,7 +82,8 @@ def read(
     """
     store.check_exists(folder)
     look = functools.cache(functools.partial(_look, folder, every_byte))  # packets may be shared
-    found = [entry for own in folder.glob("documents/*") for entry in _entries(own)]
+    owns = (own for root in (DOCUMENTS, OPENINGS) for own in folder.glob(f"{root}/*"))
+    found = [entry for own in owns for entry in _entries(own)]
     found = progress.track(found, "Verifying documents") if every_byte else found
     rows = [row for entry in found if (row := _row(entry, key, look)) is not None]
     documents = [row for row in rows if row.problem or not row.is_preamble]
@@ -91,7 +94,7 @@ def read(
             if problem := look(name, "").problem:
                 blank = StoredDocument(f"({name[:16]}…)", Names("?", "?"), "?", name, 0, 0)
                 documents.append(blank._replace(problem=problem))
-    return sorted(documents, key=lambda d: (d.names, d.dtype, d.compressor, d.id))
+    return sorted(documents, key=lambda d: (d.is_opening, d.names, d.dtype, d.compressor, d.id))
 
 
 def _entries(own: pathlib.Path) -> list[_Found]:
@@ -112,6 +115,7 @@ def _entries(own: pathlib.Path) -> list[_Found]:
             parts=names.parts if names.shown_adapter else fields["adapter"][:16],
         )
     blank = StoredDocument("", names, dtype, "", 0, 0, problem, compressor, build=own.name)
+    blank = blank._replace(is_opening=own.parent.name == OPENINGS)
     return [_Found(path, blank, made_by) for path in paths]
 
 

@@ -12,6 +12,9 @@ from kvpacket_jax.storage.packet_file import Damaged, DamagedFile, Entry
 from kvpacket_jax.storage.provenance import check_fields, to_fields
 from models.identity import digest
 
+# The folders of entries in a store: OPENINGS of the packets that documents have where they come
+# first, beside those that they have anywhere.
+DOCUMENTS, OPENINGS = "documents", "openings"
 PROVENANCE = "provenance.json"
 PREAMBLE = "preamble.entry"  # not .json, as the documents' entries are
 SIGNATURE = "hmac"  # the field of an entry that is written with a secret
@@ -95,7 +98,7 @@ def read_provenance(path: pathlib.Path) -> dict:
 
 def folder_of(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
     """Where the entries of documents with a provenance are."""
-    return folder / "documents" / digest(to_fields(provenance))
+    return folder / (OPENINGS if provenance.place else DOCUMENTS) / digest(to_fields(provenance))
 
 
 def ids_in(folder: pathlib.Path, key: bytes | None = None) -> list[str]:

@@ -11,9 +11,15 @@ from kvpacket_jax.storage.contents import UNSIGNED, StoredDocument
 from kvpacket_jax.storage.provenance import UNCOMPRESSED
 from kvpacket_jax.storage.removal import Removed
 
+COMES_FIRST = " (where it comes first)"
+
 
 def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
-    """A row for each document; columns of what differs, or is not as usual, where there is any."""
+    """A row for each document; columns of what differs, or is not as usual, where there is any.
+
+    Of documents' packets for when they come first only those that are not whole have one.
+    """
+    documents = [d for d in documents if d.problem or not d.is_opening]
     columns = ["id", "model", "adapter", "dtype"]
     columns += ["template"] if len({d.names.template for d in documents}) > 1 else []
     columns += ["compressor"] if any(d.compressor != UNCOMPRESSED for d in documents) else []
@@ -21,6 +27,7 @@ def table(documents: Sequence[StoredDocument]) -> rich.table.Table:
     rows = format.table(tuple(columns), "tokens", "bytes")
     for document in documents:
         names = document.names
+        document = document._replace(id=document.id + (COMES_FIRST if document.is_opening else ""))
         shown = document._asdict() | {"model": names.shown_model, "adapter": names.shown_adapter}
         shown["template"] = names.template or "?"
         if document.compressor != UNCOMPRESSED:
@@ -44,11 +51,11 @@ def total(
       verified: whether every byte was read, which is said where all are whole.
     """
     preambles = [d for d in documents if d.is_preamble]
-    documents = [d for d in documents if not d.is_preamble]
+    every = [d for d in documents if not d.is_preamble]
+    documents = [d for d in every if not d.is_opening]
     if not documents:
         return "No documents."
-    # Documents with the same text share a packet.
-    packets = {d.packet: d for d in documents if not d.problem}.values()
+    packets = _packets(documents)
     tokens, num_bytes = (sum(getattr(d, name) for d in packets) for name in ("tokens", "num_bytes"))
     builds = len({d.build for d in documents})
     text = (
@@ -56,6 +63,9 @@ def total(
         f"{f', built in {builds} ways' if builds > 1 else ''}. Packets: {len(packets):,}, of "
         f"{tokens:,} tokens, {format.si(num_bytes)}B."
     )
+    if first := _packets([d for d in every if d.is_opening]):
+        num_bytes = sum(d.num_bytes for d in first)
+        text += f" For documents that come first: {len(first):,} more, {format.si(num_bytes)}B."
     if superseded.packets:
         text += (
             f" {_counted(superseded.packets, 'more packet')}, {format.si(superseded.num_bytes)}B, "
@@ -67,8 +77,8 @@ def total(
             f"{f' and {len(changed) - 5:,} more' if len(changed) > 5 else ''}: an answer goes by "
             "the build asked for, and launch.build_packets renews one at a time."
         )
-    unsigned = sum(1 for d in documents if d.problem == UNSIGNED)
-    if bad := sum(1 for d in documents if d.problem) - unsigned:
+    unsigned = sum(1 for d in every if d.problem == UNSIGNED)
+    if bad := sum(1 for d in every if d.problem) - unsigned:
         text += (
             f" {bad:,} missing or damaged: launch.build_packets with the same input and flags "
             "mends them."
@@ -86,6 +96,11 @@ def total(
     if verified and not bad + unsigned and not preambles:
         text += " Every byte is as it was written."
     return text
+
+
+def _packets(documents: Sequence[StoredDocument]) -> list[StoredDocument]:
+    """Those that are whole, one for each packet: documents with the same text share it."""
+    return list({d.packet: d for d in documents if not d.problem}.values())
 
 
 def _of_several_texts(documents: Sequence[StoredDocument]) -> list[str]:

@@ -64,7 +64,7 @@ def to_fields(provenance: Provenance) -> dict:
     """A provenance as JSON-able fields, the format's number among them."""
     fields = {f.name: getattr(provenance, f.name) for f in dataclasses.fields(Provenance)}
     fields["format"] = FORMAT
-    for name in ("primer", "compressor"):  # as packets are that were stored before there were any
+    for name in ("primer", "compressor", "place"):  # as in stores from before there were any
         if not fields[name]:
             del fields[name]
     return fields | {"rope": {"type": type(provenance.rope).__name__, **vars(provenance.rope)}}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kvpacket_jax.packets.adapter import fingerprint
 from kvpacket_jax.storage import entries, packet_file, store
-from kvpacket_jax.storage.entries import PREAMBLE, PROVENANCE
+from kvpacket_jax.storage.entries import DOCUMENTS, OPENINGS, PREAMBLE, PROVENANCE
 from kvpacket_jax.storage.packet_file import PACKETS, Damaged, packet_path
 from kvpacket_jax.storage.provenance import fields_alone
 from models.disk import partial
@@ -37,7 +37,7 @@ def remove(folder: pathlib.Path, ids: Sequence[str]) -> Removed:
         store.check_ids(folder, ids)
         names = {entries.file_name(id) for id in ids}
         unnamed = _unnamed(folder, names)
-        _unlink([path for name in names for path in folder.glob(f"documents/*/{name}")])
+        _unlink([path for name in names for path in _entries(folder, name)])
         return _removed(len(names), unnamed)
 
 
@@ -85,7 +85,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
 def _unnamed(folder: pathlib.Path, without: Iterable[str] = ()) -> list[pathlib.Path]:
     """The packets that no entry names, but for entries whose files have one of some names."""
     named: dict[str, str | None] = {}  # packets, and a document of each; None is the preamble
-    for path in itertools.chain(*(folder.glob(f"documents/*/{n}") for n in ("*.json", PREAMBLE))):
+    for path in itertools.chain(_entries(folder, "*.json"), _entries(folder, PREAMBLE)):
         fields = None if path.name in (PROVENANCE, *without) else entries.read_fields(path)
         if fields is not None:
             named.setdefault(fields["packet"], fields["id"])
@@ -102,6 +102,11 @@ def _unnamed(folder: pathlib.Path, without: Iterable[str] = ()) -> list[pathlib.
     return [path for path in unnamed if not _is_preamble(folder, path)]
 
 
+def _entries(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The files of entries with a name, of every provenance."""
+    return [path for root in (DOCUMENTS, OPENINGS) for path in folder.glob(f"{root}/*/{name}")]
+
+
 def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:
     """Whether a packet may be a preamble's: in stores of earlier versions they had no entries."""
     try:
@@ -110,7 +115,7 @@ def _is_preamble(folder: pathlib.Path, path: pathlib.Path) -> bool:
         return False
     if manifest["adapter"] != fingerprint(None) or "compressor" in manifest:
         return False
-    own = folder / "documents" / digest(fields_alone(manifest))
+    own = folder / DOCUMENTS / digest(fields_alone(manifest))
     # A preamble's make is no document's.
     return not any(path.name != PROVENANCE for path in own.glob("*"))
 

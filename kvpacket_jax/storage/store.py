@@ -4,6 +4,7 @@
     documents/P/provenance.json    a folder for each provenance, named by its SHA-256
     documents/P/ID.json            a document's id and its Entry; ID is the id's SHA-256
     documents/P/preamble.entry     the preamble's, where P is a preamble's provenance
+    openings/P/…                   the same, of the packets of documents that come first
 
 A file appears whole, under its name, or not at all. Any number of processes may write at once, on
 one machine or where the file system has locks, and any number read meanwhile.
@@ -151,6 +152,19 @@ def find_preamble(
     if entry is not None and entry.packet != name:
         raise DamagedFile(path, "it is of another packet")
     return entry or Entry(name)
+
+
+def find_opening(
+    folder: pathlib.Path, provenance: Provenance, id: str, name: str, key: bytes | None = None
+) -> Entry | None:
+    """The entry of the packet that a document has where it comes first, if there is one.
+
+    None also where it is of another packet than `name`: of the text before the one it has now.
+    Raises Damaged as `find`.
+    """
+    path = entries.folder_of(folder, provenance) / entries.file_name(id)
+    entry = entries.read(path, key)
+    return entry if entry is not None and entry.packet == name else None
 
 
 class Vouchers:

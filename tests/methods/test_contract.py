@@ -1,6 +1,8 @@
 """What methods declare of themselves is so: buckets, shared contexts, adapters, seeds."""
 
+import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from kvpacket_jax.methods import METHODS, Method, Request
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import COARSE, Buckets
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
@@ -88,6 +91,27 @@ def test_methods_of_one_recipe_build_the_same_packets(tiny):
     further = [{"compress": "knorm", "keep": 0.5}, {"adapter": one}, {"adapter": other}]
     recipes = {METHODS["kv_packet"](**settings).recipe for settings in further}
     assert len(recipes) == 3 and not recipes & set(built)
+
+
+@pytest.mark.parametrize("family", ["tiny_llama31", "tiny_qwen2"])
+@pytest.mark.parametrize("preamble", [(5, 6, 7), ()])
+def test_the_first_document_is_as_the_full_context_has_it(tiny, family, preamble):
+    """So a single one is answered from as if it had been read in full."""
+    model = tiny(family)
+    tokens = np.random.default_rng(0).normal(0, 1, (2, 4, model.config.dim)).astype(np.float32)
+    method = METHODS["kv_packet"](adapter=Adapter(*tokens))
+    papers, full = dataclasses.replace(method, opening=False), METHODS["full_recompute"]()
+    two = list(range(40, 52)), list(range(60, 67))
+
+    def apart(method, documents) -> float:
+        """How far the first logits are from the full context's."""
+        case = SimpleNamespace(model=model, preamble=preamble, documents=documents, query=[9, 8])
+        return abs(first_logits(case, method) - first_logits(case, full)).max()
+
+    lengths = [packet.length for packet in method.build(model, preamble, two)[bool(preamble) :]]
+    assert lengths == [12, 7 + 8]  # the other one is wrapped
+    assert apart(method, two[:1]) < 1e-4
+    assert min(apart(method, two), apart(papers, two[:1])) > 1e-2
 
 
 def test_what_is_stored_is_what_build_and_arrange_make():

@@ -43,7 +43,7 @@ def test_packets_of_a_writer_equal_the_published(tiny, name, kind):
     if kind == "sempic_kvpacket":
         adapter = Adapter(jnp.asarray(arrays["header0"]), jnp.asarray(arrays["trailer0"]))
     adapter = adapter._replace(writer=published_writer(arrays, model.config))
-    method = METHODS["kv_packet"](adapter=adapter)
+    method = METHODS["kv_packet"](adapter=adapter, opening=False)
     stored = method.store(model, case.preamble, case.documents)
     for i, packet in enumerate(build_packets(model, adapter, case.documents)):
         for part, ours in zip("kv", arrays_of(packet.cache), strict=True):

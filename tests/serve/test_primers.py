@@ -39,7 +39,7 @@ def make(model, primer, adapter=None) -> primers.Maker:
 
 def plan(model, maker, documents, **options) -> list[build.Part]:
     # One at a time by default: few programs are compiled.
-    options = {"batch_tokens": 1} | options
+    options = {"batch_tokens": 1, "openings": False} | options
     options |= {"adapter_name": maker.adapter_name, "choice": maker.choice}
     return build.plan(model, maker.adapter, WORDING, documents, **options)
 

@@ -1,0 +1,140 @@
+"""Documents that come first have packets of their own: what the full context has of them."""
+
+import numpy as np
+import pytest
+
+import kvpacket_jax as kvp
+from kvpacket_jax.methods import METHODS
+from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.packet import FIRST
+from kvpacket_jax.serve import session
+from kvpacket_jax.storage import contents, listing, removal
+from kvpacket_jax.storage.packet_file import Damaged, packet_path
+
+DOCUMENTS = {"ferry": "the ferry leaves at noon", "bus": "the bus leaves at two"}
+MADE_WITH = {"template": "completion", "preamble": "Answer."}
+QUESTION = "When does the ferry leave?"
+
+
+@pytest.fixture(scope="module")
+def adapter(model) -> Adapter:
+    tokens = np.random.default_rng(0).normal(0, 1, (2, 2, model.config.dim)).astype(np.float32)
+    return Adapter(*tokens)
+
+
+def store_in(folder, model, adapter, **options) -> kvp.Store:
+    store = kvp.Store(folder, model, adapter, **MADE_WITH | options)
+    if not options:
+        assert store.add(DOCUMENTS) == kvp.Added(["ferry", "bus"], [])
+    return store
+
+
+def open_session(store: kvp.Store, ids):
+    return session.open_session(
+        store.model, store.folder, ids, store._wording, adapter=store.adapter, key=store._key
+    )
+
+
+def places(store: kvp.Store, ids) -> list[str]:
+    return [p.manifest.place for p in open_session(store, ids).apart()[1]]
+
+
+def test_whichever_comes_first_is_read_from_its_own_packet(model, adapter, tmp_path):
+    store = store_in(tmp_path, model, adapter)
+    for ids in (["ferry", "bus"], ["bus", "ferry"]):
+        opened = open_session(store, ids)
+        preamble, documents = opened.apart()
+        assert [packet.manifest.place for packet in documents] == [FIRST, ""]
+        tokens = [packet.manifest.tokens for packet in documents]
+        method = METHODS["kv_packet"](adapter=adapter)
+        expected = method.build(model, preamble[0].manifest.tokens, tokens)
+        for packet, other in zip((*preamble, *documents), expected, strict=True):
+            assert packet.length == other.length
+            for one, two in zip(packet.cache.k, other.cache.k, strict=True):
+                close = np.asarray(one)[:, : packet.length], np.asarray(two)[:, : packet.length]
+                np.testing.assert_allclose(*close, atol=1e-5)
+
+
+def test_a_document_alone_is_answered_from_as_if_it_were_read(model, adapter, tmp_path):
+    store = store_in(tmp_path, model, adapter)
+    for id in DOCUMENTS:
+        full = store.ask(QUESTION, [id], 8, method="full_recompute")
+        answer = store.ask(QUESTION, [id], 8, recompute_below=1.0)
+        assert answer.text == full.text and not answer.reread  # there is nothing to read again
+        assert abs(answer.confidence - full.confidence) < 1e-4
+        assert session.remark(open_session(store, [id]), "mine", 1.0) == ""
+
+
+def test_a_store_without_them_answers_from_what_it_has(model, adapter, tmp_path):
+    plain = store_in(tmp_path, model, adapter, openings=False)
+    plain.add(DOCUMENTS)
+    assert not (tmp_path / "openings").exists() and places(plain, ["ferry", "bus"]) == ["", ""]
+    number = len(list(tmp_path.glob("packets/*.safetensors")))
+    store = store_in(tmp_path, model, adapter, openings=True)
+    assert store.add(DOCUMENTS) == kvp.Added([], ["ferry", "bus"])  # these were there
+    assert len(list(tmp_path.glob("packets/*.safetensors"))) == number + len(DOCUMENTS)
+    assert places(store, ["ferry", "bus"]) == [FIRST, ""]
+    assert store.documents() == ["bus", "ferry"]
+    bare = kvp.Store(tmp_path / "bare", model, "none", **MADE_WITH)
+    bare.add(DOCUMENTS)
+    assert not (tmp_path / "bare" / "openings").exists()
+
+
+def test_that_of_an_earlier_text_or_another_preamble_is_not_read(model, adapter, tmp_path):
+    store = store_in(tmp_path, model, adapter)
+    other = kvp.Store(tmp_path, model, adapter, template="completion", preamble="Say it.")
+    other.add({"tram": "the tram is late"})
+    assert places(other, ["ferry", "bus"]) == ["", ""]  # theirs were read after "Answer."
+    other.add(DOCUMENTS)
+    assert places(other, ["ferry", "bus"]) == places(store, ["ferry", "bus"]) == [FIRST, ""]
+    # As if a build had been killed before its last part.
+    store_in(tmp_path, model, adapter, openings=False).add({"ferry": "the ferry has sunk"})
+    assert places(store, ["ferry", "bus"]) == ["", ""]
+    assert places(store, ["bus", "ferry"]) == [FIRST, ""]
+
+
+def test_a_damaged_one_is_named_and_mended(model, adapter, tmp_path):
+    store = store_in(tmp_path, model, adapter)
+    name = open_session(store, ["ferry", "bus"]).wanted[1].name
+    path = packet_path(tmp_path, name)
+    spoiled = bytearray(path.read_bytes())
+    spoiled[-3] ^= 4
+    path.write_bytes(spoiled)
+    with pytest.raises(Damaged, match=f"Document 'ferry': .*{name}"):
+        store.ask(QUESTION, ["ferry", "bus"])
+    assert store.ask(QUESTION, ["bus", "ferry"], 4, recompute_below=0.0).text
+    found = contents.read(tmp_path, every_byte=True)
+    (bad,) = [d for d in found if d.problem]
+    assert (bad.id, bad.packet, bad.problem) == ("ferry", name, "damaged")
+    assert "1 missing or damaged" in listing.total(found)
+    with pytest.warns(UserWarning, match=name):
+        store.add(DOCUMENTS)
+    assert store.ask(QUESTION, ["ferry", "bus"], 4, recompute_below=0.0).text
+    path.unlink()
+    store = store_in(tmp_path, model, adapter, openings=True)  # which has read nothing yet
+    with pytest.raises(FileNotFoundError, match=f"Document 'ferry': .*{name}"):
+        store.ask(QUESTION, ["ferry", "bus"])
+
+
+def test_they_are_counted_removed_and_kept_with_their_documents(model, adapter, tmp_path):
+    store = store_in(tmp_path, model, adapter)
+    found = contents.read(tmp_path, every_byte=True)
+    assert listing.table(found).row_count == 2
+    assert "Packets: 2, " in listing.total(found)
+    assert "For documents that come first: 2 more, " in listing.total(found)
+    assert removal.prune(tmp_path).packets == 0
+    store.remove(["ferry"])
+    assert [d.is_opening for d in contents.read(tmp_path)] == [False, True]
+    assert len(list(tmp_path.glob("packets/*.safetensors"))) == 3  # the preamble's and the bus's
+    assert places(store, ["bus"]) == [FIRST]
+
+
+def test_an_entry_that_nobody_signed_is_refused(model, adapter, tmp_path, monkeypatch):
+    store_in(tmp_path, model, adapter, openings=False).add({"tram": "the tram is late"})
+    monkeypatch.setenv("KVPACKET_STORE_KEY", "k" * 32)
+    signed = store_in(tmp_path / "signed", model, adapter)
+    assert places(signed, ["ferry", "bus"]) == [FIRST, ""]
+    for path in (tmp_path / "signed").glob("openings/*/*.json"):
+        path.write_text(path.read_text().replace('"hmac": "', '"hmac": "0'))
+    with pytest.raises(Damaged, match="document 'ferry' is not to be trusted"):
+        signed.ask(QUESTION, ["ferry", "bus"])
