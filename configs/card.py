@@ -20,6 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.dtype = "auto"
     config.shared_layers = ""  # as in configs/train.py
     config.template = "chat"
+    config.opening = True  # as in configs/train.py
     config.other_model = False  # as in configs/train.py
     config.scan_layers = "auto"  # as in configs/train.py
     config.remat = "auto"

@@ -48,6 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = train.get_config()
     config.mixture, config.validation = ConfigDict(_mixture()), ConfigDict(_validation())
     config.optimizer.writer_learning_rate, config.optimizer.clip_norm = 5e-4, 0.0
+    config.opening = False
     config.microbatches, config.num_steps, config.validate_every = 2, 40, 10
     config.scales = (1.0,)
     return config

@@ -75,6 +75,7 @@ class Teaching:
         without gold ones weigh 1.
       seed: decides which documents of an example gradients go through.
       keeps: shares of a document's slots that a distiller keeps; examples have them in turn.
+      opening: no gradient goes through the first document: loss.student_context.
     """
 
     model: LanguageModel
@@ -86,6 +87,7 @@ class Teaching:
     wrong_weight: float
     seed: int
     keeps: tuple[float, ...] = (1.0,)
+    opening: bool = False
 
     def read(self, entry: str, first: int) -> Texts:
         """Examples from `first` on of an entry."""
@@ -171,10 +173,14 @@ class Teaching:
         return not self.template.has_ended(question, tokenizer.decode(ids))
 
     def _order(self, example: Fitted, shape: Shape) -> list[int]:
-        """All P documents, in an order that follows from seed and example; absent ones last."""
-        present = list(range(len(example.encoded.documents)))
+        """All P documents, in an order that follows from seed and example; absent ones last.
+
+        After them comes the first, where it is an opening.
+        """
+        number = len(example.encoded.documents)
+        present = list(range(self.opening, number))
         random.Random(f"{self.seed}:{example.id}").shuffle(present)
-        return present + list(range(len(present), shape.documents))
+        return present + list(range(number, shape.documents)) + [0] * self.opening
 
 
 def _is_right(question: Question, text: str, cut: bool) -> bool:

@@ -30,16 +30,16 @@ from kvpacket_jax.train.validation import Validation, Variant, variants
 from models import LanguageModel, identity, sharding
 
 
-def ways_of(model: LanguageModel, adapter: Adapter) -> dict[str, Variant]:
+def ways_of(model: LanguageModel, adapter: Adapter, opening: bool) -> dict[str, Variant]:
     """The adapter, its primer alone, and bare packets; none is compressed.
 
-    All share one program where the adapter is a writer over a primer: of a primer without a valid
-    slot nothing is seen.
+    Those with an opening share one program where the adapter is a writer over a primer, as all do
+    without: of a primer without a valid slot nothing is seen.
     """
     adapter = adapter._replace(distiller=None)  # which whole packets are built without
     bare = adapter_lib.empty(model.config.dim)
     parts = {ADAPTER: adapter, PRIMER: bare._replace(primer=adapter.primer), BARE: bare}
-    ways = dict(zip(parts, variants(model, list(parts.values())), strict=True))
+    ways = dict(zip(parts, variants(model, list(parts.values()), opening), strict=True))
     if (primer := ways[ADAPTER].primer) is not None:
         unseen = primer._replace(valid=jnp.zeros_like(primer.valid))
         ways[BARE] = ways[BARE]._replace(primer=unseen)
@@ -112,7 +112,7 @@ def measure(
     reasons where a kind has no room for it, and for a kind of which no answer has room.
     """
     validate = validation.of_config(model, config, adapter.num_tokens)
-    ways = ways_of(model, adapter)
+    ways = ways_of(model, adapter, config.opening)
     sets = {kind: number for kind, number in validate.sets.items() if kind not in known}
     programs.side_by_side(
         functools.partial(_compare, validate, kind, 0, ways)
@@ -197,7 +197,7 @@ def _answers(
         if known := next((n for n in scores if ways[n] is way), None):
             scores[name], said[name] = scores[known], said[known]
             continue
-        adapter, primer = way
+        adapter, primer, opening = way
         scores[name], said[name] = _score_and_answer(
             teaching.model.module,
             teaching.model.params,
@@ -209,6 +209,7 @@ def _answers(
             microbatch.question_lengths,
             stop_array(teaching.model, None),
             new_tokens=teaching.shapes[kind].new_tokens,
+            opening=opening,
         )
     scores, said = sharding.fetch((scores, said))
     for tokens, _, _ in said.values():
@@ -216,7 +217,7 @@ def _answers(
     return scores, said
 
 
-_score_and_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens"))(
+_score_and_answer = functools.partial(jax.jit, static_argnames=("module", "new_tokens", "opening"))(
     step_lib.compare_microbatch
 )
 

@@ -41,8 +41,9 @@ def compare(
     soft_tokens = max(adapter.num_tokens for adapter in chosen.values())
     validate = validation.of_config(model, config, soft_tokens)
     scores = {}
-    for name, variant in zip(chosen, variants(model, list(chosen.values())), strict=True):
-        scores[name] = validate(*variant)
+    made = variants(model, list(chosen.values()), config.opening)
+    for name, variant in zip(chosen, made, strict=True):
+        scores[name] = validate(variant)
         say(f"{name}: {progress.kinds_line(scores[name])}")
     return scores
 

@@ -25,7 +25,7 @@ from kvpacket_jax.train.checkpoint import Best, Checkpoints
 from kvpacket_jax.train.log import Log
 from kvpacket_jax.train.run import Run, prepare
 from kvpacket_jax.train.step import Sums, TrainState
-from kvpacket_jax.train.validation import Scores, worst
+from kvpacket_jax.train.validation import Scores, Variant, worst
 from models import LanguageModel, sharding
 
 CURVES = "curves.png"
@@ -169,7 +169,7 @@ class Trainer:
         programs.side_by_side(
             [functools.partial(self._learn, sums, m) for m in microbatches]
             + [
-                functools.partial(validate.score, k, 0, self._state.mean, self._run.primer)
+                functools.partial(validate.score, k, 0, self._variant(self._state.mean))
                 for k in kinds
             ]
         )
@@ -257,7 +257,7 @@ class Trainer:
             kept = {"primer": adapter.primer, "writer": writer}
             untrained = adapter_lib.empty(run.model.config.dim)._replace(**kept)
         self._log("Validating without training")
-        baseline = run.validate(untrained, run.primer, stop)
+        baseline = run.validate(self._variant(untrained), stop)
         if not baseline:
             return False
         self._description["baseline"] = baseline
@@ -273,7 +273,7 @@ class Trainer:
         has_writer = self._state.mean.writer is not None
         for scale in self._run.config.scales if has_writer else (1.0,):
             mean = adapter_lib.rounded(adapter_lib.scaled(self._state.mean, scale))  # as saved
-            if not (scores := self._run.validate(mean, self._run.primer, stop)):
+            if not (scores := self._run.validate(self._variant(mean), stop)):
                 return False
             measures.append(self._measures(scores, scale))
             shown.say(progress_lib.measures_line(self.step, measures[-1]))
@@ -281,6 +281,9 @@ class Trainer:
         self._metrics.validation(self.step, best["scores"])
         self.save(best)
         return True
+
+    def _variant(self, adapter: Adapter) -> Variant:
+        return Variant(adapter, self._run.primer, self._run.config.opening)
 
     def _measures(self, scores: Scores, scale: float = 1.0) -> dict:
         """What a checkpoint is compared by, as checkpoint.Best has it."""
@@ -356,6 +359,7 @@ def jit_microbatch(model: LanguageModel, config: ConfigDict, learning: int):
     """step.add_microbatch(params, adapter, primer, sums, batch, hidden), compiled for its mesh."""
     clip_norm = config.optimizer.clip_norm
     settings = (config.loss, learning, config.reduction, clip_norm, config.learn_writer)
+    settings = (*settings, config.opening)
     if (mesh := model.config.mesh) is None:
         return _jit_microbatch(model.module, *settings)
     whole, share = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(sharding.DATA))
@@ -369,9 +373,9 @@ def _jit_microbatch(module, *settings):
     return jax.jit(_microbatch(module, *settings))
 
 
-def _microbatch(module, loss, learning, reduction, clip_norm, learn_writer):
+def _microbatch(module, loss, learning, reduction, clip_norm, learn_writer, opening):
     add = functools.partial(step_lib.add_microbatch, module, loss, learning, reduction=reduction)
-    return functools.partial(add, clip_norm=clip_norm, learn_writer=learn_writer)
+    return functools.partial(add, clip_norm=clip_norm, learn_writer=learn_writer, opening=opening)
 
 
 def jit_update(model: LanguageModel, optimizer, config: ConfigDict):

@@ -126,13 +126,19 @@ def _put(row: np.ndarray, length: np.ndarray, ids: Sequence[int]) -> None:
 
 
 def student_hidden(
-    module, params, adapter: Adapter, primer: KVCache | None, example: Batch, learning: int
+    module,
+    params,
+    adapter: Adapter,
+    primer: KVCache | None,
+    example: Batch,
+    learning: int,
+    opening: bool = False,
 ) -> jax.Array:
     """The student's states float32 `[A, D]` for one example, the arguments as `student_context`'s.
 
     packet_caches, place and prefill_rows are what requests run through.
     """
-    context, start = student_context(module, params, adapter, primer, example, learning)
+    context, start = student_context(module, params, adapter, primer, example, learning, opening)
     return _answer_states(module, params, context, start, example)
 
 
@@ -148,6 +154,7 @@ def student_context(
     primer: KVCache | None,
     example: Batch,
     learning: int = 1_000_000,
+    opening: bool = False,
 ) -> tuple[KVCache, jax.Array]:
     """The composed packets of one example (`example` without its axis E), and where they end.
 
@@ -155,26 +162,50 @@ def student_context(
       primer: `primer_cache` of the adapter's.
       learning: documents that gradients go through, the first of `example.order`; the others are
         as they are.
+      opening: the first document is read after the preamble, in no other way: as `adapter.opening`
+        builds it. It is the last of `example.order`, for no gradient goes through it.
     """
     config, dtype = module.config, params["embedding"].dtype
     P, T = example.documents.shape
-    caches = _document_caches(module, params, adapter, primer, example, learning)
-    present = example.document_lengths > 0
-    caches = caches._replace(valid=caches.valid & present[:, None])
-    Tp = example.preamble.shape[0]
-    # The last packet is written whole, padding included, wherever it starts.
-    slots = round_up(Tp + P * (T + adapter.num_tokens), 64)
-    context = kv_cache.init(config, 1, slots, dtype, bias=caches.bias is not None)
+    Tp, preamble = example.preamble.shape[0], None
     if Tp:
         bare, length = adapter_lib.empty(config.dim), example.preamble_length[None]
         preamble = packet_caches(module, params, bare, example.preamble[None], length)
+    build = functools.partial(_document_caches, module, params, adapter, primer)
+    if opening:
+        first = _opening_cache(module, params, adapter, preamble, example)
+        caches = first if P == 1 else kv_cache.join_rows(first, build(_later(example), learning))
+    else:
+        caches = build(example, learning)
+    present = example.document_lengths > 0
+    caches = caches._replace(valid=caches.valid & present[:, None])
+    # The last packet is written whole, padding included, wherever it starts.
+    slots = round_up(Tp + P * (T + adapter.num_tokens), 64)
+    context = kv_cache.init(config, 1, slots, dtype, bias=caches.bias is not None)
+    if preamble is not None:
         context = place(config, context, preamble, jnp.int32(0), jnp.int32(0))
     offset = example.preamble_length
     for p in range(P):
         context = place(config, context, kv_cache.row(caches, p), offset, offset)
-        wrapped = example.document_lengths[p] + adapter.num_tokens
+        soft_tokens = 0 if opening and p == 0 else adapter.num_tokens
+        wrapped = example.document_lengths[p] + soft_tokens
         offset = offset + jnp.where(present[p], wrapped, 0)
     return context, offset
+
+
+def _opening_cache(module, params, adapter: Adapter, preamble, example: Batch) -> KVCache:
+    """The first document's cache, with as many slots as the others'."""
+    alone = adapter_lib.empty(module.config.dim)._replace(distiller=adapter.distiller)
+    given = jax.lax.stop_gradient(alone), example.documents[:1], example.document_lengths[:1]
+    cache = _caches(module, params, *given, preamble, keep=example.keep)
+    return kv_cache.resize(cache, cache.num_slots + adapter.num_tokens)
+
+
+def _later(example: Batch) -> Batch:
+    """The example without its first document, which is the last of its order."""
+    documents, lengths = example.documents[1:], example.document_lengths[1:]
+    order = example.order[:-1] - 1
+    return example._replace(documents=documents, document_lengths=lengths, order=order)
 
 
 def _document_caches(module, params, adapter, primer, example: Batch, learning: int) -> KVCache:
@@ -213,12 +244,13 @@ def loss_and_metrics(
     teacher_hidden: jax.Array,
     loss: str = "kl",
     learning: int = 1_000_000,
+    opening: bool = False,
 ):
     """The weighted loss of a microbatch, and sums over its answer tokens.
 
     Args:
       teacher_hidden: float32 `[E, Q, N, D]`, teacher.Answers.hidden.
-      learning: as in `student_hidden`.
+      learning, opening: as in `student_context`.
 
     Returns:
       (loss, {"kl", "cross_entropy", "agree": float32 sums over tokens, "tokens": their number,
@@ -226,7 +258,7 @@ def loss_and_metrics(
     """
 
     def one(example, hidden):
-        student = student_hidden(module, params, adapter, primer, example, learning)
+        student = student_hidden(module, params, adapter, primer, example, learning, opening)
         return _token_scores(module, params, student, example, hidden, loss)
 
     score = sharding.over_examples(module.config, one)

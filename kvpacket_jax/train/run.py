@@ -64,7 +64,8 @@ def prepare(
         for name, shape in shapes.items():
             setup.check_length(model, name, shape, initial.num_tokens)
         sizes = config.batch_size, initial.num_tokens, wrong_weight, config.seed
-        return Teaching(model, template, sources, shapes, *sizes, tuple(config.keeps))
+        keeps = tuple(config.keeps)
+        return Teaching(model, template, sources, shapes, *sizes, keeps, config.opening)
 
     teaching = teaching_of(train_sets, setup.entries(config), config.wrong_weight)
     sets = {name: entry.sets for name, entry in setup.kinds(config)}

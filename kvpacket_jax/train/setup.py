@@ -42,7 +42,13 @@ FREE = (
     "other_model",
 )
 # What runs had that are older than a setting.
-OLDER = {"shared_layers": "", "learn_writer": True, "distiller_rank": 0, "keeps": [1.0]}
+OLDER = {
+    "shared_layers": "",
+    "learn_writer": True,
+    "distiller_rank": 0,
+    "keeps": [1.0],
+    "opening": False,
+}
 AT_LEAST_ONE = ("microbatches", "num_steps", "checkpoint_every", "validate_every")
 SIZES = ("documents", "tokens", "questions", "row", "new_tokens", "answers", "learning")
 

@@ -68,6 +68,7 @@ def add_microbatch(
     reduction: str = "mean_questions",
     clip_norm: float = 0.0,
     learn_writer: bool = True,
+    opening: bool = False,
 ) -> Sums:
     """Adds the loss, its gradients and the metrics of one microbatch, none divided by anything.
 
@@ -76,6 +77,7 @@ def add_microbatch(
       primer: those ids' cache. None: the adapter's own primer, if any, is learned and read here.
       reduction, clip_norm: as `bounded` takes them.
       learn_writer: False: the writer has no gradient, in what is bounded and shown neither.
+      opening: as in loss.student_context.
     """
 
     def objective(adapter):
@@ -83,7 +85,7 @@ def add_microbatch(
             adapter = adapter._replace(writer=jax.lax.stop_gradient(adapter.writer))
         cache = own_primer(module, params, adapter, primer)
         return loss_lib.loss_and_metrics(
-            module, params, adapter, cache, batch, teacher_hidden, loss, learning
+            module, params, adapter, cache, batch, teacher_hidden, loss, learning, opening
         )
 
     (value, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(adapter)
@@ -120,12 +122,13 @@ def score_microbatch(
     primer: KVCache | None,
     batch: Batch,
     teacher_hidden: jax.Array,
+    opening: bool = False,
 ) -> dict[str, jax.Array]:
     """loss.question_scores of a microbatch, each `[E, Q]`; the arguments as in `add_microbatch`."""
-    cache = own_primer(module, params, adapter, primer)
+    given = module, params, adapter, own_primer(module, params, adapter, primer)
 
     def one(example, hidden):
-        context, start = loss_lib.student_context(module, params, adapter, cache, example)
+        context, start = loss_lib.student_context(*given, example, opening=opening)
         return loss_lib.question_scores(module, params, context, start, example, hidden)
 
     return sharding.over_examples(module.config, one)(batch, teacher_hidden)
@@ -142,6 +145,7 @@ def compare_microbatch(
     question_lengths: jax.Array,
     stop_ids: jax.Array,
     new_tokens: int,
+    opening: bool = False,
 ) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     """`score_microbatch`, and the student's own greedy answers where they are not the teacher's.
 
@@ -152,10 +156,10 @@ def compare_microbatch(
       The scores; and tokens int32 `[E, Q, N]`, their lengths int32 `[E, Q]`, 0 where the answer is
       the teacher's or has no token in the batch, and their probabilities float32 `[E, Q, N]`.
     """
-    cache = own_primer(module, params, adapter, primer)
+    given = module, params, adapter, own_primer(module, params, adapter, primer)
 
     def one(example, hidden, rows, lengths):
-        context, start = loss_lib.student_context(module, params, adapter, cache, example)
+        context, start = loss_lib.student_context(*given, example, opening=opening)
         scores = loss_lib.question_scores(module, params, context, start, example, hidden)
         answers = teacher.decode_rows(
             module,

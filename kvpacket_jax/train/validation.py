@@ -52,13 +52,8 @@ class Validation:
         self.sets = {kind: len(examples) for kind, examples in fitting.items()}
         self._microbatches: dict[tuple[str, int], Microbatch] = {}
 
-    def __call__(
-        self, adapter: Adapter, primer: KVCache | None, stop: Callable[[], int] = lambda: 0
-    ) -> Scores:
+    def __call__(self, variant: "Variant", stop: Callable[[], int] = lambda: 0) -> Scores:
         """Mean KL of an answer, and the share of answers that are the teacher's.
-
-        Args:
-          adapter, primer: as in step.add_microbatch.
 
         Returns:
           Scores by kind; empty if any host was asked to stop.
@@ -72,7 +67,7 @@ class Validation:
             for first in range(0, sets, self.teaching.size):
                 if hosts.share(np.bool_(bool(stop()))).any():
                     return {}
-                by_question = sharding.fetch(self.score(kind, first, adapter, primer))
+                by_question = sharding.fetch(self.score(kind, first, variant))
                 right = self.teach(kind, first).right
                 parts.append(_flat(by_question, right, sets - first))
             rows = np.concatenate(parts, axis=1)
@@ -85,13 +80,11 @@ class Validation:
                 )
         return scores
 
-    def score(
-        self, kind: str, first: int, adapter: Adapter, primer: KVCache | None
-    ) -> dict[str, jax.Array]:
+    def score(self, kind: str, first: int, variant: "Variant") -> dict[str, jax.Array]:
         """loss.question_scores of a kind's microbatch that begins with example `first`."""
         model, microbatch = self.teaching.model, self.teach(kind, first)
-        batch, hidden = microbatch.batch, microbatch.hidden
-        return _score(model.module, model.params, adapter, primer, batch, hidden)
+        given = variant.trainable, variant.primer, microbatch.batch, microbatch.hidden
+        return _score(model.module, model.params, *given, opening=variant.opening)
 
     def teach(self, kind: str, first: int) -> Microbatch:
         """A kind's microbatch that begins with example `first`; the teacher answers it once."""
@@ -105,18 +98,22 @@ class Variant(NamedTuple):
 
     trainable: Adapter
     primer: KVCache | None
+    opening: bool  # as in loss.student_context
 
 
-def variants(model: LanguageModel, chosen: Sequence[Adapter]) -> list[Variant]:
+def variants(model: LanguageModel, chosen: Sequence[Adapter], opening: bool) -> list[Variant]:
     """Adapters that are compared, so given that those of the same sizes share one program.
 
-    Beside a writer the others have one of zeros, which changes nothing.
+    Beside a writer the others have one of zeros, which changes nothing. Bare packets have no
+    opening, whatever the others have.
     """
     zeros = next((jax.tree.map(jnp.zeros_like, a.writer) for a in chosen if a.writer), None)
     made, bare = [], adapter_lib.empty(model.config.dim)
     for adapter in chosen:
         trainable, ids = split_trainable(adapter._replace(writer=adapter.writer or zeros))
-        made.append(Variant(trainable, read_primer(model, bare._replace(primer=ids))))
+        primer = read_primer(model, bare._replace(primer=ids))
+        is_bare = not adapter.num_tokens and adapter.primer is None and adapter.writer is None
+        made.append(Variant(trainable, primer, opening and not is_bare))
     return made
 
 
@@ -140,7 +137,9 @@ def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Val
     return Validation(teaching, {name: entry.sets for name, entry in kinds})
 
 
-_score = functools.partial(jax.jit, static_argnames=("module",))(step_lib.score_microbatch)
+_score = functools.partial(jax.jit, static_argnames=("module", "opening"))(
+    step_lib.score_microbatch
+)
 
 
 def check_any(kind: str, questions: int) -> None:

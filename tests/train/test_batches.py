@@ -72,10 +72,10 @@ def test_logits_that_are_not_finite_teach_nothing(model, monkeypatch):
         microbatch_of(teaching(broken, [example("a", ("one",), ("z",))]))
     fake_answers(monkeypatch, model, "two")
     scores = {k: jnp.full((1, 3), x) for k, x in (("kl", np.nan), ("same", 1), ("tokens", 1))}
-    monkeypatch.setattr(validation, "_score", lambda *_: scores)
+    monkeypatch.setattr(validation, "_score", lambda *_, **__: scores)
     validate = validation.Validation(teaching(model, [example("a", ("one",))]), {"it": 1})
     with pytest.raises(ValueError, match="logits of .* with this adapter are not finite .* on it"):
-        validate(None, None)
+        validate(validation.Variant(None, None, False))
 
 
 def test_wrong_answers_weigh_less_and_others_as_much(model, monkeypatch):
@@ -123,6 +123,8 @@ def test_orders_of_documents_follow_from_seed_and_example(model, monkeypatch):
     assert {tuple(o) for o in order.tolist()} == {(0, 1, 2), (1, 0, 2)}  # the absent one is last
     np.testing.assert_array_equal(order, orders(0))
     assert (order != orders(1)).any()
+    apart = dataclasses.replace(teaching(model, examples), opening=True)
+    assert {tuple(o) for o in microbatch_of(apart).batch.order.tolist()} == {(1, 2, 0)}
     first = microbatch_of(teaching(model, examples, size=4), first=8).batch.order
     np.testing.assert_array_equal(first, order[8:])
 

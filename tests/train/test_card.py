@@ -13,10 +13,10 @@ from kvpacket_jax import data
 from kvpacket_jax.adapters import card
 from kvpacket_jax.answer_text import whole
 from kvpacket_jax.evaluate import metrics
+from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.compose import compose
-from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
 from kvpacket_jax.teacher import teach
 from kvpacket_jax.train.card import measure, write_measured
@@ -46,16 +46,15 @@ def adapter(model):
 def config(byte_model) -> ConfigDict:
     whole = byte_train.get_config(str(texts(byte_model)))
     kinds = {"it": whole.validation.it.to_dict() | {"sets": SETS}}
-    return ConfigDict({"template": "completion", "batch_size": 2, "validation": kinds})
+    given = {"template": "completion", "batch_size": 2, "opening": True}
+    return ConfigDict(given | {"validation": kinds})
 
 
 def served(model, adapter, example) -> tuple[list[str], list[float]]:
     """The answers of packets as requests read them, and how sure each is."""
     encoded = data.encode_example(model.tokenizer, data.TEMPLATES["completion"], example)
-    packets = [
-        *build_packets(model, None, [encoded.preamble]),
-        *build_packets(model, adapter, encoded.documents),
-    ]
+    method = METHODS["kv_packet"](adapter=adapter)
+    packets = method.build(model, encoded.preamble, encoded.documents)
     context, start = compose(model, packets)
     ready = prefill(model, (context,), encoded.questions, start, NEW_TOKENS)
     template = data.TEMPLATES["completion"]
@@ -99,10 +98,12 @@ def test_answers_that_are_the_full_contexts_are_its_texts(model, adapter, config
         known.append(with_answers(example, list(map(template.answer, example.questions, said))))
     monkeypatch.setattr(data, "load", lambda *_, **__: known)
     same = adapter._replace(writer=None, primer=jnp.array(preamble, jnp.int32))
-    (row,) = measure(model, same, config, lambda _: None)
-    score = row.scores[card.ADAPTER]
-    assert score.same == 1 and score.f1 == row.full_f1 == 1
-    np.testing.assert_allclose(score.kl, 0, atol=1e-4)
+    plain = ConfigDict(config.to_dict() | {"opening": False})
+    for parts, measured_by in ((same, plain), (adapter, config)):  # that which comes first has it
+        (row,) = measure(model, parts, measured_by, lambda _: None)
+        score = row.scores[card.ADAPTER]
+        assert score.same == 1 and score.f1 == row.full_f1 == 1
+        np.testing.assert_allclose(score.kl, 0, atol=1e-4)
 
 
 def test_without_right_answers_the_full_contexts_are_right(model, adapter, config, monkeypatch):

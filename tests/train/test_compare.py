@@ -28,7 +28,7 @@ def config(byte_model) -> ConfigDict:
     whole = byte_train.get_config(str(texts(byte_model)))
     kinds = {"it": whole.validation.it.to_dict() | {"sets": 2}}
     given = {"template": "completion", "batch_size": 1, "keeps": (1.0,), "other_model": False}
-    return ConfigDict(given | {"validation": kinds})
+    return ConfigDict(given | {"validation": kinds, "opening": False})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def test_each_is_scored_as_it_would_be_alone(model, config, folder, monkeypatch)
     said: list[str] = []
     scores = compare.compare(config, names, say=said.append)
     assert list(scores) == names and len(said) == len(names)
-    bare = validation.of_config(model, config, 0)(adapter_lib.empty(model.config.dim), None)
+    empty = adapter_lib.empty(model.config.dim)
+    bare = validation.of_config(model, config, 0)(validation.Variant(empty, None, False))
     np.testing.assert_allclose(scores["none"]["it"]["kl"], bare["it"]["kl"], rtol=1e-5)
     kl = [scores[name]["it"]["kl"] for name in names]
     assert len(set(kl)) == len(names) and abs(kl[2] - kl[3]) < abs(kl[0] - kl[3])

@@ -14,11 +14,13 @@ import models
 from configs import train as train_config
 from kvpacket_jax import teacher
 from kvpacket_jax.data import EncodedExample
+from kvpacket_jax.methods import METHODS
 from kvpacket_jax.methods.base import store_preamble
 from kvpacket_jax.methods.full_recompute import read_documents
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import packet
 from kvpacket_jax.packets.adapter import Adapter
+from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.train import loss as loss_lib
 from kvpacket_jax.train import setup
 from kvpacket_jax.train import step as step_lib
@@ -99,7 +101,9 @@ def pack(shape: Shape, *samples: Sample) -> tuple[loss_lib.Batch, np.ndarray]:
     return batch, hidden
 
 
-@functools.partial(jax.jit, static_argnames=("module", "loss", "learning", "learn_writer"))
+@functools.partial(
+    jax.jit, static_argnames=("module", "loss", "learning", "learn_writer", "opening")
+)
 def add(
     module, params, adapter, batch, hidden, loss="kl", learning=1_000, primer=None, **rest
 ) -> step_lib.Sums:
@@ -197,6 +201,33 @@ def test_student_equals_one_pass_with_a_block_mask(golden):
     logits = model.module.bind({"params": model.params}).logits(hidden[None])[0]
     expected = arrays["kl/student_logits"]
     np.testing.assert_allclose(logits[: len(expected)], expected, atol=1e-3)
+
+
+def test_the_first_document_is_that_of_requests_and_has_no_gradient(golden):
+    model, _, samples, adapter, shape = golden
+    example, answer, _ = samples["s1"]
+    batch, hidden = pack(shape, samples["s1"])
+    given = model.module, model.params, adapter, batch, hidden
+    found = jax.jit(loss_lib.student_hidden, static_argnums=(0, 5, 6))(
+        *given[:3], None, jax.tree.map(lambda x: x[0], batch), 1_000, True
+    )
+    packets = METHODS["kv_packet"](adapter).build(model, example.preamble, example.documents)
+    context, start = compose(model, packets)
+    served = teacher.hidden_states(model, (context,), start, example.questions, [answer])
+    np.testing.assert_allclose(found[: len(served)], served, atol=2e-4)
+
+    every = add(*given, opening=True)
+    assert all(x.any() for x in (every.gradients.header, every.gradients.trailer))
+    alone = batch._replace(
+        document_lengths=batch.document_lengths * (np.arange(shape.documents) < 1)
+    )
+    assert not any(
+        x.any() for x in jax.tree.leaves(add(*given[:3], alone, hidden, opening=True).gradients)
+    )
+    some = batch._replace(order=np.roll(batch.order, -1, axis=1))  # the first comes last
+    np.testing.assert_allclose(
+        add(*given[:3], some, hidden, learning=1, opening=True).loss, every.loss, rtol=1e-5
+    )
 
 
 def test_batch_sums_examples_of_different_sizes(golden):

