@@ -21,7 +21,7 @@ from kvpacket_jax.evaluate.answers import answer, reference
 from kvpacket_jax.evaluate.rows import RowFile, answer_rows, claim, spec_of
 from kvpacket_jax.evaluate.timings import timings
 from kvpacket_jax.measure.request import Entry
-from kvpacket_jax.methods import METHODS, Method, Request
+from kvpacket_jax.methods import METHODS, VERSION, Method, Request
 from kvpacket_jax.methods.settings import listed, make
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -177,6 +177,7 @@ def _identity(
         "new_tokens": config.new_tokens,
         "seed": config.seed,
         "scoring": metrics.VERSION,
+        "methods": VERSION,
     }
 
 

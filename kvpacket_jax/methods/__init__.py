@@ -31,4 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "no_cache": NoCache,
 }
 
-__all__ = ["METHODS", "Method", "Prepared", "Request"]
+# Raise it where a method of the same settings may answer otherwise: rows of two do not mix.
+VERSION = 2
+
+__all__ = ["METHODS", "VERSION", "Method", "Prepared", "Request"]
