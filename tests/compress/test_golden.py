@@ -39,7 +39,8 @@ def in_order(k, v):
 
 
 def check(case, arrays, label: str, settings: dict):
-    prepared, cache, first, greedy = run(case, "kv_packet", settings)
+    papers = settings | {"opening": False}
+    prepared, cache, first, greedy = run(case, "kv_packet", papers)
     assert prepared.query_start == arrays[f"{label}/query_pos"][0]
     published = arrays[f"{label}/cache_k"], arrays[f"{label}/cache_v"]
     if settings["compress"].startswith("knorm") and (tied := tie(cache, published)):
