@@ -83,8 +83,9 @@ class Packet:
 _primer_cache = functools.partial(jax.jit, static_argnames=("module",))(primer_cache)
 
 
-# Of each model that is in use: the primer that was read last, and its cache.
-_last_primer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+# Of each model that is in use: the two primers that were read last, a document's in any place and
+# that of one which comes first, with their caches.
+_last_primers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots"))
@@ -99,19 +100,20 @@ def read_primer(
 
     Args:
       buckets: pads a primer of token ids, so that primers of many lengths share a few programs.
-        None: the one primer of a build has its own length; the model's last one is remembered,
-        for it is longer than most documents.
+        None: the one primer of a build has its own length; the model's last two are remembered,
+        for they are longer than most documents.
     """
     if adapter is None or adapter.primer is None:
         return None
     if buckets is None:
         ids = np.asarray(adapter.primer)
         known = str(ids.dtype), ids.tobytes()
-        last = _last_primer.get(model)  # looked up once: another thread may replace it
-        if last is None or last[0] != known:
-            last = known, _primer_cache(model.module, model.params, adapter.primer)
-            _last_primer[model] = last
-        return last[1]
+        last = _last_primers.get(model, ())  # looked up once: another thread may replace it
+        cache = next((cache for key, cache in last if key == known), None)
+        if cache is None:
+            cache = _primer_cache(model.module, model.params, adapter.primer)
+            _last_primers[model] = ((known, cache), *last[:1])
+        return cache
     rows = buckets.build(adapter.primer_length)
     ids = np.zeros(rows, np.int32)
     ids[: adapter.primer_length] = adapter.primer
