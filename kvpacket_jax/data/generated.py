@@ -38,6 +38,14 @@ class GeneratorConfig:
         for name in (*(f"num_{s}" for s in SPLITS), "num_questions"):
             as_range(name, (getattr(self, name), getattr(self, name)), 1, 10_000_000)
 
+    def make_ranges(self, **limits: tuple[int, int]) -> None:
+        """Makes fields that are a number or a range ranges, between their limits; for subclasses.
+
+        Raises ValueError as `as_range`.
+        """
+        for name, (low, high) in limits.items():
+            object.__setattr__(self, name, as_range(name, getattr(self, name), low, high))
+
 
 def example_rng(name: str, version: str, config, split: str, index: int) -> random.Random:
     """Returns the random generator of one example, the same in every process.

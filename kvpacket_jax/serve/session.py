@@ -246,8 +246,8 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
     Nothing is said where bare packets were asked for, nor of answers that read none, nor of a
-    document alone whose packet is as good as reading it; of compressed
-    ones, that no card is of them.
+    document alone whose packet is as good as reading it; of compressed ones, that no card is of
+    them.
     """
     if session.full is None or isinstance(session.method, METHODS[BARE]):
         return ""

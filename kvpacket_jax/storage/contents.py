@@ -69,9 +69,9 @@ def read(
     """The documents of a store by model, adapter and id.
 
     A preamble is listed where something is wrong with it, for no answer goes without. Packets of
-    documents that come first are listed after the others. Of entries
-    that are not signed with `key` that is said, and nothing read of their packets; of a damaged
-    entry the file stands for the id, of a damaged provenance its folder for the names.
+    documents that come first are listed after the others. Of entries that are not signed with `key`
+    that is said, and nothing read of their packets; of a damaged entry the file stands for the id,
+    of a damaged provenance its folder for the names.
 
     Args:
       every_byte: packets are read to the end and compared, not their headers alone; those that no

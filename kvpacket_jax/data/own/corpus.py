@@ -41,9 +41,7 @@ class CorpusConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, limits in {"num_documents": (1, 24), "document_words": (1, 1_000_000)}.items():
-            pair = generated.as_range(name, getattr(self, name), *limits)
-            object.__setattr__(self, name, pair)
+        self.make_ranges(num_documents=(1, 24), document_words=(1, 1_000_000))
 
 
 @functools.lru_cache(maxsize=4)

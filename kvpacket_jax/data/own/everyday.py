@@ -31,9 +31,7 @@ class EverydayConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, limits in {"num_documents": (1, 24), "document_words": (1, 400)}.items():
-            pair = generated.as_range(name, getattr(self, name), *limits)
-            object.__setattr__(self, name, pair)
+        self.make_ranges(num_documents=(1, 24), document_words=(1, 400))
 
 
 @functools.cache

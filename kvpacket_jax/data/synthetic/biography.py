@@ -32,12 +32,7 @@ class BiographyConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, high in {
-            "num_documents": MAX_DOCUMENTS,
-            "document_words": 160,
-        }.items():
-            pair = generated.as_range(name, getattr(self, name), 1, high)
-            object.__setattr__(self, name, pair)
+        self.make_ranges(num_documents=(1, MAX_DOCUMENTS), document_words=(1, 160))
         object.__setattr__(self, "forms", generated.as_choices("forms", self.forms, FORMS))
         if self.one_fact and self.two_hop:
             raise ValueError("two_hop names a person by a second fact, and one_fact tells one.")

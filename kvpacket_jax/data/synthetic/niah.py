@@ -74,15 +74,9 @@ class NiahConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        limits = {
-            "num_tokens": (64, 1 << 20),
-            "num_chunks": (1, 1024),
-            "num_needles": (1, 100),
-            "num_values": (2, 10),
-        }
-        for name, (low, high) in limits.items():
-            pair = generated.as_range(name, getattr(self, name), low, high)
-            object.__setattr__(self, name, pair)
+        self.make_ranges(
+            num_tokens=(64, 1 << 20), num_chunks=(1, 1024), num_needles=(1, 100), num_values=(2, 10)
+        )
         for name, known in {"kinds": KINDS, "forms": FORMS}.items():
             chosen = generated.as_choices(name, getattr(self, name), known)
             object.__setattr__(self, name, chosen)

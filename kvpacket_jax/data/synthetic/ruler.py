@@ -50,9 +50,7 @@ class RulerConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, (low, high) in {"num_tokens": (64, 1 << 20), "num_chunks": (1, 1024)}.items():
-            pair = generated.as_range(name, getattr(self, name), low, high)
-            object.__setattr__(self, name, pair)
+        self.make_ranges(num_tokens=(64, 1 << 20), num_chunks=(1, 1024))
         object.__setattr__(self, "kinds", generated.as_choices("kinds", self.kinds, KINDS))
         for name, (low, high) in {
             "num_needles": (1, 100),

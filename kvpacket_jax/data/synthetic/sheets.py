@@ -34,9 +34,7 @@ class SheetsConfig(generated.GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, high in {"num_documents": 10, "document_words": 160}.items():
-            pair = generated.as_range(name, getattr(self, name), 1, high)
-            object.__setattr__(self, name, pair)
+        self.make_ranges(num_documents=(1, 10), document_words=(1, 160))
         object.__setattr__(self, "kinds", generated.as_choices("kinds", self.kinds, KINDS))
         if not 0 <= self.same_kind <= 1:
             raise ValueError(f"same_kind={self.same_kind!r} must be from 0 to 1")
