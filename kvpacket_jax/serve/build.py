@@ -17,6 +17,7 @@ import numpy as np
 
 from kvpacket_jax.compress import Compressor
 from kvpacket_jax.data.examples import INSTRUCTION
+from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
@@ -41,7 +42,7 @@ from kvpacket_jax.serve.identity import (
     document_provenance,
     encode,
     names_of,
-    opening,
+    opening_provenance,
     preamble_item,
 )
 from kvpacket_jax.serve.primers import FromCorpus
@@ -146,7 +147,9 @@ def plan(
     bare = part(None, provenance, None, [item] if item and own(item) else [])
     parts = [part(adapter, documents_by, adapter_name, g, primer) for primer, g in groups]
     if openings and adapter is not None:
-        alone, provenance = opening(model, adapter, wording, compressor)
+        preamble = encode(model, wording).preamble
+        alone = adapter_lib.opening(model.config.dim, preamble, adapter.distiller)
+        provenance = opening_provenance(model, documents_by, wording)
         first = [i for _, g in groups for i in g]
         first = [i._replace(name=packet_name(provenance, i.tokens, len(i.tokens))) for i in first]
         parts.append(part(alone, provenance, adapter_name, first))

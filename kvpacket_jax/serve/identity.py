@@ -16,7 +16,6 @@ from kvpacket_jax.data import (
     encode_example,
 )
 from kvpacket_jax.data.examples import INSTRUCTION
-from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter, describe
 from kvpacket_jax.packets.packet import FIRST, Provenance, provenance_of
 from kvpacket_jax.runtime import names as known_names
@@ -96,20 +95,18 @@ def document_provenance(
     return dataclasses.replace(provenance, adapter=chosen)
 
 
-def opening(
-    model: LanguageModel,
-    adapter: Adapter,
-    wording: Wording,
-    compressor: Compressor | None = None,
-) -> tuple[Adapter, Provenance]:
-    """What builds packets of documents that come first, and these packets' provenance.
+def opening_provenance(
+    model: LanguageModel, documents_by: Provenance, wording: Wording
+) -> Provenance:
+    """The provenance of a build's packets of documents that come first.
 
-    They are made for one preamble, which they were read after, whatever the adapter.
+    They were read after one preamble: a store has others for another, and for another build.
+
+    Args:
+      documents_by: as `document_provenance` returns it.
     """
-    preamble = encode(model, wording).preamble
-    alone = adapter_lib.opening(model.config.dim, preamble, adapter.distiller)
-    provenance = document_provenance(model, alone, wording, None, compressor)
-    return alone, dataclasses.replace(provenance, place=FIRST)
+    primer = digest(encode(model, wording).preamble)
+    return dataclasses.replace(documents_by, place=FIRST, primer=primer)
 
 
 def preamble_item(model: LanguageModel, wording: Wording) -> tuple[Provenance, Item | None]:

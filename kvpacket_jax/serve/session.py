@@ -161,8 +161,8 @@ def open_session(
     num_preamble, documents = len(wanted), []
     if not without:
         wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
-        first = _opening(model, folder, ids[0], entries[0], made_with, wording, compressor, key)
-        if first is not None:
+        by = identity.opening_provenance(model, provenance, wording)
+        if made_with is not None and (first := _opening(folder, by, ids[0], entries[0], key)):
             wanted[num_preamble] = first
     files = [w.name for w in wanted[num_preamble:]] or [entry.packet for entry in entries]
     with _naming_documents(ids, [packet_path(folder, name) for name in files]):
@@ -189,21 +189,11 @@ def open_session(
 
 
 def _opening(
-    model: LanguageModel,
-    folder: pathlib.Path,
-    id: str,
-    entry: Entry,
-    adapter: Adapter | None,
-    wording: Wording,
-    compressor: Compressor | None,
-    key: bytes | None,
+    folder: pathlib.Path, provenance: Provenance, id: str, entry: Entry, key: bytes | None
 ) -> Wanted | None:
     """The packet of a document that comes first, of the text that `entry` is of; None without."""
-    if adapter is None:
-        return None
     with _naming_documents([id], [packet_path(folder, entry.packet)]):
         tokens = packet_file.read_manifest(folder, *entry)["tokens"]
-    _, provenance = identity.opening(model, adapter, wording, compressor)
     name = packet_file.packet_name(provenance, tokens, len(tokens))
     found = store.find_opening(folder, provenance, id, name, key)
     return None if found is None else Wanted(found.packet, provenance, found.seal)

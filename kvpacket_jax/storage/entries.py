@@ -9,7 +9,7 @@ import pathlib
 from kvpacket_jax.packets.packet import Provenance
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.storage.packet_file import Damaged, DamagedFile, Entry
-from kvpacket_jax.storage.provenance import check_fields, to_fields
+from kvpacket_jax.storage.provenance import check_fields, fields_alone, to_fields
 from models.identity import digest
 
 # The folders of entries in a store: OPENINGS of the packets that documents have where they come
@@ -99,6 +99,17 @@ def read_provenance(path: pathlib.Path) -> dict:
 def folder_of(folder: pathlib.Path, provenance: Provenance) -> pathlib.Path:
     """Where the entries of documents with a provenance are."""
     return folder / (OPENINGS if provenance.place else DOCUMENTS) / digest(to_fields(provenance))
+
+
+def opening_folders(folder: pathlib.Path, provenance: Provenance) -> list[pathlib.Path]:
+    """Where the entries are of openings of a build's documents, whatever the preamble."""
+    own, found = folder_of(folder, provenance).name, []
+    for path in folder.glob(f"{OPENINGS}/*/{PROVENANCE}"):
+        with contextlib.suppress(Damaged):
+            fields = fields_alone(read_provenance(path))
+            if digest({k: v for k, v in fields.items() if k not in ("place", "primer")}) == own:
+                found.append(path.parent)
+    return found
 
 
 def ids_in(folder: pathlib.Path, key: bytes | None = None) -> list[str]:

@@ -4,7 +4,8 @@
     documents/P/provenance.json    a folder for each provenance, named by its SHA-256
     documents/P/ID.json            a document's id and its Entry; ID is the id's SHA-256
     documents/P/preamble.entry     the preamble's, where P is a preamble's provenance
-    openings/P/…                   the same, of the packets of documents that come first
+    openings/P/…                   the same, of the packets that documents have where they come
+                                   first: their provenance is the documents', a place and a preamble
 
 A file appears whole, under its name, or not at all. Any number of processes may write at once, on
 one machine or where the file system has locks, and any number read meanwhile.
@@ -251,6 +252,7 @@ class Writer:
 
     def __init__(self, folder: pathlib.Path, own: pathlib.Path, key: bytes | None):
         self.folder, self._own, self._key = folder, own, key
+        self._openings: dict[Provenance, list[pathlib.Path]] = {}
         (own / "plain").touch()
         self._mode = (own / "plain").stat().st_mode
         make_folder(folder / PACKETS)
@@ -285,10 +287,17 @@ class Writer:
                 names = names._replace(adapter=names_in(entries.read_provenance(path)).adapter)
         fields = to_fields(provenance) | {"names": names._asdict()}
         self._text(path, sealed.stamped(fields))
+        self._openings[provenance] = entries.opening_folders(self.folder, provenance)
 
     def document(self, provenance: Provenance, id: str | None, entry: Entry) -> None:
-        """Lets a document's id point to its packet, which must be there; None is the preamble."""
+        """Lets a document's id point to its packet, which must be there; None is the preamble.
+
+        Where it pointed to another, of another text, the entry of that text's opening goes.
+        """
         path = entries.folder_of(self.folder, provenance) / entries.file_name(id)
+        if not provenance.place and _names_other(path, entry):
+            for own in self._openings[provenance]:
+                (own / path.name).unlink(missing_ok=True)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
             fields[entries.SIGNATURE] = entries.signature(self._key, path, id, entry)
@@ -307,6 +316,15 @@ class Writer:
         # safetensors writes files that only their owner can read; a store may be shared.
         temporary.chmod(self._mode)
         publish(temporary, path)
+
+
+def _names_other(path: pathlib.Path, entry: Entry) -> bool:
+    """Whether there is an entry of another packet, or a damaged one."""
+    try:
+        there = entries.read(path)
+    except Damaged:
+        return True
+    return there is not None and there.packet != entry.packet
 
 
 @contextlib.contextmanager

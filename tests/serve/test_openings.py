@@ -30,9 +30,8 @@ def store_in(folder, model, adapter, **options) -> kvp.Store:
 
 
 def open_session(store: kvp.Store, ids):
-    return session.open_session(
-        store.model, store.folder, ids, store._wording, adapter=store.adapter, key=store._key
-    )
+    given = store.model, store.folder, ids, store._wording, "kv_packet", *store._maker
+    return session.open_session(*given, key=store._key)
 
 
 def places(store: kvp.Store, ids) -> list[str]:
@@ -91,6 +90,29 @@ def test_that_of_an_earlier_text_or_another_preamble_is_not_read(model, adapter,
     store_in(tmp_path, model, adapter, openings=False).add({"ferry": "the ferry has sunk"})
     assert places(store, ["ferry", "bus"]) == ["", ""]
     assert places(store, ["bus", "ferry"]) == [FIRST, ""]
+
+
+def test_builds_with_different_texts_of_a_document_have_each_their_own(model, adapter, tmp_path):
+    store = store_in(tmp_path, model, adapter)
+    other = store_in(tmp_path, model, adapter, primer="corpus:1")
+    other.add({"ferry": "the ferry has sunk", "bus": DOCUMENTS["bus"]})
+    for one in (store, other):
+        assert places(one, ["ferry", "bus"]) == places(one, ["bus", "ferry"]) == [FIRST, ""]
+    first = [open_session(s, ["ferry"]).apart()[1][0].manifest.tokens for s in (store, other)]
+    assert first[0] != first[1]
+    assert removal.superseded(tmp_path).packets == removal.prune(tmp_path).packets == 0
+
+
+@pytest.mark.parametrize("openings", [False, True])
+def test_that_of_a_text_that_was_replaced_can_be_pruned(openings, model, adapter, tmp_path):
+    store_in(tmp_path, model, adapter)
+    store = store_in(tmp_path, model, adapter, openings=openings)
+    store.add({"ferry": "the ferry has sunk"})
+    assert removal.superseded(tmp_path).packets == removal.prune(tmp_path).packets == 2
+    assert places(store, ["bus", "ferry"]) == [FIRST, ""]
+    assert places(store, ["ferry", "bus"]) == ([FIRST, ""] if openings else ["", ""])
+    number = len(list(tmp_path.glob("packets/*.safetensors")))
+    assert number == 4 + openings  # the preamble's, and of each document one or two
 
 
 def test_a_damaged_one_is_named_and_mended(model, adapter, tmp_path):
