@@ -69,6 +69,7 @@ class Card(NamedTuple):
     template: str = "chat"  # the name of the one that was measured with
     recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
     model_fingerprint: str = ""  # for a model has several names; earlier cards lack it
+    opening: bool = False  # whether documents that came first had packets of their own
 
 
 def write(path: AnyPath, card: Card, adapter: Adapter, dtype: str) -> None:
@@ -106,6 +107,7 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             template,
             card.get("recompute_below"),
             card.get("model_fingerprint", ""),
+            card.get("opening", False),
         )
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
@@ -120,6 +122,7 @@ def remark(
     tokens: int,
     least: float,
     recompute_below: float = 0.0,
+    opening: bool = False,
 ) -> str:
     """What a reader of answers should know of a request, in one line; "" if that is nothing.
 
@@ -145,6 +148,12 @@ def remark(
         return (
             f"The card of {name} is of the template {card.template}, not {template}: {unknown}. "
             f"launch.card --config.template={template} --output=FILE measures it."
+        )
+    if card.opening and not opening:
+        return (
+            f"The card of {name} is of stores with a second packet of each document, for when it "
+            f"comes first. The first one here has none: {unknown}. launch.build_packets without "
+            "--noopenings adds it."
         )
     known = [row for row in card.rows if row.scores[ADAPTER].same_right is not None]
     if not known:

@@ -77,6 +77,11 @@ def empty(dim: int) -> Adapter:
     return Adapter(jnp.zeros((0, dim)), jnp.zeros((0, dim)))
 
 
+def is_bare(adapter: Adapter) -> bool:
+    """Whether packets built with it are bare, as they are with nothing but a distiller."""
+    return not adapter.num_tokens and adapter.primer is None and adapter.writer is None
+
+
 def opening(dim: int, preamble: Sequence[int], distiller: Distiller | None = None) -> Adapter:
     """What builds the packet of a document that comes first: it is what the full context has.
 

@@ -258,7 +258,8 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     same = known is not None and known.model_fingerprint == model.fingerprint
     request = session.wording.name, len(lengths), max(lengths)
     name = known.model if same else model.name
-    return card.remark(known, adapter_name, name, *request, least, recompute_below)
+    opening = bool(documents[0].manifest.place)
+    return card.remark(known, adapter_name, name, *request, least, recompute_below, opening)
 
 
 def _preamble(

@@ -80,7 +80,15 @@ def write_measured(
             "fit": FITTING,
         }
     )
-    made = Card(model.name, [], measured_by, config.template, RECOMPUTE_BELOW, model.fingerprint)
+    made = Card(
+        model.name,
+        [],
+        measured_by,
+        config.template,
+        RECOMPUTE_BELOW,
+        model.fingerprint,
+        config.opening,
+    )
     there = card.read(path, adapter)
     if there and there.config != measured_by:
         raise ValueError(

@@ -283,7 +283,9 @@ class Trainer:
         return True
 
     def _variant(self, adapter: Adapter) -> Variant:
-        return Variant(adapter, self._run.primer, self._run.config.opening)
+        """As `validation.variants` has them: bare packets have no opening."""
+        is_bare = adapter_lib.is_bare(join_trainable(adapter, self._run.primer_ids))
+        return Variant(adapter, self._run.primer, self._run.config.opening and not is_bare)
 
     def _measures(self, scores: Scores, scale: float = 1.0) -> dict:
         """What a checkpoint is compared by, as checkpoint.Best has it."""

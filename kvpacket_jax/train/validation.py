@@ -112,8 +112,7 @@ def variants(model: LanguageModel, chosen: Sequence[Adapter], opening: bool) -> 
     for adapter in chosen:
         trainable, ids = split_trainable(adapter._replace(writer=adapter.writer or zeros))
         primer = read_primer(model, bare._replace(primer=ids))
-        is_bare = not adapter.num_tokens and adapter.primer is None and adapter.writer is None
-        made.append(Variant(trainable, primer, opening and not is_bare))
+        made.append(Variant(trainable, primer, opening and not adapter_lib.is_bare(adapter)))
     return made
 
 

@@ -43,6 +43,13 @@ def test_a_request_is_judged_by_kinds_that_are_as_large(documents, tokens, least
     assert said in line and bool(line) == bool(said) and "\n" not in line
 
 
+def test_a_card_with_openings_promises_nothing_of_stores_without():
+    measured, given = CARD._replace(opening=True), ("mine", "m", "chat", 5, 100, 0.1)
+    assert card.remark(measured, *given, opening=True) == ""
+    assert "--noopenings" in card.remark(measured, *given)
+    assert card.remark(CARD, *given, opening=True) == ""  # which is not less near
+
+
 def test_what_reading_again_does_is_said_where_it_was_measured():
     rows = [row("lives", 5, 100, 0.7), row("prose", 5, 300, 0.8)]
     for r, reread, guarded in ((rows[0], 0.4, 0.95), (rows[1], 0.2, 0.9)):
