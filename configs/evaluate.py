@@ -122,6 +122,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
 
     config.dataset = ConfigDict({"name": dataset, "split": "test", "options": options})
+    # True: for all methods, the document most like a question is read first, as launch.answer does.
+    config.dataset.best_first = False
     config.num_samples = num_samples  # questions; 0: all
     # All are asked the same questions; full_recompute always comes first.
     config.methods = METHODS if name in COMPARED else FEW  # "name" or "name:field=value,…"

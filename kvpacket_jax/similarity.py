@@ -19,6 +19,11 @@ def of_texts(texts: Sequence[str]) -> "Index":
     return Index([[numbers.setdefault(w, len(numbers)) for w in found] for found in words])
 
 
+def closest_to(texts: Sequence[str], question: str) -> int:
+    """The text most similar to a question by its words, the first of equals."""
+    return of_texts([*texts, question]).closest(len(texts), 1)[0]
+
+
 class Index:
     """The documents by the tokens they hold, in flat arrays: 12 bytes for each."""
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import models
 from kvpacket_jax import adapters, data, teacher
 from kvpacket_jax.data import EncodedExample, Example, Template
+from kvpacket_jax.data.order import best_first
 from kvpacket_jax.evaluate import metrics, summary
 from kvpacket_jax.evaluate.answers import answer, reference
 from kvpacket_jax.evaluate.rows import RowFile, answer_rows, claim, spec_of
@@ -122,6 +123,8 @@ def prepare_run(
         data.load(config.dataset.name, config.dataset.split, **data.options(config.dataset)),
         config.num_samples,
     )
+    if config.dataset.get("best_first"):
+        examples = [part for example in examples for part in best_first(example)]
     specs = list(dict.fromkeys([summary.REFERENCE, *listed(config.methods), *begun]))
     for spec in specs:  # before the model is loaded
         make(spec)
@@ -164,6 +167,9 @@ def _identity(
     by_role: dict[str, Adapter],
     examples: Sequence[Example],
 ) -> dict:
+    dataset = config.dataset.to_dict() | {"options": data.options(config.dataset)}
+    if not config.dataset.get("best_first"):  # as in workdirs from before there was a choice
+        dataset.pop("best_first", None)
     return {
         "model": model.fingerprint,
         "dtype": str(model.dtype),
@@ -171,7 +177,7 @@ def _identity(
         "adapter": adapter_lib.fingerprint(by_role.get("adapter")),
         "primer": adapter_lib.fingerprint(by_role.get("primer")),
         "template": digest(dataclasses.asdict(template)),
-        "dataset": config.dataset.to_dict() | {"options": data.options(config.dataset)},
+        "dataset": dataset,
         "examples": digest([dataclasses.asdict(e) for e in examples]),
         "num_samples": config.num_samples,
         "new_tokens": config.new_tokens,

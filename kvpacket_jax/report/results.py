@@ -295,7 +295,9 @@ def _series(option: str, axis: str, by_value: Mapping[float, Evaluation]) -> Ser
 def _title(dataset: Mapping, without: str = "") -> str:
     left_out = without, "ids", "folder"  # the last two: where files lie
     shown = {k: v for k, v in sorted(dataset["options"].items()) if k not in left_out and v != ""}
-    return ", ".join([dataset["name"], *(f"{k} {_plain(v)}" for k, v in shown.items())])
+    order = ["best document first"] if dataset.get("best_first") else []
+    described = (f"{k} {_plain(v)}" for k, v in shown.items())
+    return ", ".join([dataset["name"], *described, *order])
 
 
 def _middle(value) -> float:
