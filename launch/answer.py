@@ -22,6 +22,12 @@ flags.adopt_module_key_flags(serving)
 DOCUMENTS = flags.DEFINE_list(
     "documents", [], "Ids, in the order to be read in; one with a comma in quotes."
 )
+BEST_FIRST = flags.DEFINE_bool(
+    "best_first",
+    True,
+    "The document most like the question, by its words, is read first, whatever the order, for "
+    "nothing is lost of that one. Where it has no packet for that, the order stays.",
+)
 QUERY = flags.DEFINE_string("query", None, "The question.")
 METHOD = flags.DEFINE_string(
     "method",
@@ -47,6 +53,7 @@ RECOMPUTE_BELOW = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+RESIDENT_BYTES = 1 << 30  # of packets, kept between questions
 SHOW_COST = flags.DEFINE_bool("show_cost", False, "Measures TTFT, its parts and FLOPs.")
 
 
@@ -55,19 +62,20 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
-    from kvpacket_jax.serve import session
+    from kvpacket_jax.serve import found, session
+    from kvpacket_jax.serve.resident import Resident
     from kvpacket_jax.storage import store
 
     cache_dir = caches.use()
     with errors.in_one_line():
         # First what needs no model: loading one takes a while.
         folder = stores.folder()
-        session.check_method(METHOD.value)
-        if SHOW_COST.value and METHOD.value not in session.READ_PACKETS:
+        found.check_method(METHOD.value)
+        if SHOW_COST.value and METHOD.value not in found.READ_PACKETS:
             raise ValueError("--show_cost compares packets with full_recompute: omit --method.")
-        session.check_documents(folder, DOCUMENTS.value)
+        found.check_documents(folder, DOCUMENTS.value)
         method = METHOD.value
-        which = method == session.BARE, method in session.WITHOUT_PACKETS
+        which = method == found.BARE, method in found.WITHOUT_PACKETS
         if said := serving.default_to_store(DOCUMENTS.value, *which):
             print(said, file=sys.stderr)
         wording, key = serving.wording(), stores.key()
@@ -77,14 +85,15 @@ def main(argv):
             session.check_question(QUERY.value)
         model, *maker = serving.load(cache_dir, progress.stderr)
         with progress.step("Reading the documents", progress.stderr):
-            opened = session.open_session(
-                model, folder, DOCUMENTS.value, wording, METHOD.value, *maker, key=key
-            )
+            given = model, folder, DOCUMENTS.value, wording, METHOD.value, *maker
+            documents = found.find(*given, key=key, resident=Resident(RESIDENT_BYTES))
+            opened = session.read(documents)  # what is damaged is refused before the first question
         if MIN_AGREEMENT.value:
             said = session.remark(opened, maker[1], MIN_AGREEMENT.value, RECOMPUTE_BELOW.value)
             if said:
                 print(said, file=sys.stderr)
-    if replies.give(opened, QUERY.value, NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value):
+    how = NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value, BEST_FIRST.value
+    if replies.give(documents, QUERY.value, *how):
         sys.exit(1)
 
 

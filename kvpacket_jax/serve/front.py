@@ -20,7 +20,7 @@ from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.packet import check_compressor
 from kvpacket_jax.runtime import programs
-from kvpacket_jax.serve import build, corpus, identity, primers, session
+from kvpacket_jax.serve import build, corpus, found, identity, primers, session
 from kvpacket_jax.serve.resident import Resident
 from kvpacket_jax.storage import removal, store, store_key
 from models import LanguageModel
@@ -177,8 +177,8 @@ class Store:
         written = build.build(
             self.model, parts, self.folder, on_damaged=damaged.append, key=self._key
         )
-        for found in damaged:
-            warnings.warn(found, stacklevel=2)
+        for text in damaged:
+            warnings.warn(text, stacklevel=2)
         added = Added([], [])
         documents = (part for part in parts[1:] if not part.is_of_openings)
         for item in (item for part in documents for item in part.items):
@@ -192,6 +192,7 @@ class Store:
         new_tokens: int = 32,
         method: str = "kv_packet",
         recompute_below: float = RECOMPUTE_BELOW,
+        best_first: bool = True,
     ) -> Answer:
         """Answers a question from packets of the folder: only the question runs through the model.
 
@@ -199,12 +200,14 @@ class Store:
         read in full, as full_recompute reads them, and answered from.
 
         Args:
-          documents: ids, in the order to be read in.
+          documents: ids, in the order to be read in, but for `best_first`.
           new_tokens: the longest answer, reasoning not counted. It ends before, where the
             template's answers do.
           method: "kv_packet"; "full_recompute" or "no_cache" show what the model answers from the
             full documents or from none, to tell a model's mistake from a packet's.
           recompute_below: the confidence that an answer from packets must have; 0: whatever it is.
+          best_first: the document most like the question, by its words, is read first, for nothing
+            is lost of that one; where it has no packet for that (`openings`) the order stays.
 
         Raises:
           ValueError: an empty question, no document, a document that is not there (with those that
@@ -214,7 +217,8 @@ class Store:
           FileNotFoundError: no such folder, or a packet that must be read is missing.
           storage.packet_file.Damaged: a ValueError; a file is not as it was written. It is named.
         """
-        return self.ask_all([question], documents, new_tokens, method, recompute_below)[0]
+        asked = [question], documents, new_tokens, method, recompute_below, best_first
+        return self.ask_all(*asked)[0]
 
     def ask_all(
         self,
@@ -223,16 +227,18 @@ class Store:
         new_tokens: int = 32,
         method: str = "kv_packet",
         recompute_below: float = RECOMPUTE_BELOW,
+        best_first: bool = True,
     ) -> list[Answer]:
         """Answers questions about the same documents, several at once, as `ask` answers each.
 
-        The documents are read in full once for all questions that are in doubt.
+        With `best_first` those are answered together that have the same document first; of them all
+        that are in doubt have the documents read in full once.
 
         In bfloat16 two tokens may be as likely but for rounding, which differs with the number of
         questions at once: an answer may then go on otherwise.
 
-        Raises as `ask` does, before any question is answered; ValueError for no question, and for a
-        single text in place of a list.
+        Raises as `ask` does, and answers none then; ValueError for no question, and for a single
+        text in place of a list.
         """
         if isinstance(questions, str) or not questions:
             raise ValueError(f"Questions are a list of texts, one or more; found {questions!r}.")
@@ -243,7 +249,7 @@ class Store:
             raise ValueError(f"new_tokens is {new_tokens}: an answer has 1 or more.")
         if not 0 <= recompute_below <= 1:
             raise ValueError(f"recompute_below is {recompute_below}, not from 0 to 1.")
-        opened = session.open_session(
+        documents = found.find(
             self.model,
             self.folder,
             documents,
@@ -255,8 +261,15 @@ class Store:
             resident=self._resident,
             provenance=self._provenance,
         )
-        replies = session.answer_all(opened, questions, new_tokens, recompute_below)
-        return [Answer(r.text, documents, r.confidence, r.reread) for r in replies]
+        first = [found.closest(documents, q) if best_first else 0 for q in questions]
+        answers: dict[int, Answer] = {}
+        for i in dict.fromkeys(first):
+            opened = session.read(documents, i)
+            asked = {n: q for n, q in enumerate(questions) if first[n] == i}
+            replies = session.answer_all(opened, [*asked.values()], new_tokens, recompute_below)
+            for n, r in zip(asked, replies, strict=True):
+                answers[n] = Answer(r.text, opened.ids, r.confidence, r.reread)
+        return [answers[n] for n in range(len(questions))]
 
     def remove(self, documents: Iterable[str]) -> None:
         """Takes documents out of the folder, of whatever model and adapter their packets are.

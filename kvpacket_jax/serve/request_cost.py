@@ -28,19 +28,19 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
       was told to forget before each run; `cost.FULL`, over the same documents with the preamble's
       cache on the device. They run in turn, in the same rounds.
     """
-    model = session.model
-    query = identity.encode(model, session.wording, Question(question, ())).questions[0]
+    model, method = session.found.model, session.found.method
+    query = identity.encode(model, session.found.wording, Question(question, ())).questions[0]
     preamble, documents = session.apart()
     request = Request([], [p.manifest.tokens for p in documents], query)
 
     def load() -> Any:
-        packets = packet_file.load(session.folder, session.wanted, model)
-        return session.method.arrange(model, packets)
+        packets = packet_file.load(session.found.folder, session.wanted, model)
+        return method.arrange(model, packets)
 
     def forget() -> None:
-        packet_file.forget(session.folder, session.wanted)
+        packet_file.forget(session.found.folder, session.wanted)
 
-    packets = Entry(session.method, session.method.arrange(model, session.packets), "disk", load)
+    packets = Entry(method, method.arrange(model, session.packets), "disk", load)
     full = Entry(METHODS[cost.FULL](), jax.device_put(preamble))
     entries = {WARM: packets, COLD: packets._replace(forget=forget), cost.FULL: full}
     machine = measure_machine(model.dtype, model.num_devices)
@@ -51,7 +51,7 @@ def measure(session: Session, question: str, runs: int = 3) -> dict[str, Cost]:
 def text(session: Session, costs: dict[str, Cost]) -> str:
     """The figures of `measure`, in words."""
     warm, full = costs[WARM], costs[cost.FULL]
-    files = {packet_path(session.folder, wanted.name) for wanted in session.wanted}
+    files = {packet_path(session.found.folder, wanted.name) for wanted in session.wanted}
     size = sum(path.stat().st_size for path in files)
     tokens = sum(len(packet.manifest.tokens) for packet in session.packets)
     times = [

@@ -1,6 +1,7 @@
-"""What stays on the device between requests: packets, packets laid side by side, full readings."""
+"""What stays in memory between requests: packets, alone and side by side, full readings, texts."""
 
 import pathlib
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -34,6 +35,7 @@ class Resident:
         self._packets: OrderedDict[Wanted, Packet] = OrderedDict()
         self._laid: OrderedDict[Hashable, Any] = OrderedDict()
         self._read: OrderedDict[Hashable, Any] = OrderedDict()
+        self._texts: OrderedDict[Hashable, str] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -62,6 +64,10 @@ class Resident:
         """
         return self._get(self._read, key, make)
 
+    def text(self, key: Hashable, make: Callable[[], str]) -> str:
+        """A document's text: resident, or made now. Far smaller than a packet, it is the last."""
+        return self._get(self._texts, key, make)
+
     def _get(self, kept: OrderedDict, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
             found = {key: kept[key]} if key in kept else {}
@@ -78,10 +84,12 @@ class Resident:
                 kept[key] = value
                 kept.move_to_end(key)
             while self._bytes > self._limit:
-                first = self._laid or self._read or self._packets
+                first = self._laid or self._read or self._packets or self._texts
                 _, dropped = first.popitem(last=False)
                 self._bytes -= _size(dropped)
 
 
 def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return sys.getsizeof(value)
     return sum(getattr(x, "nbytes", 0) for x in jax.tree.leaves(value))

@@ -1,8 +1,6 @@
 """Answers from a store: packets of named documents become a context for any number of questions."""
 
-import contextlib
 import functools
-import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,60 +10,41 @@ import jax
 from kvpacket_jax import adapters, answer_text
 from kvpacket_jax.adapters import card
 from kvpacket_jax.answer_text import Said
-from kvpacket_jax.compress import Compressor, shortened
+from kvpacket_jax.compress import shortened
 from kvpacket_jax.data import Question
 from kvpacket_jax.measure import cost
-from kvpacket_jax.methods import METHODS, Method, Request, settings
+from kvpacket_jax.methods import METHODS, Request
 from kvpacket_jax.methods.base import Prepared
-from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import COARSE
 from kvpacket_jax.packets.generate import stream
-from kvpacket_jax.packets.packet import Packet, Provenance
+from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.packets.prefill import Context, prefill
 from kvpacket_jax.runtime import names as known_names
 from kvpacket_jax.runtime import sealed
 from kvpacket_jax.serve import identity, primers
-from kvpacket_jax.serve.identity import Wording
-from kvpacket_jax.serve.primers import FromCorpus
-from kvpacket_jax.serve.resident import Resident
-from kvpacket_jax.storage import packet_file, store
-from kvpacket_jax.storage.packet_file import (
-    Damaged,
-    DamagedFile,
-    Entry,
-    MissingFile,
-    Wanted,
-    packet_path,
-)
-from models import LanguageModel
+from kvpacket_jax.serve.found import BARE, Found, naming_documents, opening_of
+from kvpacket_jax.storage.packet_file import Wanted, packet_path
 
-BARE = "no_recompute"  # packets built without an adapter
-READ_PACKETS = ("kv_packet", BARE)
-# A wrong answer may be the model's: these answer without packets, of the documents only the token
-# ids are read from the store.
-WITHOUT_PACKETS = ("full_recompute", "no_cache")
 ROWS = 8  # questions answered at once
-WHY_NOT = {
-    "primed": "kv_packet reads packets that were built with --adapter=primer",
-    "single_cache": "its one cache is of these documents in this order, no packet of each",
-}
 
 
 class Session(NamedTuple):
-    """Documents that questions can be asked about."""
+    """Documents in the order that questions about them are answered in."""
 
-    model: LanguageModel
-    wording: Wording
-    method: Method
-    folder: pathlib.Path
+    found: Found
+    order: tuple[int, ...]  # of the documents
     wanted: list[Wanted]  # the preamble's first, if there is one
     packets: list[Packet]
-    num_preamble: int  # packets of the preamble, 0 or 1
     context: Context
     start: int  # position of a question's first token
     # The documents read in full, once for all questions that need it; None without packets, and
     # where they are as good.
     full: Callable[[], Prepared] | None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The documents', in this order."""
+        return tuple(self.found.ids[i] for i in self.order)
 
     @property
     def num_tokens(self) -> int:
@@ -74,7 +53,8 @@ class Session(NamedTuple):
 
     def apart(self) -> tuple[list[Packet], list[Packet]]:
         """The preamble's packet, if there is one, and the documents', if packets are read."""
-        return self.packets[: self.num_preamble], self.packets[self.num_preamble :]
+        number = len(self.found.preamble)
+        return self.packets[:number], self.packets[number:]
 
 
 class Reply(NamedTuple):
@@ -85,19 +65,6 @@ class Reply(NamedTuple):
     reread: bool  # from the documents read in full, for packets left too much doubt
 
 
-def check_method(name: str) -> None:
-    """Raises ValueError for a method that does not answer from a store, saying why."""
-    known = (*READ_PACKETS, *WITHOUT_PACKETS)
-    if name in METHODS and name not in known:
-        why = WHY_NOT.get(name, "it runs tokens of the documents through the model every time")
-        raise ValueError(
-            f"{name} does not answer from a store's packets: {why}. {' and '.join(READ_PACKETS)} "
-            f"do; {' and '.join(WITHOUT_PACKETS)} show what the model answers without them; "
-            "launch.evaluate compares them all."
-        )
-    known_names.check(name, known, "method")
-
-
 def check_question(question: str) -> None:
     """Raises ValueError for a question that is empty or not UTF-8."""
     if not question.strip():
@@ -105,118 +72,46 @@ def check_question(question: str) -> None:
     known_names.check_utf8(question, "The question")
 
 
-def check_documents(folder: pathlib.Path, ids: Sequence[str]) -> None:
-    """Refuses what can be seen to be wrong with a store and ids before a model is loaded.
-
-    Raises:
-      FileNotFoundError: no such store.
-      ValueError: no document is named, or one that the store does not hold.
-    """
-    store.check_exists(folder)
-    store.check_ids(folder, ids)
-
-
-def open_session(
-    model: LanguageModel,
-    folder: pathlib.Path,
-    ids: Sequence[str],
-    wording: Wording,
-    method: str = "kv_packet",
-    adapter: Adapter | None = None,
-    adapter_name: str | None = None,
-    choice: FromCorpus | None = None,
-    compressor: Compressor | None = None,
-    key: bytes | None = None,
-    resident: Resident = Resident(0),
-    provenance: Provenance | None = None,
-) -> Session:
-    """Reads the packets of documents, in their order, and lays them side by side.
+def read(found: Found, first: int = 0) -> Session:
+    """Reads the packets of documents and lays them side by side.
 
     Args:
-      method: of READ_PACKETS, or of WITHOUT_PACKETS: those take the documents' token ids from the
-        packets built with `adapter`, and only the preamble's cache.
-      adapter_name, choice: with `adapter` the Maker of the packets; the name is for messages.
-      compressor: of the documents' packets.
-      key: documents whose entries are not signed with it are refused.
-      resident: keeps what is read between sessions.
-      provenance: that of packets made with all of this, if it is known: it is a digest of the
-        whole adapter.
+      first: the document that comes first; the others follow as they were given.
 
     Raises:
-      ValueError: a method that answers from no store, documents that are not there or were built by
-        another model, tokenizer, template, adapter or compressor; a context longer than the
-        model's.
+      ValueError: a context longer than the model's.
       FileNotFoundError, Damaged: naming the packet's file.
     """
-    check_method(method)
-    check_documents(folder, ids)
-    without = method in WITHOUT_PACKETS
-    reader = settings.make(method, adapter)[1]
-    made_with = adapter if without else reader.adapter
-    if provenance is None or made_with is not adapter:
-        provenance = identity.document_provenance(model, made_with, wording, choice, compressor)
-    names = identity.names_of(model, made_with, wording, adapter_name)
-    entries = store.find(folder, provenance, ids, names, key)
-    wanted = _preamble(model, folder, wording, key)
-    num_preamble, documents = len(wanted), []
-    if not without:
-        wanted += [Wanted(entry.packet, provenance, entry.seal) for entry in entries]
-        by = identity.opening_provenance(model, provenance, wording)
-        if made_with is not None and (first := _opening(folder, by, ids[0], entries[0], key)):
-            wanted[num_preamble] = first
-    files = [w.name for w in wanted[num_preamble:]] or [entry.packet for entry in entries]
-    with _naming_documents(ids, [packet_path(folder, name) for name in files]):
-        if without:
-            documents = [packet_file.read_manifest(folder, *e)["tokens"] for e in entries]
-        packets = resident(folder, wanted, model)
-    if method == cost.FULL:
-        ready = _in_full(model, packets, documents, resident)
+    model, method = found.model, found.method
+    order = (first, *(i for i in range(len(found.ids)) if i != first))
+    wanted, documents = [*found.preamble], []
+    if found.reads_packets:
+        entries = [found.entries[i] for i in order]
+        wanted += [Wanted(e.packet, found.provenance, e.seal) for e in entries]
+        wanted[len(found.preamble)] = opening_of(found, first) or wanted[len(found.preamble)]
+    else:
+        documents = [found.tokens(i) for i in order]
+    paths = [packet_path(found.folder, w.name) for w in wanted[len(found.preamble) :]]
+    with naming_documents([found.ids[i] for i in order], paths):
+        packets = found.resident(found.folder, wanted, model)
+    if isinstance(method, METHODS[cost.FULL]):
+        ready = _in_full(found, packets, documents)
     else:
         # Seals vouch for it: the same documents in the same order lie there already.
-        arrange = lambda: reader.arrange(model, packets)  # noqa: E731
-        stored = arrange() if without else resident.laid(tuple(wanted), arrange)
-        ready = reader.shared_context(model, stored, Request([], documents, []))
-    asked = model, wording, reader, folder, wanted, packets, num_preamble
-    opened = Session(*asked, ready.context, ready.query_start, None)
-    if without:
+        arrange = lambda: method.arrange(model, packets)  # noqa: E731
+        stored = found.resident.laid(tuple(wanted), arrange) if found.reads_packets else arrange()
+        ready = method.shared_context(model, stored, Request([], documents, []))
+    opened = Session(found, order, wanted, packets, ready.context, ready.query_start, None)
+    if not found.reads_packets:
         return opened
     preamble, documents = opened.apart()
-    if len(documents) == 1 and documents[0].manifest.place and compressor is None:
+    if len(documents) == 1 and documents[0].manifest.place and not found.provenance.compressor:
         return opened  # its packet is what reading it in full gives
     ids_of = [packet.manifest.tokens for packet in documents]
-    full = functools.cache(lambda: _in_full(model, preamble, ids_of, resident))
-    return opened._replace(full=full)
+    return opened._replace(full=functools.cache(lambda: _in_full(found, preamble, ids_of)))
 
 
-def _opening(
-    folder: pathlib.Path, provenance: Provenance, id: str, entry: Entry, key: bytes | None
-) -> Wanted | None:
-    """The packet of a document that comes first, of the text that `entry` is of; None without."""
-    with _naming_documents([id], [packet_path(folder, entry.packet)]):
-        tokens = packet_file.read_manifest(folder, *entry)["tokens"]
-    name = packet_file.packet_name(provenance, tokens, len(tokens))
-    found = store.find_opening(folder, provenance, id, name, key)
-    return None if found is None else Wanted(found.packet, provenance, found.seal)
-
-
-@contextlib.contextmanager
-def _naming_documents(ids: Sequence[str], paths: Sequence[pathlib.Path]):
-    """Says of a document's file that is missing or damaged whose it is; the preamble has no id."""
-    try:
-        yield
-    except (MissingFile, DamagedFile) as error:
-        if error.path not in paths:
-            raise
-        kind = FileNotFoundError if isinstance(error, MissingFile) else Damaged
-        raise kind(f"Document {ids[paths.index(error.path)]!r}: {error}") from error
-
-
-def _in_full(
-    model: LanguageModel,
-    preamble: list[Packet],
-    documents: Sequence[Sequence[int]],
-    resident: Resident,
-) -> Prepared:
+def _in_full(found: Found, preamble: list[Packet], documents: Sequence[Sequence[int]]) -> Prepared:
     """The token ids of documents read in full, if they are not resident.
 
     The sizes are coarse, for a program takes longer to compile than a quarter more rows to run.
@@ -226,10 +121,10 @@ def _in_full(
 
     def read() -> Prepared:  # to the end: what failed is not kept
         return jax.block_until_ready(
-            method.shared_context(model, preamble, Request([], documents, []))
+            method.shared_context(found.model, preamble, Request([], documents, []))
         )
 
-    return resident.read(tokens, read)
+    return found.resident.read(tokens, read)
 
 
 def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:
@@ -239,9 +134,9 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     document alone whose packet is as good as reading it; of compressed ones, that no card is of
     them.
     """
-    if session.full is None or isinstance(session.method, METHODS[BARE]):
+    if session.full is None or isinstance(session.found.method, METHODS[BARE]):
         return ""
-    adapter, model = session.method.adapter, session.model
+    adapter, model = session.found.method.adapter, session.found.model
     if adapter is None:
         return "These packets are bare: they lack what documents would have read of each other."
     documents = session.apart()[1]
@@ -251,32 +146,15 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
         return "No card says how well packets with a primer of their own answer."
     lengths = [len(packet.manifest.tokens) for packet in documents]
     try:
-        path = adapters.card_path(model, adapter_name, session.wording.name)
+        path = adapters.card_path(model, adapter_name, session.found.wording.name)
         known = card.read(path, adapter)
     except sealed.Damaged as error:  # a card is advice: answers are as good without it
         return f"How good packets are here is not known: {error}"
     same = known is not None and known.model_fingerprint == model.fingerprint
-    request = session.wording.name, len(lengths), max(lengths)
+    request = session.found.wording.name, len(lengths), max(lengths)
     name = known.model if same else model.name
     opening = bool(documents[0].manifest.place)
     return card.remark(known, adapter_name, name, *request, least, recompute_below, opening)
-
-
-def _preamble(
-    model: LanguageModel, folder: pathlib.Path, wording: Wording, key: bytes | None
-) -> list[Wanted]:
-    """The preamble's packet as `packet_file.load` takes it; none where a template has no token."""
-    provenance, item = identity.preamble_item(model, wording)
-    if item is None:
-        return []
-    if not packet_path(folder, item.name).exists():
-        raise FileNotFoundError(
-            f"{folder} has no packet of the preamble {wording.instruction!r}. Give --preamble "
-            "and --template as they were given to launch.build_packets, or run it with these: "
-            "it keeps the documents that are there."
-        )
-    entry = store.find_preamble(folder, provenance, item.name, key)
-    return [Wanted(entry.packet, provenance, entry.seal)]
 
 
 def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
@@ -288,9 +166,10 @@ def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
     documents.
     """
     check_question(text)
-    model, question, template = session.model, Question(text, ()), session.wording.template
+    found, question = session.found, Question(text, ())
+    model, template = found.model, found.wording.template
     new_tokens = template.budget(new_tokens)
-    ids = identity.encode(model, session.wording, question).questions
+    ids = identity.encode(model, found.wording, question).questions
     ready = prefill(model, session.context, ids, session.start, new_tokens)
     blocks = (fresh.tokens[0] for fresh in stream(model, session.context, ready, new_tokens))
     yield from answer_text.pieces(blocks, model.tokenizer.decode, template, question)
@@ -341,10 +220,10 @@ def answer_all(
 def _decode(
     session: Session, context: Context, start: int, texts: Sequence[str], new_tokens: int
 ) -> list[Said]:
-    model, template = session.model, session.wording.template
+    model, template = session.found.model, session.found.wording.template
     new_tokens = template.budget(new_tokens)
     questions = [Question(text, ()) for text in texts]
-    encoded = [identity.encode(model, session.wording, q).questions[0] for q in questions]
+    encoded = [identity.encode(model, session.found.wording, q).questions[0] for q in questions]
     longest = max(map(len, encoded), default=0)
     model.check_length(start + longest + new_tokens)
     said: list[Said] = []

@@ -7,36 +7,42 @@ from launch.common import errors
 
 
 def give(
-    opened, query: str | None, new_tokens: int, recompute_below: float, show_cost: bool
+    documents,
+    query: str | None,
+    new_tokens: int,
+    recompute_below: float,
+    show_cost: bool,
+    best_first: bool,
 ) -> bool:
     """Answers one question, or line after line of standard input; whether one had no answer.
 
     The errors of one question end the program; of many they are said, and the next is answered.
 
     Args:
-      opened: a `session.Session`.
+      documents: a `found.Found`.
       query: None for standard input.
       recompute_below: as `session.answer_all` has it.
       show_cost: says after each answer what it cost.
+      best_first: the document most like a question is read first: `found.closest`.
     """
-    from kvpacket_jax.serve import request_cost, session
+    from kvpacket_jax.serve import found, request_cost, session
 
-    was_read = False
+    read: set[int] = set()  # documents that came first when all were read in full
 
-    def in_doubt(question: str, doubtful) -> None:
-        nonlocal was_read
+    def in_doubt(question: str, opened, doubtful) -> None:
         size = f"{opened.num_tokens:,} tokens in full"
-        how = "answering from the full documents" if was_read else f"reading {size}"
+        how = "answering from the full documents" if opened.order[0] in read else f"reading {size}"
         to = f" to {question!r}" if query is None else ""  # of many
         for said in doubtful:
             sure = f"its least likely token has a probability of {said.confidence:.2f}"
             print(f"Unsure of {said.text!r}{to} ({sure}): {how}.", file=sys.stderr)
-        was_read = True
+        read.add(opened.order[0])
 
     def reply(question: str) -> None:
+        session.check_question(question)
+        opened = session.read(documents, found.closest(documents, question) if best_first else 0)
         if recompute_below and opened.full is not None:
-            session.check_question(question)
-            say = functools.partial(in_doubt, question)
+            say = functools.partial(in_doubt, question, opened)
             given = [question], new_tokens, recompute_below, say
             (said,) = session.answer_all(opened, *given)
             print(said.text, flush=True)  # a pipe's reader waits for it

@@ -8,7 +8,7 @@ import pytest
 
 import kvpacket_jax as kvp
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.serve import identity, loading, session
+from kvpacket_jax.serve import found, identity, loading, session
 from tests.support.corpus import tree
 
 DOCUMENTS = {"ferry": "the ferry leaves at noon", "bus": "the bus leaves at two"}
@@ -41,14 +41,13 @@ def test_documents_are_added_listed_and_asked_about(model, tmp_path):
     assert store.documents() == ["again", "bus", "ferry", "tram"]
     given = "When does the ferry leave?", ["bus", "ferry"], 6
     answer = store.ask(*given, recompute_below=0.0)
-    assert answer.documents == ("bus", "ferry")
+    assert answer.documents == ("ferry", "bus")  # it is asked about the ferry
     wording = identity.wording(*MADE_WITH.values())
     loaded = loading.load_for_store(
         model.name, "float32", store.folder, template=MADE_WITH["template"]
     )
-    opened = session.open_session(
-        loaded.model, store.folder, ["bus", "ferry"], wording, adapter=loaded.adapter
-    )
+    asked = loaded.model, store.folder, ["bus", "ferry"], wording
+    opened = session.read(found.find(*asked, adapter=loaded.adapter), 1)  # as the ferry is asked of
     assert "".join(session.answer(opened, "When does the ferry leave?", 6)) == answer.text != ""
     assert store.ask(given[0], iter(given[1]), 6, recompute_below=0.0) == answer
     full = store.ask(*given, method="full_recompute")

@@ -7,7 +7,7 @@ import kvpacket_jax as kvp
 from kvpacket_jax.methods import METHODS
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.packet import FIRST
-from kvpacket_jax.serve import session
+from kvpacket_jax.serve import found, session
 from kvpacket_jax.storage import contents, listing, removal
 from kvpacket_jax.storage.packet_file import Damaged, packet_path
 
@@ -31,7 +31,7 @@ def store_in(folder, model, adapter, **options) -> kvp.Store:
 
 def open_session(store: kvp.Store, ids):
     given = store.model, store.folder, ids, store._wording, "kv_packet", *store._maker
-    return session.open_session(*given, key=store._key)
+    return session.read(found.find(*given, key=store._key))
 
 
 def places(store: kvp.Store, ids) -> list[str]:
@@ -62,6 +62,25 @@ def test_a_document_alone_is_answered_from_as_if_it_were_read(model, adapter, tm
         assert answer.text == full.text and not answer.reread  # there is nothing to read again
         assert abs(answer.confidence - full.confidence) < 1e-4
         assert session.remark(open_session(store, [id]), "mine", 1.0) == ""
+
+
+def test_the_document_most_like_the_question_is_read_first(model, adapter, tmp_path):
+    store, given = store_in(tmp_path, model, adapter), ["ferry", "bus"]
+    questions = ["When does the bus leave?", QUESTION, "Is the bus late?"]
+    options = {"new_tokens": 6, "recompute_below": 0.0}
+    expected = [
+        store.ask(q, order, best_first=False, **options)
+        for q, order in zip(questions, (["bus", "ferry"], given, ["bus", "ferry"]), strict=True)
+    ]
+    assert [store.ask(q, given, **options) for q in questions] == expected
+    assert store.ask_all(questions, given, **options) == expected
+    full = [store.ask(q, given, 6, method="full_recompute").documents for q in questions]
+    assert full == [each.documents for each in expected]
+    assert store.ask(questions[0], given, 6, recompute_below=1.0).documents == ("bus", "ferry")
+    plain = store_in(tmp_path / "plain", model, adapter, openings=False)
+    plain.add(DOCUMENTS)
+    for method in ("kv_packet", "full_recompute"):
+        assert plain.ask(questions[0], given, method=method).documents == tuple(given)
 
 
 def test_a_store_without_them_answers_from_what_it_has(model, adapter, tmp_path):
@@ -124,7 +143,8 @@ def test_a_damaged_one_is_named_and_mended(model, adapter, tmp_path):
     path.write_bytes(spoiled)
     with pytest.raises(Damaged, match=f"Document 'ferry': .*{name}"):
         store.ask(QUESTION, ["ferry", "bus"])
-    assert store.ask(QUESTION, ["bus", "ferry"], 4, recompute_below=0.0).text
+    given = QUESTION, ["bus", "ferry"], 4
+    assert store.ask(*given, recompute_below=0.0, best_first=False).text
     found = contents.read(tmp_path, every_byte=True)
     (bad,) = [d for d in found if d.problem]
     assert (bad.id, bad.packet, bad.problem) == ("ferry", name, "damaged")

@@ -12,7 +12,7 @@ from kvpacket_jax.data.examples import INSTRUCTION
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import packet as packet_lib
 from kvpacket_jax.packets.packet import build_packets
-from kvpacket_jax.serve import build, corpus, identity, loading, primers, session
+from kvpacket_jax.serve import build, corpus, found, identity, loading, primers, session
 from kvpacket_jax.serve.primers import FromCorpus
 from kvpacket_jax.similarity import Index, of_texts
 from kvpacket_jax.storage import contents, listing, packet_file, store
@@ -205,12 +205,12 @@ def test_a_file_of_texts_replaces_the_primer(model, documents, tmp_path):
     assert [one.adapter_name, two.adapter_name] == names
     folder = tmp_path / "store"
     build.build(model, plan(model, one, documents), folder)
-    assert session.open_session(model, folder, ["d3"], WORDING, "kv_packet", *one).packets
+    assert session.read(found.find(model, folder, ["d3"], WORDING, "kv_packet", *one)).packets
     with pytest.raises(
         ValueError,
         match=rf"another adapter: {names[0]} \(\w+…\), not {names[1]} \(",
     ):
-        session.open_session(model, folder, ["d3"], WORDING, "kv_packet", *two)
+        found.find(model, folder, ["d3"], WORDING, "kv_packet", *two)
 
 
 # ---- a store of several choices

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from kvpacket_jax.adapters import card
 from kvpacket_jax.compress import make, shortened
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.serve import build, corpus, identity, session
+from kvpacket_jax.serve import build, corpus, found, identity, session
 
 WORDING = identity.wording("completion", "Answer.")
 
@@ -22,7 +22,8 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
 
     def remark(ids, adapter=primed, method="kv_packet", compressor=None):
         made_with = adapter, "mine", None, compressor
-        opened = session.open_session(model, tmp_path / "store", ids, WORDING, method, *made_with)
+        given = model, tmp_path / "store", ids, WORDING, method, *made_with
+        opened = session.read(found.find(*given))
         return session.remark(opened, str(tmp_path / "mine"), 0.9)
 
     assert "has no card" in remark(["a", "b"])
@@ -43,8 +44,8 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     path = tmp_path / "mine" / card.FILE
     path.write_text(path.read_text().replace('"documents": 2', '"documents": 9'))
     assert "not known" in remark(["b", "b"]) and card.FILE in remark(["b", "b"])
-    opened = session.open_session(
-        model, tmp_path / "store", ["b", "b"], WORDING, "kv_packet", primed
+    opened = session.read(
+        found.find(model, tmp_path / "store", ["b", "b"], WORDING, "kv_packet", primed)
     )
     assert "a primer of their own" in session.remark(opened, "mine --primer=own.txt", 0.9)
     assert f"compressed by {shortened(small.label)}." in remark(["b", "b"], compressor=small)

@@ -21,7 +21,7 @@ from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.generate import generate
 from kvpacket_jax.packets.packet import build_packets
 from kvpacket_jax.packets.prefill import prefill
-from kvpacket_jax.serve import build, corpus, identity, request_cost, session
+from kvpacket_jax.serve import build, corpus, found, identity, request_cost, session
 from kvpacket_jax.storage import packet_file, store
 from kvpacket_jax.storage.packet_file import packet_path
 from tests.support.corpus import text, tree, write_corpus
@@ -41,7 +41,7 @@ def folder(model, tmp_path_factory) -> pathlib.Path:
 
 
 def open_session(model, folder, ids=IDS, wording=WORDING, **options):
-    return session.open_session(model, folder, ids, wording, **options)
+    return session.read(found.find(model, folder, ids, wording, **options))
 
 
 def expected_answer(model, question: str) -> str:
@@ -169,7 +169,7 @@ def test_cost_is_that_of_the_method_with_load_beside_it(model, folder, monkeypat
     assert list(costs) == [request_cost.WARM, request_cost.COLD, FULL]
     warm = costs[request_cost.WARM]
     query = identity.encode(model, WORDING, Question("Where?", ())).questions[0]
-    entry = Entry(opened.method, opened.method.arrange(model, opened.packets))
+    entry = Entry(opened.found.method, opened.found.method.arrange(model, opened.packets))
     counted = count_work(model, entry, Request([], [], query))
     assert {name: getattr(warm, name) for name in vars(counted)} == vars(counted)
     assert 0 < warm.flops_overhead < warm.flops_total
@@ -321,7 +321,7 @@ def test_mistakes_are_named_without_a_model(tmp_path):
     for check, message in (
         (lambda: session.check_question(" "), "The question is empty"),
         (
-            lambda: session.check_documents(tmp_path / "absent", ["d1"]),
+            lambda: found.check_documents(tmp_path / "absent", ["d1"]),
             "There is no store .*absent",
         ),
         (lambda: identity.wording("chatt"), r"no template 'chatt' \(did you mean chat\?\)"),

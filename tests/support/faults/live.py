@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from kvpacket_jax.serve import build, corpus, session
+from kvpacket_jax.serve import build, corpus, found, session
 from tests.support.corpus import write_corpus
 from tests.support.faults.harness import Attempt, resident
 from tests.support.faults.own import WORDING, digest_of, tiny_model
@@ -36,7 +36,7 @@ class _Case:
         build.build(self.model, build.plan(self.model, None, WORDING, documents), self.folder)
 
     def open(self, ids) -> session.Session:
-        return session.open_session(self.model, self.folder, ids, WORDING, "no_recompute")
+        return session.read(found.find(self.model, self.folder, ids, WORDING, "no_recompute"))
 
     def read(self) -> str:
         return digest_of(self.open(self.ids).context)

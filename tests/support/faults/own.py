@@ -22,7 +22,7 @@ from kvpacket_jax.evaluate.rows import RowFile, claim
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.report import page
 from kvpacket_jax.runtime import sealed
-from kvpacket_jax.serve import build, corpus, identity, session
+from kvpacket_jax.serve import build, corpus, found, identity, session
 from kvpacket_jax.storage import contents, store
 from kvpacket_jax.train import log, setup
 from kvpacket_jax.train import step as step_lib
@@ -91,7 +91,7 @@ def packets(
     ids, options = ["d1", "d3", "d4"], {"key": key, "compressor": compressor}
 
     def open_session() -> session.Session:
-        return session.open_session(model, folder, ids, WORDING, "no_recompute", **options)
+        return session.read(found.find(model, folder, ids, WORDING, "no_recompute", **options))
 
     def read() -> tuple[str, list]:
         opened = open_session()
