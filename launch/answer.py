@@ -26,7 +26,8 @@ BEST_FIRST = flags.DEFINE_bool(
     "best_first",
     True,
     "The document most like the question, by its words, is read first, whatever the order, for "
-    "nothing is lost of that one. Where it has no packet for that, the order stays.",
+    "nothing is lost of that one. Where it has no packet for that the order stays, as for bare "
+    "packets: to compare methods with no_recompute give --nobest_first.",
 )
 QUERY = flags.DEFINE_string("query", None, "The question.")
 METHOD = flags.DEFINE_string(
@@ -87,13 +88,16 @@ def main(argv):
         with progress.step("Reading the documents", progress.stderr):
             given = model, folder, DOCUMENTS.value, wording, METHOD.value, *maker
             documents = found.find(*given, key=key, resident=Resident(RESIDENT_BYTES))
-            opened = session.read(documents)  # what is damaged is refused before the first question
+            first = 0
+            if BEST_FIRST.value and QUERY.value is not None:
+                first = found.closest(documents, QUERY.value)
+            opened = session.read(documents, first)
         if MIN_AGREEMENT.value:
             said = session.remark(opened, maker[1], MIN_AGREEMENT.value, RECOMPUTE_BELOW.value)
             if said:
                 print(said, file=sys.stderr)
     how = NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value, BEST_FIRST.value
-    if replies.give(documents, QUERY.value, *how):
+    if replies.give(opened, QUERY.value, *how):
         sys.exit(1)
 
 

@@ -53,6 +53,10 @@ class Found(NamedTuple):
     key: bytes | None
     resident: Resident
 
+    @property
+    def reads_none(self) -> bool:
+        return isinstance(self.method, METHODS["no_cache"])
+
     def tokens(self, i: int) -> list[int]:
         """The token ids of a document. Raises as `session.read`."""
         entry = self.entries[i]
@@ -144,7 +148,7 @@ def closest(found: Found, question: str) -> int:
     Of the document that comes first nothing is lost. So that is the first one as they are given
     where the other has no packet of its own for that: of bare packets, or without openings.
     """
-    if len(found.ids) == 1 or found.opening is None:
+    if len(found.ids) == 1 or found.opening is None or found.reads_none:
         return 0
     first = similarity.closest_to([found.text(i) for i in range(len(found.ids))], question)
     return first if opening_of(found, first) else 0

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     """An answer, the ids of the documents it was given from, and how sure the model was of it."""
 
     text: str
-    documents: tuple[str, ...]
+    documents: tuple[str, ...]  # in the order they were read in
     confidence: float  # the probability of this answer's least likely token
     reread: bool  # packets left too much doubt: it is given from the documents read in full
 
@@ -207,7 +207,8 @@ class Store:
             full documents or from none, to tell a model's mistake from a packet's.
           recompute_below: the confidence that an answer from packets must have; 0: whatever it is.
           best_first: the document most like the question, by its words, is read first, for nothing
-            is lost of that one; where it has no packet for that (`openings`) the order stays.
+            is lost of that one; where it has no packet for that (`openings`, bare documents) the
+            order stays.
 
         Raises:
           ValueError: an empty question, no document, a document that is not there (with those that
@@ -263,12 +264,16 @@ class Store:
         )
         first = [found.closest(documents, q) if best_first else 0 for q in questions]
         answers: dict[int, Answer] = {}
-        for i in dict.fromkeys(first):
+
+        def answer(i: int) -> None:  # its session is freed before the next is opened
             opened = session.read(documents, i)
             asked = {n: q for n, q in enumerate(questions) if first[n] == i}
             replies = session.answer_all(opened, [*asked.values()], new_tokens, recompute_below)
             for n, r in zip(asked, replies, strict=True):
                 answers[n] = Answer(r.text, opened.ids, r.confidence, r.reread)
+
+        for i in dict.fromkeys(first):
+            answer(i)
         return [answers[n] for n in range(len(questions))]
 
     def remove(self, documents: Iterable[str]) -> None:

@@ -164,7 +164,8 @@ def flags(own: Mapping[str, str], of: Sequence[str], other: Mapping[str, str]) -
 
 
 def _comparable(fields: dict) -> dict:
-    return fields | {"compressor": compressor_in(fields)}
+    """With what is not written where it is as usual: a packet that has it differs from others."""
+    return fields | {"compressor": compressor_in(fields), "place": fields.get("place", "any")}
 
 
 def _shown(value, name: str) -> str:

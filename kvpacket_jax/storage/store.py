@@ -292,16 +292,27 @@ class Writer:
     def document(self, provenance: Provenance, id: str | None, entry: Entry) -> None:
         """Lets a document's id point to its packet, which must be there; None is the preamble.
 
-        Where it pointed to another, of another text, the entry of that text's opening goes.
+        Where it pointed to the packet of another text, the entry of that text's opening goes.
         """
         path = entries.folder_of(self.folder, provenance) / entries.file_name(id)
-        if not provenance.place and _names_other(path, entry):
+        if not provenance.place and self._is_of_other_text(path, entry):
             for own in self._openings[provenance]:
                 (own / path.name).unlink(missing_ok=True)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:
             fields[entries.SIGNATURE] = entries.signature(self._key, path, id, entry)
         self._text(path, fields)
+
+    def _is_of_other_text(self, path: pathlib.Path, entry: Entry) -> bool:
+        """Whether an entry that is there is of another text, or cannot be read any more."""
+        try:
+            there = entries.read(path)
+            if there is None or there.packet == entry.packet:
+                return False
+            tokens = [packet_file.read_manifest(self.folder, *e)["tokens"] for e in (there, entry)]
+        except (Damaged, FileNotFoundError):
+            return True
+        return tokens[0] != tokens[1]
 
     def _text(self, path: pathlib.Path, value: dict) -> None:
         text = json.dumps(value, sort_keys=True)
@@ -316,15 +327,6 @@ class Writer:
         # safetensors writes files that only their owner can read; a store may be shared.
         temporary.chmod(self._mode)
         publish(temporary, path)
-
-
-def _names_other(path: pathlib.Path, entry: Entry) -> bool:
-    """Whether there is an entry of another packet, or a damaged one."""
-    try:
-        there = entries.read(path)
-    except Damaged:
-        return True
-    return there is not None and there.packet != entry.packet
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from launch.common import errors
 
 
 def give(
-    documents,
+    opened,
     query: str | None,
     new_tokens: int,
     recompute_below: float,
@@ -19,7 +19,7 @@ def give(
     The errors of one question end the program; of many they are said, and the next is answered.
 
     Args:
-      documents: a `found.Found`.
+      opened: a `session.Session`, for the first question.
       query: None for standard input.
       recompute_below: as `session.answer_all` has it.
       show_cost: says after each answer what it cost.
@@ -27,22 +27,26 @@ def give(
     """
     from kvpacket_jax.serve import found, request_cost, session
 
-    read: set[int] = set()  # documents that came first when all were read in full
+    was_read = False
 
-    def in_doubt(question: str, opened, doubtful) -> None:
+    def in_doubt(question: str, doubtful) -> None:
+        nonlocal was_read
         size = f"{opened.num_tokens:,} tokens in full"
-        how = "answering from the full documents" if opened.order[0] in read else f"reading {size}"
+        how = "answering from the full documents" if was_read else f"reading {size}"
         to = f" to {question!r}" if query is None else ""  # of many
         for said in doubtful:
             sure = f"its least likely token has a probability of {said.confidence:.2f}"
             print(f"Unsure of {said.text!r}{to} ({sure}): {how}.", file=sys.stderr)
-        read.add(opened.order[0])
+        was_read = True
 
     def reply(question: str) -> None:
+        nonlocal opened, was_read
         session.check_question(question)
-        opened = session.read(documents, found.closest(documents, question) if best_first else 0)
+        first = found.closest(opened.found, question) if best_first else 0
+        if first != opened.order[0]:  # what is resident is not read again
+            opened, was_read = session.read(opened.found, first), False
         if recompute_below and opened.full is not None:
-            say = functools.partial(in_doubt, question, opened)
+            say = functools.partial(in_doubt, question)
             given = [question], new_tokens, recompute_below, say
             (said,) = session.answer_all(opened, *given)
             print(said.text, flush=True)  # a pipe's reader waits for it

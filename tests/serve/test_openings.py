@@ -171,6 +171,29 @@ def test_they_are_counted_removed_and_kept_with_their_documents(model, adapter, 
     assert places(store, ["bus"]) == [FIRST]
 
 
+def test_it_is_not_read_in_place_of_the_other(model, adapter, tmp_path):
+    """As if a folder's files had been mixed up."""
+    store = store_in(tmp_path, model, adapter)
+    for path in tmp_path.glob("openings/*/*.json"):
+        for there in tmp_path.glob(f"documents/*/{path.name}"):
+            if path.name != "provenance.json":
+                there.write_text(path.read_text())
+    with pytest.raises(ValueError, match="another place: first, not any"):
+        store.ask(QUESTION, ["ferry", "bus"], 4)
+
+
+def test_an_unchanged_text_keeps_that_of_every_preamble(model, adapter, tmp_path):
+    """Though its packet is another, after another primer."""
+    given = dict(template="completion", primer="similar:1")
+    one, other = (kvp.Store(tmp_path, model, adapter, preamble=p, **given) for p in ("A.", "B."))
+    for store in (one, other):
+        store.add(DOCUMENTS)
+    before = one.documents(), len(list(tmp_path.glob("packets/*.safetensors")))
+    one.add(DOCUMENTS | {"late": "the ferry leaves at noon, late"})
+    assert len(list(tmp_path.glob("packets/*.safetensors"))) > before[1]
+    assert places(one, ["ferry", "bus"]) == places(other, ["ferry", "bus"]) == [FIRST, ""]
+
+
 def test_an_entry_that_nobody_signed_is_refused(model, adapter, tmp_path, monkeypatch):
     store_in(tmp_path, model, adapter, openings=False).add({"tram": "the tram is late"})
     monkeypatch.setenv("KVPACKET_STORE_KEY", "k" * 32)
