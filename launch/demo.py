@@ -37,6 +37,7 @@ def main(argv):
     import models
     from kvpacket_jax import adapters
     from kvpacket_jax.data import TEMPLATES, demo
+    from kvpacket_jax.data.order import best_first
     from kvpacket_jax.evaluate import compare
     from kvpacket_jax.measure.machine import measure_machine
     from kvpacket_jax.methods import settings
@@ -62,7 +63,7 @@ def main(argv):
         comparison = compare.compare(
             model,
             methods,
-            example,
+            best_first(example),
             TEMPLATES["chat"],
             NEW_TOKENS.value,
             machine=machine,

@@ -1,19 +1,20 @@
-"""One example, every method: its answers and what the first question costs. The demo's work."""
+"""Some documents, every method: its answers and what the first question costs. The demo's work."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 
 from kvpacket_jax import teacher
-from kvpacket_jax.data import Example, Template, encode_example
+from kvpacket_jax.data import EncodedExample, Example, Question, Template, encode_example
 from kvpacket_jax.evaluate import metrics, summary
-from kvpacket_jax.evaluate.answers import answer, reference
+from kvpacket_jax.evaluate.answers import Answer, answer, reference
 from kvpacket_jax.measure.cost import Cost, measure
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import Method, Request
+from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel
 
@@ -43,47 +44,72 @@ class Comparison(NamedTuple):
 def compare(
     model: LanguageModel,
     methods: Mapping[str, Method],
-    example: Example,
+    parts: Sequence[Example],
     template: Template,
     new_tokens: int = 32,
     runs: int = 3,
     machine: Machine | None = None,
     progress: Progress = SILENT,
 ) -> Comparison:
-    """Asks every method all questions of an example, and counts and times the first one.
+    """Asks every method all questions, and counts and times the first one.
 
     Args:
       methods: by the names of their rows; full_recompute must be among them.
+      parts: the same documents in several orders, each with questions of its own.
       machine: as `measure` takes it.
     """
-    encoded = encode_example(model.tokenizer, template, example)
-    request = Request(encoded.preamble, encoded.documents, encoded.questions[0])
-    count = len(encoded.questions)
-    with progress.step(f"{summary.REFERENCE}: answering {count} questions"):
-        targets = teacher.teach(model, encoded, new_tokens)
+    encoded = [encode_example(model.tokenizer, template, part) for part in parts]
+    request = Request(encoded[0].preamble, encoded[0].documents, encoded[0].questions[0])
+    asking = f"answering {sum(len(part.questions) for part in parts)} questions"
+    with progress.step(f"{summary.REFERENCE}: {asking}"):
+        targets = [teacher.teach(model, ids, new_tokens) for ids in encoded]
     entries, replies = {}, []
     for name, method in methods.items():
         with progress.step(f"{name}: caching what it reuses"):
-            stored = method.store(model, encoded.preamble, encoded.documents)
-            entries[name] = Entry(method, jax.block_until_ready(stored))
+            packets = _build(model, method, encoded)
+            entries[name] = Entry(method, jax.block_until_ready(method.arrange(model, packets[0])))
         if name == summary.REFERENCE:
-            answers = reference(model, targets, example.questions, template)
+            answers = [
+                reference(model, t, part.questions, template)
+                for t, part in zip(targets, parts, strict=True)
+            ]
         else:
-            with progress.step(f"{name}: answering {count} questions"):
-                answers = answer(
-                    model, entries[name], targets, example.questions, template, new_tokens
-                )
-        for question, given in zip(example.questions, answers, strict=True):
-            replies.append(
-                Reply(
-                    name,
-                    question.text,
-                    given.text,
-                    expected=question.answers[0],
-                    right=metrics.contains(given.text, question.answers),
-                    kl=float(given.kl[0]),
-                    confidence=given.confidence,
-                )
-            )
+            with progress.step(f"{name}: {asking}"):
+                answers = [
+                    answer(
+                        model,
+                        Entry(method, method.arrange(model, own)),
+                        t,
+                        part.questions,
+                        template,
+                        new_tokens,
+                    )
+                    for own, t, part in zip(packets, targets, parts, strict=True)
+                ]
+        for part, said in zip(parts, answers, strict=True):
+            replies += [_reply(name, *pair) for pair in zip(part.questions, said, strict=True)]
     costs = measure(model, entries, request, runs, machine, progress=progress)
     return Comparison(replies, costs)
+
+
+def _build(
+    model: LanguageModel, method: Method, parts: Sequence[EncodedExample]
+) -> list[list[Packet]]:
+    """What a method builds for each of the parts; a document's packet once, where it can be."""
+    if type(method).build is not Method.build:
+        return [method.build(model, part.preamble, part.documents) for part in parts]
+    documents = list(dict.fromkeys(tuple(ids) for part in parts for ids in part.documents))
+    orders = [[documents.index(tuple(ids)) for ids in part.documents] for part in parts]
+    return method.build_orders(model, parts[0].preamble, documents, orders)
+
+
+def _reply(method: str, question: Question, given: Answer) -> Reply:
+    return Reply(
+        method,
+        question.text,
+        given.text,
+        expected=question.answers[0],
+        right=metrics.contains(given.text, question.answers),
+        kl=float(given.kl[0]),
+        confidence=given.confidence,
+    )

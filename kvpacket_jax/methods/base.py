@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from kvpacket_jax.packets import adapter as adapter_lib
+from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     Packet,
@@ -106,13 +107,37 @@ class Method:
 
         Here one for each chunk, the documents wrapped by `adapter` and compressed by `compressor`.
         """
+        return self.build_orders(model, preamble, documents, [range(len(documents))])[0]
+
+    def build_orders(
+        self,
+        model: LanguageModel,
+        preamble: Ids,
+        documents: Sequence[Ids],
+        orders: Sequence[Sequence[int]],
+    ) -> list[list[Packet]]:
+        """The packets of documents in each of several orders; none is built twice.
+
+        For methods that do not replace `build`.
+        """
         build = functools.partial(build_packets, buckets=self.buckets, compressor=self.compressor)
-        first = []
+
+        def built(adapter: Adapter | None, chosen: Iterable[int]) -> dict[int, Packet]:
+            chosen = sorted(set(chosen))
+            made = build(model, adapter, [documents[i] for i in chosen])
+            return dict(zip(chosen, made, strict=True))
+
+        first: dict[int, Packet] = {}
         if self._has_opening:
             alone = adapter_lib.opening(model.config.dim, preamble, self.adapter.distiller)
-            first, documents = build(model, alone, documents[:1]), documents[1:]
-        packets = first + build(model, self.adapter, documents)
-        return store_preamble(model, preamble, self.buckets) + packets
+            first = built(alone, (i for order in orders for i in order[:1]))
+        kept = 1 if first else 0
+        others = built(self.adapter, (i for order in orders for i in order[kept:]))
+        before = store_preamble(model, preamble, self.buckets)
+        return [
+            [*before, *(first[i] for i in order[:kept]), *(others[i] for i in order[kept:])]
+            for order in orders
+        ]
 
     @property
     def _has_opening(self) -> bool:

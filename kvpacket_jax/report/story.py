@@ -21,7 +21,8 @@ def opening(example: Example) -> str:
     shown = textwrap.indent("\n".join(lines), "  ")
     return (
         f"The first of {len(example.documents)} documents begins:\n\n{shown}\n\n"
-        f'The first of {len(example.questions)} questions: "{example.questions[0].text}"\n'
+        f'The first of {len(example.questions)} questions: "{example.questions[0].text}"\n\n'
+        "The document most like a question is read first, as launch.answer does, by every method.\n"
     )
 
 

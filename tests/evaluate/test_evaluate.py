@@ -121,7 +121,7 @@ def test_compare_gives_a_row_for_every_method_and_question(case, targets, monkey
     monkeypatch.setattr(compare, "encode_example", lambda *_: targets.example)
     texts = Example("tiny", ("",) * len(case.documents), QUESTIONS)
     methods = {name: METHODS[name]() for name in ("full_recompute", "no_recompute", "epic")}
-    comparison = compare.compare(case.model, methods, texts, TEMPLATE, new_tokens=4, runs=1)
+    comparison = compare.compare(case.model, methods, [texts], TEMPLATE, new_tokens=4, runs=1)
     assert [cost.method for cost in comparison.costs] == list(methods)
     assert [(r["method"], r["question"]) for r in comparison.rows()] == [
         (m, q.text) for m in methods for q in QUESTIONS
