@@ -114,6 +114,22 @@ def test_the_first_document_is_as_the_full_context_has_it(tiny, family, preamble
     assert min(apart(method, two), apart(papers, two[:1])) > 1e-2
 
 
+@pytest.mark.parametrize("opening", [True, False])
+def test_packets_in_several_orders_are_those_of_each(tiny, opening):
+    model = tiny("tiny_llama31")
+    tokens = np.random.default_rng(0).normal(0, 1, (2, 4, model.config.dim)).astype(np.float32)
+    method = METHODS["kv_packet"](adapter=Adapter(*tokens), opening=opening)
+    documents = [list(range(40 + 9 * i, 48 + 10 * i)) for i in range(3)]
+    orders = [(2, 0, 1), (0, 1, 2), (2, 1, 0)]
+    made = method.build_orders(model, (5, 6), documents, orders)
+    for order, packets in zip(orders, made, strict=True):
+        expected = method.build(model, (5, 6), [documents[i] for i in order])
+        assert [p.manifest.tokens for p in packets] == [p.manifest.tokens for p in expected]
+        assert [p.length for p in packets] == [p.length for p in expected]
+        for one, other in zip(jax.tree.leaves(packets), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_what_is_stored_is_what_build_and_arrange_make():
     """An evaluation calls these two, everyone else `store`."""
     assert [cls for cls in METHODS.values() if cls.store is not Method.store] == []
