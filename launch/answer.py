@@ -54,7 +54,6 @@ RECOMPUTE_BELOW = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
-RESIDENT_BYTES = 1 << 30  # of packets, kept between questions
 SHOW_COST = flags.DEFINE_bool("show_cost", False, "Measures TTFT, its parts and FLOPs.")
 
 
@@ -64,7 +63,7 @@ def main(argv):
     # Imported here: --help needs no jax.
     from kvpacket_jax.runtime import progress
     from kvpacket_jax.serve import found, session
-    from kvpacket_jax.serve.resident import Resident
+    from kvpacket_jax.serve.resident import RESIDENT_BYTES, Resident
     from kvpacket_jax.storage import store
 
     cache_dir = caches.use()
@@ -96,7 +95,8 @@ def main(argv):
             said = session.remark(opened, maker[1], MIN_AGREEMENT.value, RECOMPUTE_BELOW.value)
             if said:
                 print(said, file=sys.stderr)
-    how = NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value, BEST_FIRST.value
+    best_first = BEST_FIRST.value and QUERY.value is None  # the order of one question is opened
+    how = NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value, best_first
     if replies.give(opened, QUERY.value, *how):
         sys.exit(1)
 

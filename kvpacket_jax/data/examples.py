@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 INSTRUCTION = (
     "Answer the question from the documents with the shortest exact phrase. No explanation."
@@ -34,6 +35,26 @@ class Example:
     documents: tuple[str, ...]
     questions: tuple[Question, ...]
     preamble: str = INSTRUCTION
+
+
+def with_documents(
+    example: Example, kept: Sequence[int], questions: Sequence[Question], id: str
+) -> Example:
+    """The example with some of its documents, in this order, and questions that need no others.
+
+    Where `info` names documents it follows them.
+    """
+
+    def moved(question: Question) -> Question:
+        if "documents" not in question.info:
+            return question
+        places = sorted(kept.index(i) for i in question.info["documents"])
+        return dataclasses.replace(question, info=question.info | {"documents": places})
+
+    documents = tuple(example.documents[i] for i in kept)
+    return dataclasses.replace(
+        example, id=id, documents=documents, questions=tuple(map(moved, questions))
+    )
 
 
 def to_record(example: Example) -> dict:

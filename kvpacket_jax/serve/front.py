@@ -21,7 +21,7 @@ from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.packet import check_compressor
 from kvpacket_jax.runtime import programs
 from kvpacket_jax.serve import build, corpus, found, identity, primers, session
-from kvpacket_jax.serve.resident import Resident
+from kvpacket_jax.serve.resident import RESIDENT_BYTES, Resident
 from kvpacket_jax.storage import removal, store, store_key
 from models import LanguageModel
 
@@ -90,7 +90,7 @@ class Store:
         key_file: str | os.PathLike | None = None,
         compress: str | None = None,
         keep: float | None = None,
-        resident_bytes: int = 1 << 30,
+        resident_bytes: int = RESIDENT_BYTES,
         openings: bool = True,
     ):
         """

@@ -14,6 +14,8 @@ from kvpacket_jax.storage import packet_file
 from kvpacket_jax.storage.packet_file import Wanted
 from models import LanguageModel
 
+RESIDENT_BYTES = 1 << 30  # the usual limit
+
 
 class Resident:
     """Called like `packet_file.load`; reads from disk only what is not resident. One model's.

@@ -252,7 +252,6 @@ class Writer:
 
     def __init__(self, folder: pathlib.Path, own: pathlib.Path, key: bytes | None):
         self.folder, self._own, self._key = folder, own, key
-        self._openings: dict[Provenance, list[pathlib.Path]] = {}
         (own / "plain").touch()
         self._mode = (own / "plain").stat().st_mode
         make_folder(folder / PACKETS)
@@ -287,7 +286,6 @@ class Writer:
                 names = names._replace(adapter=names_in(entries.read_provenance(path)).adapter)
         fields = to_fields(provenance) | {"names": names._asdict()}
         self._text(path, sealed.stamped(fields))
-        self._openings[provenance] = entries.opening_folders(self.folder, provenance)
 
     def document(self, provenance: Provenance, id: str | None, entry: Entry) -> None:
         """Lets a document's id point to its packet, which must be there; None is the preamble.
@@ -296,7 +294,7 @@ class Writer:
         """
         path = entries.folder_of(self.folder, provenance) / entries.file_name(id)
         if not provenance.place and self._is_of_other_text(path, entry):
-            for own in self._openings[provenance]:
+            for own in entries.opening_folders(self.folder, provenance):
                 (own / path.name).unlink(missing_ok=True)
         fields = {"id": id, **entry._asdict()}
         if self._key is not None:

@@ -23,7 +23,7 @@ def give(
       query: None for standard input.
       recompute_below: as `session.answer_all` has it.
       show_cost: says after each answer what it cost.
-      best_first: the document most like a question is read first: `found.closest`.
+      best_first: opens the order of each question: `found.closest`.
     """
     from kvpacket_jax.serve import found, request_cost, session
 
@@ -42,9 +42,8 @@ def give(
     def reply(question: str) -> None:
         nonlocal opened, was_read
         session.check_question(question)
-        first = found.closest(opened.found, question) if best_first else 0
-        if first != opened.order[0]:  # what is resident is not read again
-            opened, was_read = session.read(opened.found, first), False
+        if best_first and (first := found.closest(opened.found, question)) != opened.order[0]:
+            opened, was_read = session.read(opened.found, first), False  # from what is resident
         if recompute_below and opened.full is not None:
             say = functools.partial(in_doubt, question)
             given = [question], new_tokens, recompute_below, say

@@ -18,7 +18,14 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 
 from kvpacket_jax.data import generated, json_lines
-from kvpacket_jax.data.examples import INSTRUCTION, Example, Question, from_record, to_record
+from kvpacket_jax.data.examples import (
+    INSTRUCTION,
+    Example,
+    Question,
+    from_record,
+    to_record,
+    with_documents,
+)
 from kvpacket_jax.data.published import wikipedia
 from models.foreign import digests
 
@@ -111,15 +118,7 @@ def trimmed(whole: Example, options: MultiHopConfig) -> Example:
         number = max(options.num_documents - len(gold), 0)
     kept = sorted(gold | set(others[:number]))
 
-    def moved(question: Question) -> Question:
-        places = [kept.index(i) for i in sorted(question.info["documents"])]
-        return dataclasses.replace(question, info=question.info | {"documents": places})
-
-    return dataclasses.replace(
-        whole,
-        documents=tuple(whole.documents[i] for i in kept),
-        questions=tuple(map(moved, whole.questions[: options.num_questions])),
-    )
+    return with_documents(whole, kept, whole.questions[: options.num_questions], whole.id)
 
 
 class Records(generated.StoredBuilder):
