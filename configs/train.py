@@ -52,14 +52,14 @@ LETTERS = dict(PAGES, documents=5, tokens=416, questions=10, answers=128, learni
 TWO_NUMBERS = dict(kinds=("multi_key", "multi_value"), num_values=2)
 
 # Of the default mixture, tight.
-LIFE = dict(FIVE, tokens=96, row=30)
+LIFE = dict(FIVE, tokens=96, questions=8, row=30, answers=72)
 LIVES_10 = dict(LIFE, documents=10, learning=4)
 PARAGRAPHS = dict(
-    documents=5, tokens=112, questions=8, row=38, new_tokens=20, answers=128, learning=5
+    documents=5, tokens=112, questions=6, row=38, new_tokens=20, answers=96, learning=5
 )
 CHAPTERS = dict(PARAGRAPHS, documents=4, tokens=248, learning=3)
-FOLDER = dict(PARAGRAPHS, tokens=288, row=44, learning=2)
-SHORT = dict(documents=10, tokens=30, questions=8, row=40, new_tokens=12, answers=64, learning=10)
+FOLDER = dict(PARAGRAPHS, tokens=288, row=40, learning=2)
+SHORT = dict(documents=10, tokens=30, questions=5, row=38, new_tokens=12, answers=48, learning=10)
 NOTE = (9, 16)  # words
 
 
@@ -201,6 +201,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.learn_writer = True  # False: it stays as it begins
     # Documents that come first have packets of their own, which nothing is learned for.
     config.opening = True
+    # With them, the share of sets that are read as requests are: the document most like their
+    # questions first. Questions of the others are about all their documents.
+    config.best_first = 0.7
     config.distiller_rank = 0  # of what says which tokens a packet keeps (kv_distill); 0: none
     config.keeps = (1.0,)  # shares of a document's slots; with a distiller, each set has one
     # "untrained"; "shipped", the model's own adapter where it has one; "text:…", soft tokens that

@@ -1,5 +1,9 @@
 """Which document is read first."""
 
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
 from kvpacket_jax import similarity
 from kvpacket_jax.data.examples import Example, with_documents
 
@@ -23,3 +27,39 @@ def best_first(example: Example) -> list[Example]:
         )
         for first, asked in parts.items()
     ]
+
+
+def largest_first(source: Sequence[Example]) -> Iterator[Example]:
+    """The parts of all examples that `best_first` makes: each one's largest, then the second …"""
+    others = []
+    for example in source:
+        largest, *rest = _ranked(example)
+        others.append(rest)
+        yield largest
+    for parts in itertools.zip_longest(*others):
+        yield from filter(None, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartlyBestFirst(Sequence):
+    """A source whose examples are, a share of them, the largest part that `best_first` makes."""
+
+    source: Sequence[Example]
+    share: float
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The source's."""
+        return getattr(self.source, "fingerprint", None)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Example:
+        example = self.source[i]
+        chosen = int((i + 1) * self.share) > int(i * self.share)  # evenly
+        return _ranked(example)[0] if chosen else example
+
+
+def _ranked(example: Example) -> list[Example]:
+    return sorted(best_first(example), key=lambda part: -len(part.questions))

@@ -75,7 +75,8 @@ class Teaching:
         without gold ones weigh 1.
       seed: decides which documents of an example gradients go through.
       keeps: shares of a document's slots that a distiller keeps; examples have them in turn.
-      opening: no gradient goes through the first document: loss.student_context.
+      opening: the first document has a packet of its own, without a gradient:
+        loss.student_context.
     """
 
     model: LanguageModel

@@ -14,6 +14,7 @@ import models
 from kvpacket_jax import adapters, data
 from kvpacket_jax.data import Example
 from kvpacket_jax.data.mixture import mixture
+from kvpacket_jax.data.order import PartlyBestFirst
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -48,6 +49,7 @@ OLDER = {
     "distiller_rank": 0,
     "keeps": [1.0],
     "opening": False,
+    "best_first": 0.0,
 }
 AT_LEAST_ONE = ("microbatches", "num_steps", "checkpoint_every", "validate_every")
 SIZES = ("documents", "tokens", "questions", "row", "new_tokens", "answers", "learning")
@@ -68,6 +70,8 @@ def check(config: ConfigDict) -> None:
     for name in ("learning_rate", "writer_learning_rate", "warmup_steps", "eps", "clip_norm"):
         if not config.optimizer[name] >= 0:
             raise ValueError(f"optimizer.{name} is {config.optimizer[name]}: it is 0 or more.")
+    if not 0 <= config.best_first <= 1:
+        raise ValueError(f"best_first is {config.best_first}: it is a share, from 0 to 1.")
     if not 0 <= config.mean_decay < 1:
         raise ValueError(f"mean_decay is {config.mean_decay}: it is from 0 to below 1.")
     if not config.scales or min(config.scales) <= 0:
@@ -174,11 +178,10 @@ def shape_of(entry: ConfigDict, preamble: int) -> Shape:
 
 
 def sources(config: ConfigDict) -> dict[str, Sequence[Example]]:
-    """The training data of each entry of the mixture."""
-    return {
-        name: data.load(entry.name, "train", **data.options(entry))
-        for name, entry in entries(config)
-    }
+    """The training data of each entry of the mixture, in the order that `config` has them."""
+    share = config.best_first if config.opening else 0.0
+    load = lambda entry: data.load(entry.name, "train", **data.options(entry))  # noqa: E731
+    return {name: PartlyBestFirst(load(entry), share) for name, entry in entries(config)}
 
 
 def kinds(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
@@ -188,10 +191,8 @@ def kinds(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 
 def validation_sources(config: ConfigDict) -> dict[str, Sequence[Example]]:
     """The data of each kind that is validated on."""
-    return {
-        name: data.load(entry.name, entry.split, **data.options(entry))
-        for name, entry in kinds(config)
-    }
+    load = lambda kind: data.load(kind.name, kind.split, **data.options(kind))  # noqa: E731
+    return {name: load(kind) for name, kind in kinds(config)}
 
 
 def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
@@ -215,11 +216,11 @@ def digest_of(sets: dict[str, Sequence[Example]]) -> str:
     cut to their shapes counts too.
     """
     digest = hashlib.sha256(FITTING.encode())
-    for name in sorted(sets):
-        if fingerprint := getattr(sets[name], "fingerprint", None):
+    for name, source in sorted(sets.items()):
+        if fingerprint := getattr(source, "fingerprint", None):
             digest.update(identity.digest([name, fingerprint]).encode())
             continue
-        for example in sets[name]:
+        for example in source:
             digest.update(identity.digest([name, dataclasses.asdict(example)]).encode())
     return digest.hexdigest()
 
@@ -232,7 +233,7 @@ def rates(config: ConfigDict, step: int, left: float = 1.0) -> Rates:
     """
     o = config.optimizer
     scale = min(1.0, (step + 1) / (o.warmup_steps + 1)) * left
-    tokens, writer = np.float32(scale * o.learning_rate), np.float32(scale * o.writer_learning_rate)
+    tokens, writer = (np.float32(scale * r) for r in (o.learning_rate, o.writer_learning_rate))
     return Rates(tokens, writer if config.learn_writer else np.float32(0), writer)
 
 

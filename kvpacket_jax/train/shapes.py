@@ -14,12 +14,15 @@ from kvpacket_jax.data import (
     Question,
     Template,
     encode_example,
+    order,
     passages,
 )
 from kvpacket_jax.packets.buckets import round_up
 from models import LanguageModel
 
-FITTING = "4"  # the version of what `fit` makes of an example, and of which answers are right
+# The version of what `fit` makes of an example, of what is validated on, and of which answers are
+# right.
+FITTING = "5"
 DRAWS = 50  # examples looked at for one that fits
 PREAMBLE_MULTIPLE = 16
 
@@ -89,12 +92,17 @@ def fitting(
     source: Sequence[Example],
     shape: Shape,
     count: int,
+    best_first: bool = False,
 ) -> list[Example]:
     """The first `count` examples of a source that fit, each once; fewer where there are no more.
 
+    Args:
+      best_first: they are parts of the source's examples, as order.largest_first has them.
+
     Raises ValueError as `draw` where there is none.
     """
-    fits = (e for e in source if isinstance(fit(model, template, e, shape), Fitted))
+    examples = order.largest_first(source) if best_first else source
+    fits = (e for e in examples if isinstance(fit(model, template, e, shape), Fitted))
     chosen = list(itertools.islice(fits, count))
     if not chosen:
         draw(model, template, source, 0, shape)  # says why

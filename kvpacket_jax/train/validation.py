@@ -32,9 +32,11 @@ class Validation:
     The teacher answers once, when it is first needed. "Right" is as Microbatch has it.
 
     Args:
-      teaching: its sources and shapes are the kinds'.
-      sets: of each kind, how many examples. What does not fit its shape is left out, and none
-        is scored twice: where a source has fewer, there are fewer.
+      teaching: its sources and shapes are the kinds'. With an opening the document most like the
+        questions comes first, as in requests.
+      sets: of each kind, how many examples, or parts of them that begin with the same document.
+        What does not fit its shape is left out, and none is scored twice: where a source has
+        fewer, there are fewer.
 
     Raises ValueError for a kind of which no example fits.
     """
@@ -44,9 +46,9 @@ class Validation:
 
     def __post_init__(self):
         t = self.teaching
+        fit = functools.partial(shapes.fitting, t.model, t.template, best_first=t.opening)
         fitting = {
-            kind: shapes.fitting(t.model, t.template, t.sources[kind], t.shapes[kind], sets)
-            for kind, sets in self.sets.items()
+            kind: fit(t.sources[kind], t.shapes[kind], sets) for kind, sets in self.sets.items()
         }
         self.teaching = dataclasses.replace(t, sources=fitting)
         self.sets = {kind: len(examples) for kind, examples in fitting.items()}
@@ -130,9 +132,8 @@ def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Val
     for name, shape in sizes.items():
         setup.check_length(model, name, shape, soft_tokens)
     keeps = tuple(config.get("keeps", (1.0,)))
-    teaching = Teaching(
-        model, template, sources, sizes, config.batch_size, soft_tokens, 1.0, 0, keeps
-    )
+    numbers = config.batch_size, soft_tokens, 1.0, 0
+    teaching = Teaching(model, template, sources, sizes, *numbers, keeps, config.opening)
     return Validation(teaching, {name: entry.sets for name, entry in kinds})
 
 

@@ -2,7 +2,7 @@
 
 from kvpacket_jax import similarity
 from kvpacket_jax.data import Example, Question
-from kvpacket_jax.data.order import best_first
+from kvpacket_jax.data.order import PartlyBestFirst, best_first, largest_first
 
 DOCUMENTS = ("The ferry to Lune leaves at noon.", "The bus is red.", "Ada keeps the pool.")
 
@@ -20,6 +20,31 @@ def test_questions_about_the_same_document_stay_together():
     assert [q.info["documents"] for q in pool.questions] == [[0], [0, 1]]
     assert ferry.questions == (questions[1], questions[3]) and pool.questions[1].info["hops"] == 2
     assert len({pool.id, ferry.id, "it"}) == 3
+
+
+def test_the_largest_part_of_every_example_comes_before_any_second():
+    pool, ferry = Question("Who keeps the pool?", ("Ada",)), Question("Ferry at noon?", ("yes",))
+    lune = Question("To Lune, the ferry?", ("yes",))
+    source = [
+        Example("a", DOCUMENTS, (pool, ferry, lune)),
+        Example("b", DOCUMENTS, (pool,)),
+        Example("c", DOCUMENTS, (pool, ferry)),
+    ]
+    parts = [*largest_first(source)]
+    asked = [[q.text for q in part.questions] for part in parts]
+    assert asked == [[ferry.text, lune.text], [pool.text], [pool.text], [pool.text], [ferry.text]]
+    assert [part.documents[0] for part in parts] == [DOCUMENTS[i] for i in (0, 2, 2, 2, 0)]
+
+
+def test_a_share_of_a_source_is_read_best_first():
+    question = Question("Who keeps the pool?", ("Ada",))
+    source = [Example(str(i), DOCUMENTS, (question,)) for i in range(50)]
+    for share, number in ((0.0, 0), (0.7, 35), (1.0, 50)):
+        read = [*PartlyBestFirst(source, share)]
+        moved = [i for i, example in enumerate(read) if example.documents[0] == DOCUMENTS[2]]
+        assert len(moved) == number
+        assert all(read[i] == source[i] for i in range(50) if i not in moved)
+    assert moved == [*range(50)]
 
 
 def test_equal_documents_keep_their_order():

@@ -109,7 +109,7 @@ def test_a_run_that_is_older_than_a_setting_goes_on(byte_model):
     saved = resume.as_json({"config": config.to_dict()})
     for name in setup.OLDER:
         del saved["config"][name]
-    config.opening = False
+    config.opening, config.best_first = False, 0.0
     assert setup.resolved(config, saved) == config
     config.learn_writer = False
     with pytest.raises(ValueError, match="learn_writer True, not False"):

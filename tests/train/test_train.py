@@ -353,7 +353,7 @@ def test_sizes_beyond_the_models_context_are_refused_before_the_first_step(byte_
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(byte_model, tmp_path):
     config = config_of(byte_model, checkpoint_every=1)
     config.optimizer.learning_rate = float("inf")
-    four = r"line-\d+, line-\d+, line-\d+, line-\d+\."
+    four = ", ".join([r"line-\d+(, \d first)?"] * 4) + r"\."
     with pytest.raises(train_lib.NotFinite, match=rf"Step 2: loss nan.* on {four}"):
         train(config, tmp_path / "run")
     assert saved_steps(tmp_path / "run") == {0, 1}
