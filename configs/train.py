@@ -69,6 +69,7 @@ def _mixture() -> dict[str, ConfigDict]:
     life = dict(num_questions=30, document_words=(50, 80))
     namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=(560, 600), num_chunks=5, num_needles=18, num_questions=18)
+    many_needles = dict(num_tokens=(820, 880), num_chunks=10, num_needles=18, num_questions=18)
     lines = dict(num_documents=10, num_questions=16)
     sheets = dict(num_train=8000, num_questions=20)
 
@@ -81,27 +82,29 @@ def _mixture() -> dict[str, ConfigDict]:
         "lives_5": entry("biography", 0.08, LIFE, num_documents=5, **life),
         "lives_10": entry("biography", 0.08, LIVES_10, num_documents=(9, 10), **life, **namesakes),
         "facts": entry("biography", 0.03, SHORT, one_fact=True, document_words=(14, 24), **lines),
-        "needles": entry("niah", 0.05, PARAGRAPHS, **TWO_NUMBERS, **needles),
+        "needles": entry("niah", 0.04, PARAGRAPHS, **TWO_NUMBERS, **needles),
+        "needles_10": entry("niah", 0.08, LIVES_10, kinds=("multi_key",), **many_needles),
         "sheets": entry("sheets", 0.05, PARAGRAPHS, document_words=(50, 74), **sheets),
         # Long lists, half the time all of one kind: values are taken from the wrong one of them.
         "long_sheets": entry(
             "sheets", 0.05, FOLDER, num_documents=5, document_words=(140, 160), **sheets
         ),
-        "wikipedia": prose(0.11, PARAGRAPHS, "wikipedia", (56, 110), related=True),
-        "wikipedia_long": prose(0.1, CHAPTERS, "wikipedia", (130, 200)),
+        "wikipedia": prose(0.1, PARAGRAPHS, "wikipedia", (56, 110), related=True),
+        "wikipedia_long": prose(0.09, CHAPTERS, "wikipedia", (130, 200)),
         "everyday_lines": prose(0.06, SHORT, "everyday", NOTE, notes=True),
         "everyday_short": prose(0.07, PARAGRAPHS, "everyday", (40, 85)),
-        "everyday": prose(0.32, FOLDER, "everyday", (40, 320)),
+        "everyday": prose(0.27, FOLDER, "everyday", (40, 320)),
     }
 
 
 def _validation() -> dict[str, ConfigDict]:
     """Without own_docs: adapters are not chosen by what their cards are measured on."""
-    needles = dict(num_tokens=560, num_chunks=5, num_needles=8, kinds=("multi_key",))
+    needles = dict(num_tokens=2000, num_chunks=8, num_needles=8, kinds=("multi_key",))
+    pages = dict(PAGES, questions=8, answers=112)
     return {
         "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
         "biography_10": kind("biography", 3, TEN, num_documents=10, num_questions=16),
-        "needles": kind("niah", 4, PROSE, num_questions=8, **needles),  # whole, or needles go
+        "needles": kind("niah", 4, pages, num_questions=8, **needles),
         "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
         "everyday": kind("everyday", 16, LETTERS, num_questions=10),
         "everyday_lines": kind(
