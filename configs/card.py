@@ -4,13 +4,17 @@ configs/card.py        for a GPU; two cores take hours
 configs/card.py:cpu    a quarter of the sets, but all everyday documents; shares are rough
 configs/card.py:small  two sets of each kind, to see that it runs
 
-Sizes of an entry are as in configs/train.py; `sets` are sets of documents, each with `questions`.
+Documents are read as launch.answer reads them: the one most like a set's questions first. Sizes of
+an entry are as in configs/train.py; `sets` are of documents in that order, each with up to
+`questions`, and there are as many of one set of documents as have questions.
 """
 
 from ml_collections import ConfigDict
 
 from configs import arguments
 from configs.train import FIVE, LETTERS, LINES, LIVES, NOTES, PAGES, kind
+
+QUESTIONS = 8  # about the same document first, at most
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -25,14 +29,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.scan_layers = "auto"  # as in configs/train.py
     config.remat = "auto"
     config.batch_size = 1  # sets of documents at once; 8 fill a GPU
-    life, prose = dict(num_questions=16), dict(num_questions=30, num_documents=5)
+    life, prose = dict(num_questions=120), dict(num_questions=30, num_documents=5)
     needles = dict(num_tokens=2000, num_chunks=8, num_needles=8, kinds=("multi_key",))
 
     def test(name: str, sets: int, sizes: dict, **options) -> ConfigDict:
         # Room for all answers, but for long ones to the longest questions.
         sizes = sizes | {
             "row": sizes["row"] + sizes["new_tokens"] // 2,
-            "answers": sizes["questions"] * sizes["new_tokens"],
+            "questions": QUESTIONS,
+            "answers": QUESTIONS * sizes["new_tokens"],
         }
         few = sets if name == "own_docs" else -(-sets // 4)
         number = {"": sets, "cpu": few, "small": 2}[arg or ""]
@@ -40,18 +45,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.validation = ConfigDict(
         {
-            "five lives": test("biography", 63, FIVE, num_documents=5, **life),
+            "five lives": test("biography", 160, FIVE, num_documents=5, **life),
             "five short lives": test(
-                "biography", 20, FIVE, num_documents=5, document_words=40, **life
+                "biography", 50, FIVE, num_documents=5, document_words=40, **life
             ),
-            "ten lives": test("biography", 20, LIVES, num_documents=10, **life),
-            "twenty lives": test("biography", 20, LIVES, num_documents=20, **life),
-            "needles": test("niah", 40, PAGES, num_questions=8, **needles),
-            "wikipedia": test("wikipedia", 35, NOTES, document_words=(50, 90), **prose),
+            "ten lives": test("biography", 50, LIVES, num_documents=10, **life),
+            "twenty lives": test("biography", 50, LIVES, num_documents=20, **life),
+            "needles": test("niah", 80, PAGES, num_questions=8, **needles),
+            "wikipedia": test("wikipedia", 70, NOTES, document_words=(50, 90), **prose),
             "wikipedia, long": test("wikipedia", 35, PAGES, document_words=(95, 190), **prose),
-            "everyday": test("everyday", 28, LETTERS, num_questions=10),
-            "own_docs": test("own_docs", 12, LETTERS),
-            "own_notes": test("own_docs", 12, LINES, notes=True),
+            "everyday": test("everyday", 28, LETTERS, num_questions=30),
+            "own_docs": test("own_docs", 60, LETTERS),
+            "own_notes": test("own_docs", 60, LINES, notes=True),
         }
     )
     return config

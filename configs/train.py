@@ -59,14 +59,14 @@ PARAGRAPHS = dict(
 )
 CHAPTERS = dict(PARAGRAPHS, documents=4, tokens=248, learning=3)
 FOLDER = dict(PARAGRAPHS, tokens=288, row=40, learning=2)
-SHORT = dict(documents=10, tokens=30, questions=5, row=38, new_tokens=12, answers=48, learning=10)
+SHORT = dict(documents=10, tokens=30, questions=4, row=38, new_tokens=12, answers=40, learning=10)
 NOTE = (9, 16)  # words
 
 
 def _mixture() -> dict[str, ConfigDict]:
     """Documents of a request are similar, so those of a set are: of a folder, or `related`."""
     many = dict(num_train=8000, num_questions=30)
-    life = dict(num_questions=30, document_words=(50, 80))
+    life = dict(num_questions=60, document_words=(50, 80))
     namesakes = dict(shared_names=True, two_hop=True)
     needles = dict(num_tokens=(560, 600), num_chunks=5, num_needles=18, num_questions=18)
     many_needles = dict(num_tokens=(820, 880), num_chunks=10, num_needles=18, num_questions=18)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 
 from kvpacket_jax import similarity
@@ -29,20 +30,20 @@ def best_first(example: Example) -> list[Example]:
     ]
 
 
-def largest_first(source: Sequence[Example]) -> Iterator[Example]:
-    """The parts of all examples that `best_first` makes: each one's largest, then the second …"""
+def in_turn(source: Sequence[Example]) -> Iterator[Example]:
+    """The parts that `best_first` makes of all examples: one of each, then another of each …"""
     others = []
     for example in source:
-        largest, *rest = _ranked(example)
+        drawn, *rest = _shuffled(example)
         others.append(rest)
-        yield largest
+        yield drawn
     for parts in itertools.zip_longest(*others):
         yield from filter(None, parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class PartlyBestFirst(Sequence):
-    """A source whose examples are, a share of them, the largest part that `best_first` makes."""
+    """A source whose examples are, a share of them, one of the parts that `best_first` makes."""
 
     source: Sequence[Example]
     share: float
@@ -58,8 +59,11 @@ class PartlyBestFirst(Sequence):
     def __getitem__(self, i: int) -> Example:
         example = self.source[i]
         chosen = int((i + 1) * self.share) > int(i * self.share)  # evenly
-        return _ranked(example)[0] if chosen else example
+        return _shuffled(example)[0] if chosen else example
 
 
-def _ranked(example: Example) -> list[Example]:
-    return sorted(best_first(example), key=lambda part: -len(part.questions))
+def _shuffled(example: Example) -> list[Example]:
+    """The parts as chance has it: a document with few questions comes first as often as others."""
+    parts = best_first(example)
+    random.Random(example.id).shuffle(parts)
+    return parts

@@ -97,11 +97,11 @@ def fitting(
     """The first `count` examples of a source that fit, each once; fewer where there are no more.
 
     Args:
-      best_first: they are parts of the source's examples, as order.largest_first has them.
+      best_first: they are parts of the source's examples, as order.in_turn has them.
 
     Raises ValueError as `draw` where there is none.
     """
-    examples = order.largest_first(source) if best_first else source
+    examples = order.in_turn(source) if best_first else source
     fits = (e for e in examples if isinstance(fit(model, template, e, shape), Fitted))
     chosen = list(itertools.islice(fits, count))
     if not chosen:

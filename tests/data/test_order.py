@@ -2,7 +2,7 @@
 
 from kvpacket_jax import similarity
 from kvpacket_jax.data import Example, Question
-from kvpacket_jax.data.order import PartlyBestFirst, best_first, largest_first
+from kvpacket_jax.data.order import PartlyBestFirst, best_first, in_turn
 
 DOCUMENTS = ("The ferry to Lune leaves at noon.", "The bus is red.", "Ada keeps the pool.")
 
@@ -22,18 +22,19 @@ def test_questions_about_the_same_document_stay_together():
     assert len({pool.id, ferry.id, "it"}) == 3
 
 
-def test_the_largest_part_of_every_example_comes_before_any_second():
+def test_a_part_of_every_example_comes_before_another_of_any():
     pool, ferry = Question("Who keeps the pool?", ("Ada",)), Question("Ferry at noon?", ("yes",))
     lune = Question("To Lune, the ferry?", ("yes",))
-    source = [
-        Example("a", DOCUMENTS, (pool, ferry, lune)),
-        Example("b", DOCUMENTS, (pool,)),
-        Example("c", DOCUMENTS, (pool, ferry)),
-    ]
-    parts = [*largest_first(source)]
-    asked = [[q.text for q in part.questions] for part in parts]
-    assert asked == [[ferry.text, lune.text], [pool.text], [pool.text], [pool.text], [ferry.text]]
-    assert [part.documents[0] for part in parts] == [DOCUMENTS[i] for i in (0, 2, 2, 2, 0)]
+    questions = {"a": (pool, ferry, lune), "b": (pool,), "c": (pool, ferry)}
+    source = [Example(id, DOCUMENTS, asked) for id, asked in questions.items()]
+    parts = [*in_turn(source)]
+    assert [part.id[0] for part in parts] == ["a", "b", "c", "a", "c"]
+    assert parts == [*in_turn(source)]
+    for part in parts:
+        about = 2 if part.questions[0] == pool else 0
+        assert part.documents[0] == DOCUMENTS[about] and len(part.documents) == 3
+    for id, asked in questions.items():
+        assert {q for part in parts if part.id[0] == id for q in part.questions} == {*asked}
 
 
 def test_a_share_of_a_source_is_read_best_first():
