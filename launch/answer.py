@@ -92,8 +92,8 @@ def main(argv):
                 first = found.closest(documents, QUERY.value)
             opened = session.read(documents, first)
         if MIN_AGREEMENT.value:
-            said = session.remark(opened, maker[1], MIN_AGREEMENT.value, RECOMPUTE_BELOW.value)
-            if said:
+            limits = MIN_AGREEMENT.value, RECOMPUTE_BELOW.value
+            if said := session.remark(opened, maker[1], *limits, BEST_FIRST.value):
                 print(said, file=sys.stderr)
     best_first = BEST_FIRST.value and QUERY.value is None  # the order of one question is opened
     how = NEW_TOKENS.value, RECOMPUTE_BELOW.value, SHOW_COST.value, best_first

@@ -69,7 +69,8 @@ class Card(NamedTuple):
     template: str = "chat"  # the name of the one that was measured with
     recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
     model_fingerprint: str = ""  # for a model has several names; earlier cards lack it
-    opening: bool = False  # whether documents that came first had packets of their own
+    # Whether the document most like a question came first, with a packet of its own for that.
+    opening: bool = False
 
 
 def write(path: AnyPath, card: Card, adapter: Adapter, dtype: str) -> None:
@@ -138,6 +139,7 @@ def remark(
       least: the share of answers that should be the full context's, where that is right.
       recompute_below: the confidence below which documents are read in full; what that does is said
         where it is what the card was measured with.
+      opening: whether documents are read as `Card.opening` has it.
     """
     unknown = "how often its answers are the full context's is not known"
     if card is None:
@@ -151,9 +153,9 @@ def remark(
         )
     if card.opening and not opening:
         return (
-            f"The card of {name} is of stores with a second packet of each document, for when it "
-            f"comes first. The first one here has none: {unknown}. launch.build_packets without "
-            "--noopenings adds it."
+            f"The card of {name} is of answers with the document most like the question read "
+            f"first, from a second packet that it has for that. It is not so here: {unknown}. "
+            "Build without --noopenings, and answer without --nobest_first."
         )
     known = [row for row in card.rows if row.scores[ADAPTER].same_right is not None]
     if not known:

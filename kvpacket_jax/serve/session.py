@@ -127,7 +127,13 @@ def _in_full(found: Found, preamble: list[Packet], documents: Sequence[Sequence[
     return found.resident.read(tokens, read)
 
 
-def remark(session: Session, adapter_name: str, least: float, recompute_below: float = 0.0) -> str:
+def remark(
+    session: Session,
+    adapter_name: str,
+    least: float,
+    recompute_below: float = 0.0,
+    best_first: bool = True,
+) -> str:
     """What the adapter's card says of these documents, as `card.remark`; "" if that is nothing.
 
     Nothing is said where bare packets were asked for, nor of answers that read none, nor of a
@@ -153,7 +159,7 @@ def remark(session: Session, adapter_name: str, least: float, recompute_below: f
     same = known is not None and known.model_fingerprint == model.fingerprint
     request = session.found.wording.name, len(lengths), max(lengths)
     name = known.model if same else model.name
-    opening = bool(documents[0].manifest.place)
+    opening = best_first and bool(documents[0].manifest.place)
     return card.remark(known, adapter_name, name, *request, least, recompute_below, opening)
 
 

@@ -26,6 +26,7 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
         opened = session.read(found.find(*given))
         return session.remark(opened, str(tmp_path / "mine"), 0.9)
 
+    asked = WORDING, "kv_packet", primed
     assert "has no card" in remark(["a", "b"])
     score = {card.ADAPTER: card.Score(1.0, 1.0, 1.0, 1.0, 0.0)}
     rows = [card.Row("notes", 2, longest - 1, 9, 1.0, score)]
@@ -42,10 +43,13 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     card.write(tmp_path / "mine" / card.FILE, known, primed, "float32")
     assert remark(["b", "b"]) == ""
     path = tmp_path / "mine" / card.FILE
+    best_first = known._replace(opening=True)
+    card.write(path, best_first, primed, "float32")
+    opened = session.read(found.find(model, tmp_path / "store", ["b", "b"], *asked))
+    for order, said in ((True, ""), (False, "without --nobest_first")):
+        assert said in (text := session.remark(opened, str(tmp_path / "mine"), 0.9, 0.0, order))
+        assert bool(text) == bool(said)
     path.write_text(path.read_text().replace('"documents": 2', '"documents": 9'))
     assert "not known" in remark(["b", "b"]) and card.FILE in remark(["b", "b"])
-    opened = session.read(
-        found.find(model, tmp_path / "store", ["b", "b"], WORDING, "kv_packet", primed)
-    )
     assert "a primer of their own" in session.remark(opened, "mine --primer=own.txt", 0.9)
     assert f"compressed by {shortened(small.label)}." in remark(["b", "b"], compressor=small)
