@@ -9,10 +9,6 @@ from kvpacket_jax.packets.generate import stream
 from kvpacket_jax.packets.prefill import Context, Prefilled
 from models import LanguageModel
 
-# Unless another limit is asked for, the documents are read in full where an answer from packets has
-# less confidence: where one of its tokens is less likely than not.
-RECOMPUTE_BELOW = 0.5
-
 
 class Said(NamedTuple):
     """A greedy answer."""

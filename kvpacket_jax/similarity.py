@@ -12,11 +12,15 @@ HOLDERS = 50_000
 SCALE = 1024  # weights are whole numbers: their sums do not depend on any order
 
 
+def words(text: str) -> list[str]:
+    """A text's words, as texts are compared by them."""
+    return re.findall(r"\w+", text.lower())
+
+
 def of_texts(texts: Sequence[str]) -> "Index":
     """An index of texts by their words, whatever the tokenizer."""
     numbers: dict[str, int] = {}
-    words = ([*re.findall(r"\w+", text.lower())] for text in texts)
-    return Index([[numbers.setdefault(w, len(numbers)) for w in found] for found in words])
+    return Index([[numbers.setdefault(w, len(numbers)) for w in words(text)] for text in texts])
 
 
 def closest_to(texts: Sequence[str], question: str) -> int:

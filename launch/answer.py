@@ -47,10 +47,11 @@ MIN_AGREEMENT = flags.DEFINE_float(
 )
 RECOMPUTE_BELOW = flags.DEFINE_float(
     "recompute_below",
-    0.5,
-    "Where a token of an answer from packets has a lower probability, the documents are read in "
-    "full and answered from; a line on standard error says so. 0: never, and answers are shown as "
-    "they are decoded.",
+    0.3,
+    "Where a token of an answer from packets has a lower probability, or the answer stands in "
+    "another document than the one most like the question, the documents are read in full and "
+    "answered from; a line on standard error says so. 0: never, and answers are shown as they are "
+    "decoded.",
     lower_bound=0.0,
     upper_bound=1.0,
 )

@@ -71,6 +71,7 @@ class Card(NamedTuple):
     model_fingerprint: str = ""  # for a model has several names; earlier cards lack it
     # Whether the document most like a question came first, with a packet of its own for that.
     opening: bool = False
+    elsewhere: bool = False  # whether answers that doubt.is_elsewhere notices are in doubt
 
 
 def write(path: AnyPath, card: Card, adapter: Adapter, dtype: str) -> None:
@@ -109,6 +110,7 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             card.get("recompute_below"),
             card.get("model_fingerprint", ""),
             card.get("opening", False),
+            card.get("elsewhere", False),
         )
     except sealed.WRONG_JSON as error:
         raise sealed.Damaged(f"{path} is no adapter's card: {error!r}. {remedy}") from error
@@ -137,8 +139,8 @@ def remark(
       documents: how many the request has.
       tokens: of its longest document.
       least: the share of answers that should be the full context's, where that is right.
-      recompute_below: the confidence below which documents are read in full; what that does is said
-        where it is what the card was measured with.
+      recompute_below: the confidence below which documents are read in full; what reading in doubt
+        does is said where it is what the card was measured with.
       opening: whether documents are read as `Card.opening` has it.
     """
     unknown = "how often its answers are the full context's is not known"
@@ -172,7 +174,8 @@ def remark(
     rows = _worst_first(row for row in fitting if row.documents == fewest)
     if rows[0].scores[ADAPTER].same_right >= least:
         return ""
-    guarded = _guarded(rows) if recompute_below == card.recompute_below else ""
+    as_measured = card.elsewhere and recompute_below == card.recompute_below
+    guarded = _guarded(rows) if as_measured else ""
     return (
         f"By the card of {name}, packets give word for word {_right(rows)} of the right answers "
         f"that reading in full gives{guarded}.{_worse(rows)}{_other(known, rows)} "

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from kvpacket_jax import teacher
+from kvpacket_jax import doubt, teacher
 from kvpacket_jax.data import EncodedExample, Example, Question, Template, encode_example
 from kvpacket_jax.evaluate import metrics, summary
 from kvpacket_jax.evaluate.answers import Answer, answer, reference
@@ -29,6 +29,7 @@ class Reply(NamedTuple):
     right: bool  # a right answer is in it, word for word
     kl: float  # of the first token's distribution, against full_recompute's
     confidence: float | None = None  # as evaluate.answers has it
+    elsewhere: bool = False  # doubt.is_elsewhere
 
 
 class Comparison(NamedTuple):
@@ -87,7 +88,9 @@ def compare(
                     for own, t, part in zip(packets, targets, parts, strict=True)
                 ]
         for part, said in zip(parts, answers, strict=True):
-            replies += [_reply(name, *pair) for pair in zip(part.questions, said, strict=True)]
+            replies += [
+                _reply(name, part, *asked) for asked in zip(part.questions, said, strict=True)
+            ]
     costs = measure(model, entries, request, runs, machine, progress=progress)
     return Comparison(replies, costs)
 
@@ -103,7 +106,7 @@ def _build(
     return method.build_orders(model, parts[0].preamble, documents, orders)
 
 
-def _reply(method: str, question: Question, given: Answer) -> Reply:
+def _reply(method: str, example: Example, question: Question, given: Answer) -> Reply:
     return Reply(
         method,
         question.text,
@@ -112,4 +115,5 @@ def _reply(method: str, question: Question, given: Answer) -> Reply:
         right=metrics.contains(given.text, question.answers),
         kl=float(given.kl[0]),
         confidence=given.confidence,
+        elsewhere=doubt.is_elsewhere(given.text, example.documents, question.text),
     )

@@ -4,6 +4,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from kvpacket_jax import doubt
 from kvpacket_jax.data import Example
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.evaluate.answers import Answer
@@ -60,6 +61,7 @@ def answer_rows(
             "kl_answer": float(answer.kl.sum()),
             "answer_tokens": len(answer.kl),
             "confidence": answer.confidence,
+            "elsewhere": doubt.is_elsewhere(answer.text, example.documents, question.text),
             **({name: published(answer.text, gold)} if published else {}),
             **(answer.picked._asdict() if answer.picked else {}),
         }

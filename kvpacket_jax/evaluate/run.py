@@ -92,10 +92,11 @@ def evaluate(
         workdir / "timings.json", run.model, run.methods, requests, config.runs, progress
     )
     summaries = {spec_of(s): s for s in summary.aggregate(file.rows, config.seed)}
-    if earlier := summary.unknown_confidences(file.rows):
+    if earlier := summary.unknown_doubts(file.rows):
         progress.say(
-            f"{earlier} answers were written by an earlier version, without how sure they are: "
-            "what reading again in doubt does is not told of their methods. A new --workdir has it."
+            f"{earlier} answers were written by an earlier version, which did not keep whether "
+            "they are in doubt: what reading again does is not told of their methods. A new "
+            "--workdir has it."
         )
     about = {"machine": timed["machine"], "date": timed["date"], "model": run.model.name}
     results = [summaries[spec] | timed["methods"][spec] | about for spec in run.methods]

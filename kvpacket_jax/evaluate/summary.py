@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import scipy.stats
 
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW
+from kvpacket_jax.doubt import RECOMPUTE_BELOW, is_in_doubt
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.methods import METHODS
 
@@ -19,9 +19,9 @@ REFERENCE = "full_recompute"
 BARE = "no_recompute"
 RESAMPLES = 10_000
 BATCH = 2_000_000  # sets drawn at once: thousands of sets would take gigabytes
-# Confidences below which full_recompute answers instead.
+# Limits of doubt.is_in_doubt, where full_recompute answers instead.
 GUARDS = tuple(sorted({RECOMPUTE_BELOW, *(tenths / 10 for tenths in range(1, 10))}))
-SHOWN_GUARDS = (0.3, RECOMPUTE_BELOW)
+SHOWN_GUARDS = (RECOMPUTE_BELOW, 0.5)
 COMPRESSED = "compress="  # in the setting of a method whose packets are not whole
 # What only some rows have -> a heading and what it means.
 EXTRA = {
@@ -82,8 +82,8 @@ def aggregate(rows: Sequence[dict], seed: int = 0) -> list[dict]:
       PAIRED. "Where right" is where full_recompute's answer matches exactly, and "lost" where only
       that one does: how many answers have their words in a needed document, another one or nowhere.
       None where a figure does not exist; of EXTRA and PAIRED what no row has is left out. "guarded"
-      has for each of GUARDS what comes of it when full_recompute answers where the method is less
-      sure; it is left out where confidences are not known. Where questions are of several kinds,
+      has for each of GUARDS what comes of it when full_recompute answers where the method's answer
+      is in doubt; it is left out where that is not known. Where questions are of several kinds,
       "kinds" has the same of each kind.
     """
     summaries = _aggregate(rows, seed)
@@ -216,21 +216,25 @@ def _summary(method: str, setting: str, rows: list[dict], reference: dict, seed:
             scores[f"num_{name}"] = len(chosen)
             scores[f"agree_{name}"] = _mean([r["same"] for r in chosen])
             scores[f"kl_answer_{name}"] = _mean([r["kl_answer"] for r in chosen])
-        if all(r.get("confidence") is not None for r in rows):
+        if all(_has_doubt(r) for r in rows):
             scores["guarded"] = [_guarded(pairs, below) for below in GUARDS]
         lost = [r for r, full in pairs if full["exact_match"] and not r["exact_match"]]
         scores["lost"] = dict(collections.Counter(r.get("place", "") for r in lost))
     return scores
 
 
-def unknown_confidences(rows: Sequence[dict]) -> int:
-    """How many answers are from before it was kept how sure they are."""
-    return sum(1 for r in rows if r["method"] != REFERENCE and r.get("confidence") is None)
+def unknown_doubts(rows: Sequence[dict]) -> int:
+    """How many answers are from before all was kept that tells whether they are in doubt."""
+    return sum(1 for r in rows if r["method"] != REFERENCE and not _has_doubt(r))
+
+
+def _has_doubt(row: dict) -> bool:
+    return row.get("confidence") is not None and "elsewhere" in row
 
 
 def _guarded(pairs: Sequence[tuple[dict, dict]], below: float) -> dict:
-    """Scores where full_recompute's answer replaces those whose confidence is `below`."""
-    reread = [r["confidence"] < below for r, _ in pairs]
+    """Scores where full_recompute's answer replaces those that are in doubt."""
+    reread = [is_in_doubt(r["confidence"], r["elsewhere"], below) for r, _ in pairs]
     f1 = _mean(
         [(full if again else r)["f1"] for again, (r, full) in zip(reread, pairs, strict=True)]
     )

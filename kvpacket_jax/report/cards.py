@@ -32,8 +32,8 @@ def legend(card: Card) -> str:
         return text
     return (
         f"{text} reread: the share of questions in doubt, whose answers have a token of a "
-        f"probability below {card.recompute_below:g}; then: as right, with those answered from the "
-        "documents read in full."
+        f"probability below {card.recompute_below:g}{_elsewhere(card)}; then: as right, with those "
+        "answered from the documents read in full."
     )
 
 
@@ -67,9 +67,15 @@ def figure(card: Card) -> str:
     note = f"{card.model}; in brackets the number of questions{whose}."
     if card.recompute_below is not None:
         note += (
-            f" In doubt: a token of the answer has a probability below {card.recompute_below:g}."
+            f" In doubt: a token of the answer has a probability below {card.recompute_below:g}"
+            f"{_elsewhere(card)}."
         )
     return figures.by_kind(kept, LOOKS, "of the full context's right answers, the share kept", note)
+
+
+def _elsewhere(card: Card) -> str:
+    """What else is in doubt, since it was noticed."""
+    return ", or it stands in another document than the one asked for" if card.elsewhere else ""
 
 
 def _counts(row: Row) -> str:

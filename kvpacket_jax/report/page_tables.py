@@ -104,7 +104,7 @@ def places(rows: Sequence[dict]) -> Table | None:
 
 
 def guarded(rows: Sequence[dict]) -> Table | None:
-    """What comes of reading again what is in doubt; None where confidences are not known."""
+    """What comes of reading again what is in doubt; None where it is not known."""
     lines = [
         (
             spec_of(r),
@@ -121,7 +121,7 @@ def guarded(rows: Sequence[dict]) -> Table | None:
     header = ("method", "limit", "read again", "F1", "÷ full", "same", "where right")
     caption = (
         "With full_recompute's answer in place of those whose least likely token is less probable "
-        "than the limit."
+        "than the limit, or that stand in another document than the one most like the question."
     )
     return Table(header, lines, caption, texts=1)
 

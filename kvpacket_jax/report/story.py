@@ -4,8 +4,8 @@ import shlex
 import textwrap
 
 from kvpacket_jax.adapters import NONE
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW
 from kvpacket_jax.data import Example
+from kvpacket_jax.doubt import RECOMPUTE_BELOW, is_in_doubt
 from kvpacket_jax.evaluate.compare import Comparison
 from kvpacket_jax.evaluate.summary import REFERENCE
 from kvpacket_jax.measure import timing
@@ -65,12 +65,15 @@ def _guarded(comparison: Comparison, packets: str) -> str:
     mine, full = (
         [r for r in comparison.replies if r.method == name] for name in (packets, REFERENCE)
     )
-    doubt = [r.confidence is not None and r.confidence < RECOMPUTE_BELOW for r in mine]
+    doubt = [
+        r.confidence is not None and is_in_doubt(r.confidence, r.elsewhere, RECOMPUTE_BELOW)
+        for r in mine
+    ]
     if not any(doubt):
         return ""
     right = sum((f if d else r).right for d, r, f in zip(doubt, mine, full, strict=True))
     return (
-        " Where the model is not sure of an answer, launch.answer reads the documents in full: "
+        " Where an answer is in doubt, launch.answer reads the documents in full: "
         f"here for {sum(doubt)} of {len(doubt)} questions, and {right} are right with that."
     )
 

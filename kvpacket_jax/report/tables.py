@@ -175,8 +175,9 @@ def lost_table(results: Sequence[Mapping]) -> rich.table.Table | None:
 
 GUARD_LEGEND = (
     "When in doubt: full_recompute's answer in place of one whose least likely token is less "
-    "probable than the limit; read again is the share of questions where that is so. launch.answer "
-    "does it (--recompute_below)."
+    "probable than the limit, or that stands in another document than the one most like the "
+    "question; read again is the share of questions where that is so. launch.answer does it "
+    "(--recompute_below)."
 )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import models
 from kvpacket_jax import compress as compressors
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW
+from kvpacket_jax.doubt import RECOMPUTE_BELOW
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.packet import check_compressor
 from kvpacket_jax.runtime import programs
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     text: str
     documents: tuple[str, ...]  # in the order they were read in
     confidence: float  # the probability of this answer's least likely token
-    reread: bool  # packets left too much doubt: it is given from the documents read in full
+    reread: bool  # the one from packets was in doubt: given from the documents read in full
 
 
 def load_model(
@@ -196,8 +196,9 @@ class Store:
     ) -> Answer:
         """Answers a question from packets of the folder: only the question runs through the model.
 
-        But where the model is not sure of the answer packets may be why: then the documents are
-        read in full, as full_recompute reads them, and answered from.
+        But where the answer is in doubt packets may be why: then the documents are read in full, as
+        full_recompute reads them, and answered from. It is in doubt where the model is not sure of
+        it, and where its words stand in another document than the one most like the question.
 
         Args:
           documents: ids, in the order to be read in, but for `best_first`.
@@ -205,7 +206,8 @@ class Store:
             template's answers do.
           method: "kv_packet"; "full_recompute" or "no_cache" show what the model answers from the
             full documents or from none, to tell a model's mistake from a packet's.
-          recompute_below: the confidence that an answer from packets must have; 0: whatever it is.
+          recompute_below: the confidence that an answer from packets must have, or it is in doubt;
+            0: none is.
           best_first: the document most like the question, by its words, is read first, for nothing
             is lost of that one; where it has no packet for that (`openings`, bare documents) the
             order stays.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from kvpacket_jax import adapters, answer_text
+from kvpacket_jax import adapters, answer_text, doubt
 from kvpacket_jax.adapters import card
 from kvpacket_jax.answer_text import Said
 from kvpacket_jax.compress import shortened
@@ -51,6 +51,10 @@ class Session(NamedTuple):
         """Of the documents that were read as packets, as they were tokenised."""
         return sum(len(packet.manifest.tokens) for packet in self.apart()[1])
 
+    def texts(self) -> list[str]:
+        """The documents', in this order, as they were put into the template."""
+        return [self.found.text(i) for i in self.order]
+
     def apart(self) -> tuple[list[Packet], list[Packet]]:
         """The preamble's packet, if there is one, and the documents', if packets are read."""
         number = len(self.found.preamble)
@@ -63,6 +67,13 @@ class Reply(NamedTuple):
     text: str
     confidence: float  # answer_text.confidence
     reread: bool  # from the documents read in full, for packets left too much doubt
+
+
+class Doubtful(NamedTuple):
+    """An answer from packets that is in doubt."""
+
+    text: str
+    reason: str  # in words
 
 
 def check_question(question: str) -> None:
@@ -186,7 +197,7 @@ def answer_all(
     texts: Sequence[str],
     new_tokens: int = 32,
     recompute_below: float = 0.0,
-    on_doubt: Callable[[Sequence[Said]], None] = lambda doubtful: None,
+    on_doubt: Callable[[Sequence[Doubtful]], None] = lambda doubtful: None,
 ) -> list[Reply]:
     """The answers to questions, ROWS of them at once: rows over the one context.
 
@@ -194,8 +205,8 @@ def answer_all(
 
     Args:
       texts: that `check_question` lets pass.
-      recompute_below: answers from packets of a lower confidence are given from the documents read
-        in full instead. 0: none.
+      recompute_below: answers from packets that are in doubt, as doubt.is_in_doubt has it, are
+        given from the documents read in full instead. 0: none.
       on_doubt: called with those answers before the documents are read.
 
     Raises ValueError for a question that does not fit after the documents, before any is answered;
@@ -203,9 +214,9 @@ def answer_all(
     """
     said = _decode(session, session.context, session.start, texts, new_tokens)
     replies = [Reply(*each, False) for each in said]
-    doubtful = [i for i, each in enumerate(said) if each.confidence < recompute_below]
-    if doubtful and session.full is not None:
-        on_doubt([said[i] for i in doubtful])
+    doubtful = {} if session.full is None else _in_doubt(session, texts, said, recompute_below)
+    if doubtful:
+        on_doubt([*doubtful.values()])
         try:
             full = session.full()
         except jax.errors.JaxRuntimeError as error:
@@ -221,6 +232,18 @@ def answer_all(
         for i, each in zip(doubtful, again, strict=True):
             replies[i] = Reply(*each, True)
     return replies
+
+
+def _in_doubt(
+    session: Session, texts: Sequence[str], said: Sequence[Said], below: float
+) -> dict[int, Doubtful]:
+    """The answers that are in doubt, by their numbers."""
+    documents, doubtful = session.texts(), {}
+    for i, (question, each) in enumerate(zip(texts, said, strict=True)):
+        elsewhere = doubt.is_elsewhere(each.text, documents, question)
+        if doubt.is_in_doubt(each.confidence, elsewhere, below):
+            doubtful[i] = Doubtful(each.text, doubt.reason(each.confidence, elsewhere))
+    return doubtful
 
 
 def _decode(

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from kvpacket_jax.adapters import card
 from kvpacket_jax.adapters.card import ADAPTER, BARE, PRIMER, Card, Row, Score
-from kvpacket_jax.answer_text import RECOMPUTE_BELOW, confidence
+from kvpacket_jax.answer_text import confidence
+from kvpacket_jax.doubt import RECOMPUTE_BELOW, is_elsewhere, is_in_doubt
 from kvpacket_jax.evaluate import metrics
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -88,6 +89,7 @@ def write_measured(
         RECOMPUTE_BELOW,
         model.fingerprint,
         config.opening,
+        elsewhere=True,
     )
     there = card.read(path, adapter)
     if there and there.config != measured_by:
@@ -147,7 +149,7 @@ class _Asked(NamedTuple):
     f1: dict[str, float]
     kl: dict[str, float]
     same: dict[str, bool]
-    confidence: dict[str, float]  # as answer_text.confidence has it
+    doubted: dict[str, bool]  # by the limit of doubt.RECOMPUTE_BELOW
 
 
 def _compare(
@@ -162,13 +164,17 @@ def _compare(
     }
     texts = {name: teaching.texts(examples, own) for name, own in ids.items()}
     decode, template = teaching.model.tokenizer.decode, teaching.template
+    documents = [[decode(ids) for ids in example.encoded.documents] for example in examples]
 
-    def sure(name: str, e: int, q: int, same: bool) -> float:
-        """The confidence of an answer, the teacher's own tokens where it is the same."""
+    def doubted(name: str, e: int, q: int, same: bool) -> bool:
+        """Whether an answer is in doubt, the teacher's own tokens where it is the same."""
         tokens = (microbatch.answer_ids if same else ids[name])[e][q]
         known = scores[name]["probabilities"] if same else said[name][2]
-        known = known[e, q, : len(tokens)].tolist()
-        return confidence(decode, template, examples[e].questions[q], tokens, known)
+        known, question = known[e, q, : len(tokens)].tolist(), examples[e].questions[q]
+        text = (microbatch.answers if same else texts[name])[e][q]
+        elsewhere = is_elsewhere(text, documents[e], question.text)
+        confident = confidence(decode, template, question, tokens, known)
+        return is_in_doubt(confident, elsewhere, RECOMPUTE_BELOW)
 
     compared = []
     for e, example in enumerate(examples):
@@ -189,7 +195,7 @@ def _compare(
                     {name: f1(full if same[name] else texts[name][e][q]) for name in ways},
                     {name: float(scores[name]["kl"][e, q]) for name in ways},
                     same,
-                    {name: sure(name, e, q, same[name]) for name in ways},
+                    {name: doubted(name, e, q, same[name]) for name in ways},
                 )
             )
         compared.append(asked)
@@ -235,7 +241,6 @@ def _row(kind: str, questions: list[_Asked], left_out: int) -> Row:
     right = [q for q in questions if q.right]
 
     def score(name: str) -> Score:
-        doubted = lambda q: q.confidence[name] < RECOMPUTE_BELOW  # noqa: E731
         f1 = float(np.mean([q.f1[name] for q in questions]))
         return Score(
             f1,
@@ -243,8 +248,8 @@ def _row(kind: str, questions: list[_Asked], left_out: int) -> Row:
             float(np.mean([q.same[name] for q in questions])),
             float(np.mean([q.same[name] for q in right])) if right else None,
             float(np.mean([q.kl[name] for q in questions])),
-            float(np.mean([doubted(q) for q in questions])),
-            float(np.mean([q.same[name] or doubted(q) for q in right])) if right else None,
+            float(np.mean([q.doubted[name] for q in questions])),
+            float(np.mean([q.same[name] or q.doubted[name] for q in right])) if right else None,
         )
 
     scores = {name: score(name) for name in (ADAPTER, PRIMER, BARE)}

@@ -35,8 +35,7 @@ def give(
         how = "answering from the full documents" if was_read else f"reading {size}"
         to = f" to {question!r}" if query is None else ""  # of many
         for said in doubtful:
-            sure = f"its least likely token has a probability of {said.confidence:.2f}"
-            print(f"Unsure of {said.text!r}{to} ({sure}): {how}.", file=sys.stderr)
+            print(f"In doubt of {said.text!r}{to} ({said.reason}): {how}.", file=sys.stderr)
         was_read = True
 
     def reply(question: str) -> None:

@@ -58,13 +58,13 @@ def test_what_reading_again_does_is_said_where_it_was_measured():
     line = card.remark(Card("m", rows, ""), "mine", "m", "chat", 5, 100, 0.9)
     assert "70% (lives) to 80% (prose) of the right answers" in line
     assert "read again" not in line  # at another limit than was asked for
-    measured = Card("m", rows, "", recompute_below=0.5)
+    measured = Card("m", rows, "", recompute_below=0.5, elsewhere=True)
     line = card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.5)
     assert "answers that reading in full gives, or 90% to 95% if documents are read again" in line
     assert "in doubt" not in card.remark(measured, "mine", "m", "chat", 5, 100, 0.9, 0.3)
     unknown = [*rows, row("many", 5, 100, 0.9)]
-    other = Card("m", unknown, "", recompute_below=0.5)
-    assert "in doubt" not in card.remark(other, "mine", "m", "chat", 5, 100, 0.9, 0.5)
+    for other in (measured._replace(rows=unknown), measured._replace(elsewhere=False)):
+        assert "in doubt" not in card.remark(other, "mine", "m", "chat", 5, 100, 0.9, 0.5)
 
 
 def test_kinds_that_are_worse_than_without_an_adapter_are_named():

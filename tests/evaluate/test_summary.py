@@ -69,7 +69,8 @@ def test_examples_of_the_same_documents_are_one_set():
 
 def test_what_is_in_doubt_is_answered_by_the_full_context():
     sure = (0.29, 0.31, 0.49, 0.9)
-    packet = [row | {"confidence": c} for row, c in zip(PACKET, sure, strict=True)]
+    known = [{"confidence": c, "elsewhere": False} for c in sure]
+    packet = [row | more for row, more in zip(PACKET, known, strict=True)]
     found = by_method(summary.aggregate(FULL + packet + BARE))
     limits = {g["below"]: g for g in found["kv_packet"]["guarded"]}
     low, high = limits[0.3], limits[0.5]
@@ -88,6 +89,13 @@ def test_what_is_in_doubt_is_answered_by_the_full_context():
     assert lines[0] == "kv_packet:s=1 0 0% 0.500 0.667 0.50 0.67".split()
     assert lines[2] == "0.5 75% 0.750 1.000 0.75 1.00".split()
     assert tables.guard_table([found["no_recompute"]]) is None
+    # The wrong one is sure of what stands in another document.
+    sure = [row | {"confidence": 0.95, "elsewhere": i == 1} for i, row in enumerate(PACKET)]
+    for limit in summary.aggregate(FULL + sure)[1]["guarded"]:
+        assert (limit["reread"], limit["agree_where_right"]) == (0.25, 1)
+    earlier = [row | {"confidence": 0.9} for row in PACKET]
+    assert "guarded" not in summary.aggregate(FULL + earlier)[1]
+    assert summary.unknown_doubts(FULL + earlier + sure) == 4
 
 
 def test_the_difference_is_paired_and_sets_are_resampled():

@@ -83,7 +83,7 @@ def test_the_demo_says_what_to_conclude_and_what_to_type():
     assert "10 times sooner than full_recompute's" in said  # of 10, 8 and 10, by rounds
     assert "Right of 2 answers: full_recompute 2, kv_packet 1, no_recompute 0" in said
     assert "the adapter, a primer, wins back part of" in said
-    assert "not sure" not in said  # it is not known here how sure it was
+    assert "in doubt" not in said  # it is not known here how sure it was
     unsure = comparison()
     unsure.replies[3] = unsure.replies[3]._replace(confidence=0.2)
     unsure.replies[2] = unsure.replies[2]._replace(confidence=0.6)
@@ -91,6 +91,8 @@ def test_the_demo_says_what_to_conclude_and_what_to_type():
     assert said.endswith(
         "reads the documents in full: here for 1 of 2 questions, and 2 are right with that."
     )
+    unsure.replies[2] = unsure.replies[2]._replace(elsewhere=True)
+    assert "here for 2 of 2" in story.conclusion(unsure, "a primer", "kv_packet")
     assert "wins back none of" in story.conclusion(comparison(), "a primer", "no_recompute")
     worse = story.conclusion(comparison(), "a primer", "no_recompute", "kv_packet")
     assert "the adapter, a primer, costs right answers (1): do without it" in worse

@@ -68,6 +68,7 @@ def answers(found=FOUND) -> list[dict]:
             "kl": 1.0,
             "kl_answer": 2.0,
             "confidence": None if label == "full_recompute" else (i + 1) / 5,
+            "elsewhere": False,
         }
         for label, (f1, *_) in found.items()
         for i, value in enumerate(f1)

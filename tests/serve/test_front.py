@@ -60,6 +60,19 @@ def test_documents_are_added_listed_and_asked_about(model, tmp_path):
     assert abs(doubted.confidence - full.confidence) < 1e-5
 
 
+def test_the_words_of_another_document_are_in_doubt(model, tmp_path, monkeypatch):
+    """Whose packet misleads; however sure the model is of them."""
+    store = kvp.Store(tmp_path, model, **MADE_WITH)
+    store.add(DOCUMENTS)
+    given = "When does the ferry leave?", ["bus", "ferry"], 6
+    full = store.ask(*given, method="full_recompute").text
+    for said, reread in (("at two", True), ("at noon", False)):
+        answers = [session.Said(said, 1.0)], [session.Said(full, 1.0)]
+        monkeypatch.setattr(session, "_decode", lambda *_, left=iter(answers): next(left))
+        answer = store.ask(*given, recompute_below=1e-9)
+        assert (answer.text, answer.reread) == ((full, True) if reread else (said, False))
+
+
 def test_many_questions_are_answered_as_each_alone(model, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "ROWS", 2)
     store = kvp.Store(tmp_path, model, **MADE_WITH)

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import models
-from kvpacket_jax import answer_text
+from kvpacket_jax import answer_text, doubt
 from kvpacket_jax.data import TEMPLATES, Question
 from kvpacket_jax.measure.cost import FULL
 from kvpacket_jax.measure.request import Entry
@@ -278,7 +278,7 @@ def answer(byte_model, folder, tmp_path_factory):
 def test_a_program_doubts_what_python_doubts():
     from launch import answer
 
-    assert answer.RECOMPUTE_BELOW.default == answer_text.RECOMPUTE_BELOW
+    assert answer.RECOMPUTE_BELOW.default == doubt.RECOMPUTE_BELOW
 
 
 def test_another_process_answers(model, answer):
@@ -288,7 +288,7 @@ def test_another_process_answers(model, answer):
     expected = answer_without_packets(model, "full_recompute", questions[0])
     assert (full.returncode, full.stdout.decode()) == (0, f"{expected}\n"), full.stderr
     assert (doubted.returncode, doubted.stdout) == (0, full.stdout), doubted.stderr
-    assert b"Unsure of " in doubted.stderr and b"): reading " in doubted.stderr
+    assert b"In doubt of " in doubted.stderr and b"): reading " in doubted.stderr
     # Line after line; one that is too long does not end it, and the status says that one failed.
     expected = [expected_answer(model, q) for q in questions]
     lines = answer(
