@@ -4,9 +4,10 @@ configs/card.py        for a GPU; two cores take hours
 configs/card.py:cpu    a quarter of the sets, but all everyday documents; shares are rough
 configs/card.py:small  two sets of each kind, to see that it runs
 
-Documents are read as launch.answer reads them: the one most like a set's questions first. Sizes of
-an entry are as in configs/train.py; `sets` are of documents in that order, each with up to
-`questions`, and there are as many of one set of documents as have questions.
+The document most like its questions comes first, as launch.answer reads them (it keeps the order
+given for bare packets, which here have that order too). Sizes of an entry are as in
+configs/train.py; `sets` are of documents in one order, with up to `questions`: of the same
+documents there may be one for each document that is asked about.
 """
 
 from ml_collections import ConfigDict

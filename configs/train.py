@@ -99,24 +99,30 @@ def _mixture() -> dict[str, ConfigDict]:
 
 def _validation() -> dict[str, ConfigDict]:
     """Without own_docs: adapters are not chosen by what their cards are measured on."""
-    needles = dict(num_tokens=2000, num_chunks=8, num_needles=8, kinds=("multi_key",))
-    pages = dict(PAGES, questions=8, answers=112)
+    needles = dict(num_tokens=2000, num_chunks=8, num_needles=16, kinds=("multi_key",))
+    few = lambda sizes, number: dict(sizes, questions=number)  # noqa: E731
+    life, prose = dict(num_questions=120), dict(num_questions=30)
+    lines, notes = LINES | {"row": 48}, NOTES | {"row": 56}
     return {
-        "biography": kind("biography", 4, FIVE, num_documents=5, num_questions=16),
-        "biography_10": kind("biography", 3, TEN, num_documents=10, num_questions=16),
-        "needles": kind("niah", 4, pages, num_questions=8, **needles),
-        "wikipedia": kind("wikipedia", 6, NOTES, document_words=(60, 90), num_questions=30),
-        "everyday": kind("everyday", 16, LETTERS, num_questions=10),
+        "biography": kind("biography", 10, few(FIVE, 6), num_documents=5, **life),
+        "biography_10": kind("biography", 8, few(TEN, 6), num_documents=10, **life),
+        "needles": kind("niah", 16, few(PAGES, 4), num_questions=16, **needles),
+        "wikipedia": kind("wikipedia", 16, few(notes, 5), document_words=(60, 90), **prose),
+        "everyday": kind("everyday", 16, few(LETTERS, 8), **prose),
         "everyday_lines": kind(
-            "everyday", 2, LINES | {"row": 48}, notes=True, document_words=NOTE, num_documents=10
+            "everyday", 24, few(lines, 2), notes=True, document_words=NOTE, num_documents=10
         ),
     }
 
 
 def _large_mixture() -> dict[str, ConfigDict]:
     many = dict(num_train=8000, num_questions=30)
-    life = many | dict(num_questions=16)
-    needles = TWO_NUMBERS | dict(num_train=4000, num_needles=12, num_questions=12)
+    life = many | dict(num_questions=120)
+    needles = TWO_NUMBERS | dict(num_train=4000, num_needles=24, num_questions=24)
+    five, twenty, notes, pages, letters = (
+        dict(sizes, questions=8, answers=8 * sizes["new_tokens"])
+        for sizes in (FIVE, LIVES, NOTES, PAGES, LETTERS)
+    )
 
     def lives(weight, sizes, documents, words, **more):
         options = life | dict(num_documents=documents, document_words=words, **more)
@@ -127,28 +133,30 @@ def _large_mixture() -> dict[str, ConfigDict]:
         return entry(name, weight, sizes, **options)
 
     return {
-        "lives_5": lives(0.1, FIVE, (4, 5), (50, 80)),
-        "lives_20": lives(0.13, LIVES, (14, 20), (50, 80), shared_names=True, two_hop=True),
-        "short_lives": lives(0.05, FIVE, 5, (36, 60)),
-        "needles": entry("niah", 0.04, NOTES, num_tokens=(540, 640), num_chunks=5, **needles),
-        "sheets": entry("sheets", 0.05, NOTES, document_words=(36, 56), **many),
-        "needles_8": entry("niah", 0.08, PAGES, num_tokens=(1700, 2100), num_chunks=8, **needles),
-        "wikipedia": prose(0.12, NOTES, (4, 5), (60, 90)),
-        "wikipedia_pages": prose(0.11, PAGES, (6, 8), (120, 200)),
-        "everyday_short": prose(0.08, NOTES, (4, 5), (40, 130), "everyday"),
-        "everyday_pages": prose(0.12, PAGES, (6, 8), (100, 320), "everyday"),
-        "everyday": prose(0.12, LETTERS, (2, 5), (40, 320), "everyday"),
+        "lives_5": lives(0.1, five, (4, 5), (50, 80)),
+        "lives_20": lives(0.13, twenty, (14, 20), (50, 80), shared_names=True, two_hop=True),
+        "short_lives": lives(0.05, five, 5, (36, 60)),
+        "needles": entry("niah", 0.04, notes, num_tokens=(540, 640), num_chunks=5, **needles),
+        "sheets": entry("sheets", 0.05, notes, document_words=(36, 56), **many),
+        "needles_8": entry("niah", 0.08, pages, num_tokens=(1700, 2100), num_chunks=8, **needles),
+        "wikipedia": prose(0.12, notes, (4, 5), (60, 90)),
+        "wikipedia_pages": prose(0.11, pages, (6, 8), (120, 200)),
+        "everyday_short": prose(0.08, notes, (4, 5), (40, 130), "everyday"),
+        "everyday_pages": prose(0.12, pages, (6, 8), (100, 320), "everyday"),
+        "everyday": prose(0.12, letters, (2, 5), (40, 320), "everyday"),
     }
 
 
 def _large_validation() -> dict[str, ConfigDict]:
-    needles = dict(num_tokens=2000, num_chunks=8, num_questions=8, kinds=("multi_key",))
+    needles = dict(num_tokens=2000, num_chunks=8, num_questions=16, kinds=("multi_key",))
+    few = lambda sizes, number: dict(sizes, questions=number)  # noqa: E731
+    life, prose = dict(num_questions=120), dict(num_questions=30)
     return {
-        "biography": kind("biography", 16, FIVE, num_documents=5, num_questions=16),
-        "biography_20": kind("biography", 8, LIVES, num_documents=20, num_questions=16),
-        "needles": kind("niah", 16, PAGES, num_needles=8, **needles),
-        "wikipedia": kind("wikipedia", 16, NOTES, document_words=(50, 90), num_questions=30),
-        "everyday": kind("everyday", 16, LETTERS, num_questions=10),
+        "biography": kind("biography", 24, few(FIVE, 6), num_documents=5, **life),
+        "biography_20": kind("biography", 16, few(LIVES, 6), num_documents=20, **life),
+        "needles": kind("niah", 48, few(PAGES, 4), num_needles=16, **needles),
+        "wikipedia": kind("wikipedia", 48, few(NOTES, 5), document_words=(50, 90), **prose),
+        "everyday": kind("everyday", 32, few(LETTERS, 8), **prose),
     }
 
 
@@ -163,7 +171,7 @@ OPTIMIZER = {
 }
 
 # The sizes of :jsonl: longer documents are cut to whole sentences.
-OWN = dict(PROSE, documents=4, tokens=248, questions=10, learning=4)
+OWN = dict(PROSE, documents=4, tokens=248, questions=8, learning=4)
 ANY_LENGTH = (1, 1_000_000)  # words of documents
 
 
@@ -171,11 +179,11 @@ def _own_mixture(corpus) -> dict[str, ConfigDict]:
     """Three in four sets are of the user's documents; the others keep what the primer can do."""
     many = dict(num_train=8000, num_questions=30)
     docs = many | dict(document_words=ANY_LENGTH, path=corpus)
-    life = dict(num_documents=5, num_questions=16, document_words=(50, 80))
+    life = dict(num_documents=5, num_questions=60, document_words=(50, 80))
     return {
         "own": entry("corpus", 0.75, OWN, num_documents=4, **docs),
-        "lives_5": entry("biography", 0.1, FIVE, **life),
-        "notes": entry("wikipedia", 0.15, NOTES, document_words=(60, 90), **many),
+        "lives_5": entry("biography", 0.1, LIFE, **life),
+        "notes": entry("wikipedia", 0.15, PARAGRAPHS, document_words=(60, 90), **many),
     }
 
 
@@ -204,8 +212,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.learn_writer = True  # False: it stays as it begins
     # Documents that come first have packets of their own, which nothing is learned for.
     config.opening = True
-    # With them, the share of sets that are read as requests are: the document most like their
-    # questions first. Questions of the others are about all their documents.
+    # With them, the share of sets (not of questions) that are read as requests are: the document
+    # most like their questions first. Questions of the others are about all their documents.
     config.best_first = 0.7
     config.distiller_rank = 0  # of what says which tokens a packet keeps (kv_distill); 0: none
     config.keeps = (1.0,)  # shares of a document's slots; with a distiller, each set has one

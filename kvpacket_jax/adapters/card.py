@@ -70,7 +70,7 @@ class Card(NamedTuple):
     recompute_below: float | None = None  # the limit that `Score.reread` is of, if it is known
     model_fingerprint: str = ""  # for a model has several names; earlier cards lack it
     # Whether the document most like a question came first, with a packet of its own for that.
-    opening: bool = False
+    best_first: bool = False
     elsewhere: bool = False  # whether answers that doubt.is_elsewhere notices are in doubt
 
 
@@ -109,7 +109,7 @@ def read(path: AnyPath, adapter: Adapter) -> Card | None:
             template,
             card.get("recompute_below"),
             card.get("model_fingerprint", ""),
-            card.get("opening", False),
+            card.get("best_first", False),
             card.get("elsewhere", False),
         )
     except sealed.WRONG_JSON as error:
@@ -125,7 +125,7 @@ def remark(
     tokens: int,
     least: float,
     recompute_below: float = 0.0,
-    opening: bool = False,
+    best_first: bool = False,
 ) -> str:
     """What a reader of answers should know of a request, in one line; "" if that is nothing.
 
@@ -141,7 +141,7 @@ def remark(
       least: the share of answers that should be the full context's, where that is right.
       recompute_below: the confidence below which documents are read in full; what reading in doubt
         does is said where it is what the card was measured with.
-      opening: whether documents are read as `Card.opening` has it.
+      best_first: whether documents are read as `Card.best_first` has it.
     """
     unknown = "how often its answers are the full context's is not known"
     if card is None:
@@ -153,7 +153,7 @@ def remark(
             f"The card of {name} is of the template {card.template}, not {template}: {unknown}. "
             f"launch.card --config.template={template} --output=FILE measures it."
         )
-    if card.opening and not opening:
+    if card.best_first and not best_first:
         return (
             f"The card of {name} is of answers with the document most like the question read "
             f"first, from a second packet that it has for that. It is not so here: {unknown}. "

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from kvpacket_jax import similarity
 from kvpacket_jax.data.examples import Example, with_documents
 
+TURNS = 5  # as many documents as most sets have
+
 
 def best_first(example: Example) -> list[Example]:
     """The example in parts, of the questions that are most like the same document: it comes first.
@@ -43,27 +45,28 @@ def in_turn(source: Sequence[Example]) -> Iterator[Example]:
 
 @dataclasses.dataclass(frozen=True)
 class PartlyBestFirst(Sequence):
-    """A source whose examples are, a share of them, one of the parts that `best_first` makes."""
+    """A source TURNS times over, in each turn a share of its examples cut to a part of them.
+
+    The parts are those that `best_first` makes, in each turn another.
+    """
 
     source: Sequence[Example]
     share: float
 
-    @property
-    def fingerprint(self) -> str | None:
-        """The source's."""
-        return getattr(self.source, "fingerprint", None)
-
     def __len__(self) -> int:
-        return len(self.source)
+        return TURNS * len(self.source)
 
     def __getitem__(self, i: int) -> Example:
-        example = self.source[i]
-        chosen = int((i + 1) * self.share) > int(i * self.share)  # evenly
-        return _shuffled(example)[0] if chosen else example
+        turn, i = divmod(i, len(self.source))
+        example, place = self.source[i], i + turn
+        if int((place + 1) * self.share) == int(place * self.share):  # evenly
+            return example
+        parts = _shuffled(example)
+        return parts[turn % len(parts)]
 
 
 def _shuffled(example: Example) -> list[Example]:
     """The parts as chance has it: a document with few questions comes first as often as others."""
-    parts = best_first(example)
+    parts = best_first(example) or [example]
     random.Random(example.id).shuffle(parts)
     return parts

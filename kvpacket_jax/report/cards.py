@@ -26,6 +26,11 @@ def legend(card: Card) -> str:
         "the full context gets right). share: of the full context's F1. same: the share of "
         "answers that are the full context's; right: of those that it gets right."
     )
+    if card.best_first:
+        text += (
+            " Read with the document most like the question first; bare packets have none of their "
+            "own for that, and launch.answer keeps the order given for them."
+        )
     if left_out := sum(row.left_out or 0 for row in card.rows):
         text += f" Left out: {left_out} questions whose answers had no room."
     if card.recompute_below is None:

@@ -206,8 +206,8 @@ class Store:
             template's answers do.
           method: "kv_packet"; "full_recompute" or "no_cache" show what the model answers from the
             full documents or from none, to tell a model's mistake from a packet's.
-          recompute_below: the confidence that an answer from packets must have, or it is in doubt;
-            0: none is.
+          recompute_below: an answer from packets of a lower confidence is in doubt. 0: none is,
+            wherever its words stand.
           best_first: the document most like the question, by its words, is read first, for nothing
             is lost of that one; where it has no packet for that (`openings`, bare documents) the
             order stays.

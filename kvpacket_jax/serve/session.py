@@ -170,12 +170,12 @@ def remark(
     same = known is not None and known.model_fingerprint == model.fingerprint
     request = session.found.wording.name, len(lengths), max(lengths)
     name = known.model if same else model.name
-    opening = best_first and bool(documents[0].manifest.place)
-    return card.remark(known, adapter_name, name, *request, least, recompute_below, opening)
+    best_first = best_first and bool(documents[0].manifest.place)
+    return card.remark(known, adapter_name, name, *request, least, recompute_below, best_first)
 
 
 def answer(session: Session, text: str, new_tokens: int = 32) -> Iterator[str]:
-    """The answer to a question, piece by piece as it is decoded, however sure the model is of it.
+    """The answer to a question, piece by piece as it is decoded, whether or not it is in doubt.
 
     With a template that reasons first `new_tokens` are the answer's alone.
 
@@ -209,12 +209,16 @@ def answer_all(
         given from the documents read in full instead. 0: none.
       on_doubt: called with those answers before the documents are read.
 
-    Raises ValueError for a question that does not fit after the documents, before any is answered;
-    and where the documents, read in full, do not fit the device.
+    Raises:
+      ValueError: a question that does not fit after the documents, before any is answered; or the
+        documents, read in full, do not fit the device.
+      FileNotFoundError, Damaged: a document's packet is not what it was when it was read.
     """
     said = _decode(session, session.context, session.start, texts, new_tokens)
     replies = [Reply(*each, False) for each in said]
-    doubtful = {} if session.full is None else _in_doubt(session, texts, said, recompute_below)
+    doubtful = {}
+    if recompute_below and session.full is not None:
+        doubtful = _in_doubt(session, texts, said, recompute_below)
     if doubtful:
         on_doubt([*doubtful.values()])
         try:

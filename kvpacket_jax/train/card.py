@@ -164,7 +164,7 @@ def _compare(
     }
     texts = {name: teaching.texts(examples, own) for name, own in ids.items()}
     decode, template = teaching.model.tokenizer.decode, teaching.template
-    documents = [[decode(ids) for ids in example.encoded.documents] for example in examples]
+    documents = [[decode(tokens) for tokens in e.encoded.documents] for e in examples]
 
     def doubted(name: str, e: int, q: int, same: bool) -> bool:
         """Whether an answer is in doubt, the teacher's own tokens where it is the same."""

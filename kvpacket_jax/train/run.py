@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import models
 from kvpacket_jax import data
+from kvpacket_jax.data.order import PartlyBestFirst
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter, split_trainable
 from kvpacket_jax.packets.packet import read_primer
@@ -67,7 +68,8 @@ def prepare(
         keeps = tuple(config.keeps)
         return Teaching(model, template, sources, shapes, *sizes, keeps, config.opening)
 
-    teaching = teaching_of(train_sets, setup.entries(config), config.wrong_weight)
+    ordered = {n: PartlyBestFirst(s, config.best_first) for n, s in train_sets.items()}
+    teaching = teaching_of(ordered, setup.entries(config), config.wrong_weight)
     sets = {name: entry.sets for name, entry in setup.kinds(config)}
     validate = Validation(teaching_of(kinds, setup.kinds(config), 1.0), sets)
     description = {
@@ -75,7 +77,7 @@ def prepare(
         "model_name": model.name,
         "config": config.to_dict(),
         "examples": setup.digest_of(train_sets),
-        "validated_on": setup.digest_of(kinds),
+        "validated_on": setup.digest_of(kinds, config.opening),
         "primer": None if ids is None else np.asarray(ids).tolist(),  # a learned one's first
         "baseline": (saved or {}).get("baseline"),
         "finish_from": (saved or {}).get("finish_from"),
@@ -86,7 +88,7 @@ def prepare(
         workdir,
         model,
         teaching,
-        setup.schedule(config, train_sets),
+        setup.schedule(config, ordered),
         validate,
         setup.make_optimizer(config),
         initial,

@@ -14,7 +14,6 @@ import models
 from kvpacket_jax import adapters, data
 from kvpacket_jax.data import Example
 from kvpacket_jax.data.mixture import mixture
-from kvpacket_jax.data.order import PartlyBestFirst
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller as distiller_lib
 from kvpacket_jax.packets.adapter import Adapter
@@ -178,10 +177,8 @@ def shape_of(entry: ConfigDict, preamble: int) -> Shape:
 
 
 def sources(config: ConfigDict) -> dict[str, Sequence[Example]]:
-    """The training data of each entry of the mixture, in the order that `config` has them."""
-    share = config.best_first if config.opening else 0.0
-    load = lambda entry: data.load(entry.name, "train", **data.options(entry))  # noqa: E731
-    return {name: PartlyBestFirst(load(entry), share) for name, entry in entries(config)}
+    """The training data of each entry of the mixture."""
+    return {name: _load(entry, "train") for name, entry in entries(config)}
 
 
 def kinds(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
@@ -191,8 +188,11 @@ def kinds(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 
 def validation_sources(config: ConfigDict) -> dict[str, Sequence[Example]]:
     """The data of each kind that is validated on."""
-    load = lambda kind: data.load(kind.name, kind.split, **data.options(kind))  # noqa: E731
-    return {name: load(kind) for name, kind in kinds(config)}
+    return {name: _load(kind, kind.split) for name, kind in kinds(config)}
+
+
+def _load(entry: ConfigDict, split: str) -> Sequence[Example]:
+    return data.load(entry.name, split, **data.options(entry))
 
 
 def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
@@ -209,13 +209,13 @@ def schedule(config: ConfigDict, train: dict[str, Sequence[Example]]):
     return mixture(starts, weights, config.seed)
 
 
-def digest_of(sets: dict[str, Sequence[Example]]) -> str:
+def digest_of(sets: dict[str, Sequence[Example]], best_first: bool = False) -> str:
     """SHA-256 of all examples of data sets: a run is resumed on the same ones only.
 
     A generated source has a fingerprint, of all that its examples are a function of. How they are
-    cut to their shapes counts too.
+    cut to shapes and ordered counts too.
     """
-    digest = hashlib.sha256(FITTING.encode())
+    digest = hashlib.sha256(f"{FITTING}{' best first' if best_first else ''}".encode())
     for name, source in sorted(sets.items()):
         if fingerprint := getattr(source, "fingerprint", None):
             digest.update(identity.digest([name, fingerprint]).encode())
@@ -233,7 +233,7 @@ def rates(config: ConfigDict, step: int, left: float = 1.0) -> Rates:
     """
     o = config.optimizer
     scale = min(1.0, (step + 1) / (o.warmup_steps + 1)) * left
-    tokens, writer = (np.float32(scale * r) for r in (o.learning_rate, o.writer_learning_rate))
+    tokens, writer = np.float32(scale * o.learning_rate), np.float32(scale * o.writer_learning_rate)
     return Rates(tokens, writer if config.learn_writer else np.float32(0), writer)
 
 
@@ -257,6 +257,7 @@ def resolved(config: ConfigDict, saved: dict | None) -> ConfigDict:
     if config.init == SHIPPED:
         name = adapters.default_for(config.model)
         config.init = "untrained" if name == adapters.PRIMER else f"adapter:{name}"
+    config.best_first *= config.opening  # it counts with openings alone
     if saved and config.dtype == "auto":
         config.dtype = saved["config"]["dtype"]
     elif config.dtype == "auto":

@@ -132,8 +132,18 @@ def of_config(model: LanguageModel, config: ConfigDict, soft_tokens: int) -> Val
     for name, shape in sizes.items():
         setup.check_length(model, name, shape, soft_tokens)
     keeps = tuple(config.get("keeps", (1.0,)))
-    numbers = config.batch_size, soft_tokens, 1.0, 0
-    teaching = Teaching(model, template, sources, sizes, *numbers, keeps, config.opening)
+    teaching = Teaching(
+        model,
+        template,
+        sources,
+        sizes,
+        size=config.batch_size,
+        soft_tokens=soft_tokens,
+        wrong_weight=1.0,
+        seed=0,
+        keeps=keeps,
+        opening=config.opening,
+    )
     return Validation(teaching, {name: entry.sets for name, entry in kinds})
 
 

@@ -44,10 +44,10 @@ def test_a_request_is_judged_by_kinds_that_are_as_large(documents, tokens, least
 
 
 def test_a_card_with_openings_promises_nothing_of_stores_without():
-    measured, given = CARD._replace(opening=True), ("mine", "m", "chat", 5, 100, 0.1)
-    assert card.remark(measured, *given, opening=True) == ""
+    measured, given = CARD._replace(best_first=True), ("mine", "m", "chat", 5, 100, 0.1)
+    assert card.remark(measured, *given, best_first=True) == ""
     assert "--noopenings" in card.remark(measured, *given)
-    assert card.remark(CARD, *given, opening=True) == ""  # which is not less near
+    assert card.remark(CARD, *given, best_first=True) == ""  # which is not less near
 
 
 def test_what_reading_again_does_is_said_where_it_was_measured():

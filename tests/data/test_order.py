@@ -2,7 +2,7 @@
 
 from kvpacket_jax import similarity
 from kvpacket_jax.data import Example, Question
-from kvpacket_jax.data.order import PartlyBestFirst, best_first, in_turn
+from kvpacket_jax.data.order import TURNS, PartlyBestFirst, best_first, in_turn
 
 DOCUMENTS = ("The ferry to Lune leaves at noon.", "The bus is red.", "Ada keeps the pool.")
 
@@ -40,12 +40,29 @@ def test_a_part_of_every_example_comes_before_another_of_any():
 def test_a_share_of_a_source_is_read_best_first():
     question = Question("Who keeps the pool?", ("Ada",))
     source = [Example(str(i), DOCUMENTS, (question,)) for i in range(50)]
-    for share, number in ((0.0, 0), (0.7, 35), (1.0, 50)):
-        read = [*PartlyBestFirst(source, share)]
-        moved = [i for i, example in enumerate(read) if example.documents[0] == DOCUMENTS[2]]
-        assert len(moved) == number
-        assert all(read[i] == source[i] for i in range(50) if i not in moved)
-    assert moved == [*range(50)]
+    turns = []
+    for share, number in ((1.0, 50), (0.0, 0), (0.7, 35)):
+        whole = PartlyBestFirst(source, share)
+        assert len(whole) == TURNS * 50
+        for turn in range(TURNS):
+            read = [whole[turn * 50 + i] for i in range(50)]
+            moved = [i for i, example in enumerate(read) if example.documents[0] == DOCUMENTS[2]]
+            assert len(moved) == number
+            assert all(read[i] == source[i] for i in range(50) if i not in moved)
+            turns.append(moved)
+    assert len(set(map(tuple, turns[-TURNS:]))) > 1, "the others have their turn"
+
+
+def test_every_part_has_its_turn():
+    questions = tuple(
+        Question(text, ("it",)) for text in ("The pool, whose?", "The ferry, when?", "Red bus?")
+    )
+    source = [Example(str(i), DOCUMENTS, questions) for i in range(4)]
+    read = PartlyBestFirst(source, 1.0)
+    for i in range(4):
+        firsts = [read[4 * turn + i].documents[0] for turn in range(3)]
+        assert {*firsts} == {*DOCUMENTS}
+    assert PartlyBestFirst([Example("none", DOCUMENTS, ())], 1.0)[0].documents == DOCUMENTS
 
 
 def test_equal_documents_keep_their_order():

@@ -56,6 +56,15 @@ def test_what_reading_again_does_is_drawn_where_any_kind_has_it():
     assert hollow(cards.figure(Card("m", [unknown, known], ""))) == 2
 
 
+def test_a_card_says_how_its_documents_were_read_and_what_is_in_doubt():
+    plain = Card("m", [row("own_docs", 0.5, 0.75)], "", recompute_below=0.5)
+    now = plain._replace(best_first=True, elsewhere=True)
+    for made, said in ((plain, False), (now, True)):
+        assert ("most like the question first" in cards.legend(made)) is said
+        assert ("in another document" in cards.legend(made)) is said
+        assert ("in another document" in cards.figure(made)) is said
+
+
 def test_what_is_not_known_is_not_shown_as_0():
     known, unknown = row("own_docs", 0.5, 0.75), row("mine", 0.25, None)
     for way, score in unknown.scores.items():

@@ -43,7 +43,7 @@ def test_a_session_is_judged_by_its_documents_and_their_lengths(model, tmp_path)
     card.write(tmp_path / "mine" / card.FILE, known, primed, "float32")
     assert remark(["b", "b"]) == ""
     path = tmp_path / "mine" / card.FILE
-    best_first = known._replace(opening=True)
+    best_first = known._replace(best_first=True)
     card.write(path, best_first, primed, "float32")
     opened = session.read(found.find(model, tmp_path / "store", ["b", "b"], *asked))
     for order, said in ((True, ""), (False, "without --nobest_first")):

@@ -17,6 +17,7 @@ def write(path: pathlib.Path) -> None:
             letters = [chr(ord("a") + (i + k) % 26) for k in range(3)]
             documents = [f"The {c} of {letters[0]} is {c * 9}." for c in letters[1:]]
             question = f"What is {letters[1]} of {letters[0]}?"
+            documents = documents[:: 1 if i % 2 else -1]  # half of them best first as they are
             record = {"documents": documents, "question": question, "answers": [letters[1] * 9]}
             file.write(json.dumps(record) + "\n")
 
