@@ -34,6 +34,11 @@ def kind(name: str, sets: int, sizes: dict, split: str = "validation", **options
     return ConfigDict(scored | {"options": ConfigDict(options)})
 
 
+def few(sizes: dict, questions: int) -> dict:
+    """The sizes with so many questions at most: few are about the document that comes first."""
+    return dict(sizes, questions=questions)
+
+
 # Sizes that entries share, for each is a program: documents of at most `tokens`, `questions` in
 # rows of at most `row` with their answers of at most `new_tokens`, `answers` tokens of all of them
 # together; gradients go through `learning` of the documents.
@@ -100,7 +105,6 @@ def _mixture() -> dict[str, ConfigDict]:
 def _validation() -> dict[str, ConfigDict]:
     """Without own_docs: adapters are not chosen by what their cards are measured on."""
     needles = dict(num_tokens=2000, num_chunks=8, num_needles=16, kinds=("multi_key",))
-    few = lambda sizes, number: dict(sizes, questions=number)  # noqa: E731
     life, prose = dict(num_questions=120), dict(num_questions=30)
     lines, notes = LINES | {"row": 48}, NOTES | {"row": 56}
     return {
@@ -120,7 +124,7 @@ def _large_mixture() -> dict[str, ConfigDict]:
     life = many | dict(num_questions=120)
     needles = TWO_NUMBERS | dict(num_train=4000, num_needles=24, num_questions=24)
     five, twenty, notes, pages, letters = (
-        dict(sizes, questions=8, answers=8 * sizes["new_tokens"])
+        few(sizes, 8) | {"answers": 8 * sizes["new_tokens"]}
         for sizes in (FIVE, LIVES, NOTES, PAGES, LETTERS)
     )
 
@@ -149,7 +153,6 @@ def _large_mixture() -> dict[str, ConfigDict]:
 
 def _large_validation() -> dict[str, ConfigDict]:
     needles = dict(num_tokens=2000, num_chunks=8, num_questions=16, kinds=("multi_key",))
-    few = lambda sizes, number: dict(sizes, questions=number)  # noqa: E731
     life, prose = dict(num_questions=120), dict(num_questions=30)
     return {
         "biography": kind("biography", 24, few(FIVE, 6), num_documents=5, **life),

@@ -177,6 +177,10 @@ def test_sets_that_are_validated_on_keep_their_questions(demo_folder):
     template, sources = TEMPLATES[config.template], setup.validation_sources(config)
     for name, entry in setup.kinds(config):
         shape = setup.shape_of(entry, 40)
+        sets = fitting(model, template, sources[name], shape, entry.sets)
+        counts = [len(fit(model, template, each, shape).questions) for each in sets]
+        assert len(sets) == entry.sets and sum(counts) >= 0.75 * len(sets) * shape.questions, name
+        # As a run has them, in parts about one document.
         sets = fitting(model, template, sources[name], shape, entry.sets, config.opening)
         kept = sum(len(fit(model, template, each, shape).questions) for each in sets)
         room = sum(min(len(each.questions), shape.questions) for each in sets)
