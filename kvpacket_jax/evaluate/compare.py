@@ -7,14 +7,13 @@ from typing import NamedTuple
 import jax
 
 from kvpacket_jax import doubt, teacher
-from kvpacket_jax.data import EncodedExample, Example, Question, Template, encode_example
+from kvpacket_jax.data import Example, Question, Template, encode_example
 from kvpacket_jax.evaluate import metrics, summary
 from kvpacket_jax.evaluate.answers import Answer, answer, reference
 from kvpacket_jax.measure.cost import Cost, measure
 from kvpacket_jax.measure.machine import Machine
 from kvpacket_jax.measure.request import Entry
 from kvpacket_jax.methods import Method, Request
-from kvpacket_jax.packets.packet import Packet
 from kvpacket_jax.runtime.progress import SILENT, Progress
 from models import LanguageModel
 
@@ -64,10 +63,10 @@ def compare(
     asking = f"answering {sum(len(part.questions) for part in parts)} questions"
     with progress.step(f"{summary.REFERENCE}: {asking}"):
         targets = [teacher.teach(model, ids, new_tokens) for ids in encoded]
-    entries, replies = {}, []
+    entries, replies, orders = {}, [], [ids.documents for ids in encoded]
     for name, method in methods.items():
         with progress.step(f"{name}: caching what it reuses"):
-            packets = _build(model, method, encoded)
+            packets = list(method.build_orders(model, request.preamble, orders))
             entries[name] = Entry(method, jax.block_until_ready(method.arrange(model, packets[0])))
         if name == summary.REFERENCE:
             answers = [
@@ -93,17 +92,6 @@ def compare(
             ]
     costs = measure(model, entries, request, runs, machine, progress=progress)
     return Comparison(replies, costs)
-
-
-def _build(
-    model: LanguageModel, method: Method, parts: Sequence[EncodedExample]
-) -> list[list[Packet]]:
-    """What a method builds for each of the parts; a document's packet once, where it can be."""
-    if type(method).build is not Method.build:
-        return [method.build(model, part.preamble, part.documents) for part in parts]
-    documents = list(dict.fromkeys(tuple(ids) for part in parts for ids in part.documents))
-    orders = [[documents.index(tuple(ids)) for ids in part.documents] for part in parts]
-    return method.build_orders(model, parts[0].preamble, documents, orders)
 
 
 def _reply(method: str, example: Example, question: Question, given: Answer) -> Reply:

@@ -34,6 +34,9 @@ from models import LanguageModel, sharding
 from models.disk.files import write_whole
 from models.identity import digest
 
+Pair = tuple[Example, EncodedExample]
+ORDERS = 16  # examples about the same documents that are answered together, at most
+
 
 class Run(NamedTuple):
     """What a run needs, loaded and checked."""
@@ -42,7 +45,7 @@ class Run(NamedTuple):
     template: Template
     dataset: str
     methods: dict[str, Method]  # by spec: "name" or "name:setting"
-    examples: list[tuple[Example, EncodedExample]]
+    examples: list[Pair]
     identity: dict  # all that its answers depend on
 
 
@@ -82,11 +85,11 @@ def evaluate(
     if run.identity["adapter"] == run.identity["primer"] != adapter_lib.fingerprint(None):
         progress.say("The adapter is the primer alone: kv_packet and primed answer alike.")
     folder = pathlib.Path(config.teacher or workdir / "teacher").expanduser()
-    left = [(e, ids) for e, ids in run.examples if _missing(run, e, file)]
-    done = len(run.examples) - len(left)
-    for example, encoded in progress.track(left, "answering", done):
-        _answer_example(run, example, encoded, run.template.budget(config.new_tokens), folder, file)
-        programs.make_room()
+    together = _together(run.examples)
+    left = [parts for parts in together if any(_missing(run, e, file) for e, _ in parts)]
+    done = len(together) - len(left)
+    for parts in progress.track(left, "answering about sets of documents", done):
+        _answer_parts(run, parts, run.template.budget(config.new_tokens), folder, file)
     requests = [_request(run, *pair) for pair in run.examples[: config.num_timed]]
     timed = timings(
         workdir / "timings.json", run.model, run.methods, requests, config.runs, progress
@@ -295,38 +298,56 @@ def _missing(run: Run, example: Example, file: RowFile) -> list[str]:
     return [spec for spec in run.methods if (example.id, spec) not in file.done]
 
 
-def _answer_example(
-    run: Run,
-    example: Example,
-    encoded: EncodedExample,
-    new_tokens: int,
-    folder: pathlib.Path,
-    file: RowFile,
+def _together(examples: Sequence[Pair]) -> list[list[Pair]]:
+    """Consecutive examples about the same documents in any order, ORDERS at most."""
+
+    def read(pair: Pair):
+        return pair[1].preamble, sorted(pair[1].documents)
+
+    groups = []
+    for _, same in itertools.groupby(examples, read):
+        same = list(same)
+        groups += [same[i : i + ORDERS] for i in range(0, len(same), ORDERS)]
+    return groups
+
+
+def _answer_parts(
+    run: Run, parts: Sequence[Pair], new_tokens: int, folder: pathlib.Path, file: RowFile
 ) -> None:
-    missing = _missing(run, example, file)
-    model, template, questions = run.model, run.template, example.questions
-    targets = teacher.targets(model, encoded, new_tokens, folder, buckets=COARSE)
-    said = reference(model, targets, questions, template)
-    if summary.REFERENCE in missing:
-        file.write(answer_rows(summary.REFERENCE, example, said, said, run.dataset))
-    methods = {
-        spec: dataclasses.replace(run.methods[spec].reseeded(example.id), buckets=COARSE)
-        for spec in missing
-        if spec != summary.REFERENCE
-    }
-    for group in _by_recipe(methods):
-        packets = next(iter(group.values())).build(model, encoded.preamble, encoded.documents)
-        for spec, method in group.items():
-            entry = Entry(method, method.arrange(model, packets))
-            answers = answer(model, entry, targets, questions, template, new_tokens)
-            file.write(answer_rows(spec, example, answers, said, run.dataset))
+    """Answers what is missing about one set of documents; no packet is built twice.
+
+    All orders are built whatever is missing: a packet's last bits depend on those beside it.
+    """
+    model, template, taught = run.model, run.template, []
+    for example, encoded in parts:
+        targets = teacher.targets(model, encoded, new_tokens, folder, buckets=COARSE)
+        said = reference(model, targets, example.questions, template)
+        missing = set(_missing(run, example, file))
+        taught.append((example, targets, said, missing))
+        if summary.REFERENCE in missing:
+            file.write(answer_rows(summary.REFERENCE, example, said, said, run.dataset))
+        programs.make_room()
+    preamble, orders = parts[0][1].preamble, [encoded.documents for _, encoded in parts]
+    for group in _by_recipe(run.methods):
+        if not any(group.keys() & missing for *_, missing in taught):
+            continue
+        built = next(iter(group.values())).build_orders(model, preamble, orders)
+        for (example, targets, said, missing), packets in zip(taught, built, strict=True):
+            for spec in [spec for spec in group if spec in missing]:
+                method = group[spec].reseeded(example.id)
+                entry = Entry(method, method.arrange(model, packets))
+                answers = answer(model, entry, targets, example.questions, template, new_tokens)
+                file.write(answer_rows(spec, example, answers, said, run.dataset))
+            programs.make_room()
 
 
 def _by_recipe(methods: dict[str, Method]) -> list[dict[str, Method]]:
-    """The methods in groups that build the same packets, which are made once for each."""
+    """The methods but for the reference, in groups that build the same packets."""
     groups: dict[Hashable, dict[str, Method]] = {}
     for spec, method in methods.items():
-        groups.setdefault(method.recipe, {})[spec] = method
+        if spec != summary.REFERENCE:
+            method = dataclasses.replace(method, buckets=COARSE)
+            groups.setdefault(method.recipe, {})[spec] = method
     return list(groups.values())
 
 

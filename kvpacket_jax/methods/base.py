@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Hashable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from kvpacket_jax.packets import adapter as adapter_lib
-from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.buckets import Buckets
 from kvpacket_jax.packets.packet import (
     Packet,
@@ -62,8 +62,8 @@ class Method:
     """A way to answer from a preamble and documents. It never times, tokenises or scores.
 
     A subclass is a frozen dataclass; its fields are its settings. It implements `prepare`, replaces
-    `build` if bare packets are not what it needs, and `arrange` if it needs more than them (`store`
-    is both), and declares the following if it differs.
+    `build_documents` or `build_orders` if bare packets are not what it needs, and `arrange` if it
+    needs more than them (`store` is both), and declares the following if it differs.
 
     reads_packets: the method answers from what `arrange` makes of one packet for each chunk of the
       request (`Request.chunks`), the documents wrapped by `adapter`. So the packets may come from a
@@ -72,7 +72,7 @@ class Method:
       "primer" (the one that needs no training); None where the method has no such field.
     shares_context: the context does not depend on the query, so that any number of questions about
       the same documents may share one: `shared_context`.
-    adapter: what wraps the documents in `build`; None for every method that does not use one.
+    adapter: what wraps the documents in `build_documents`; None for every method that uses none.
     compressor: what their packets are compressed by; None for every method that reads them whole.
     opening: whether the document that comes first has a packet of its own, where others are wrapped
       by an adapter: `adapter.opening`.
@@ -103,41 +103,38 @@ class Method:
         return self.arrange(model, self.build(model, preamble, documents))
 
     def build(self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]) -> list[Packet]:
-        """The packets that `arrange` takes.
-
-        Here one for each chunk, the documents wrapped by `adapter` and compressed by `compressor`.
-        """
-        return self.build_orders(model, preamble, documents, [range(len(documents))])[0]
+        """The packets that `arrange` takes."""
+        return next(self.build_orders(model, preamble, [documents]))
 
     def build_orders(
-        self,
-        model: LanguageModel,
-        preamble: Ids,
-        documents: Sequence[Ids],
-        orders: Sequence[Sequence[int]],
-    ) -> list[list[Packet]]:
+        self, model: LanguageModel, preamble: Ids, orders: Sequence[Sequence[Ids]]
+    ) -> Iterator[list[Packet]]:
         """The packets of documents in each of several orders; none is built twice.
 
-        For methods that do not replace `build`.
+        Here one for each chunk: the preamble's, and those that `build_documents` makes, but for the
+        first document's where there is an opening.
+
+        Args:
+          orders: lists of documents, mostly the same ones.
         """
-        build = functools.partial(build_packets, buckets=self.buckets, compressor=self.compressor)
 
-        def built(adapter: Adapter | None, chosen: Iterable[int]) -> dict[int, Packet]:
-            chosen = sorted(set(chosen))
-            made = build(model, adapter, [documents[i] for i in chosen])
-            return dict(zip(chosen, made, strict=True))
-
-        first: dict[int, Packet] = {}
-        if self._has_opening:
+        def first(documents: Sequence[Ids]) -> list[Packet]:
             alone = adapter_lib.opening(model.config.dim, preamble, self.adapter.distiller)
-            first = built(alone, (i for order in orders for i in order[:1]))
-        kept = 1 if first else 0
-        others = built(self.adapter, (i for order in orders for i in order[kept:]))
+            return build_packets(model, alone, documents, self.buckets, self.compressor)
+
+        kept = int(self._has_opening)
+        apart = functools.partial(self.build_documents, model, preamble)
+        opened = _each_once(first, [documents[:kept] for documents in orders])
+        wrapped = _each_once(apart, [documents[kept:] for documents in orders])
         before = store_preamble(model, preamble, self.buckets)
-        return [
-            [*before, *(first[i] for i in order[:kept]), *(others[i] for i in order[kept:])]
-            for order in orders
-        ]
+        for chosen, others in zip(opened, wrapped, strict=True):
+            yield [*before, *chosen, *others]
+
+    def build_documents(
+        self, model: LanguageModel, preamble: Ids, documents: Sequence[Ids]
+    ) -> list[Packet]:
+        """A packet of each, whatever stands beside it. Here wrapped by `adapter` and compressed."""
+        return build_packets(model, self.adapter, documents, self.buckets, self.compressor)
 
     @property
     def _has_opening(self) -> bool:
@@ -149,7 +146,8 @@ class Method:
 
         Valid while both are alive: adapters are compared by identity.
         """
-        return type(self).build, id(self.adapter), self.compressor, self._has_opening, self.buckets
+        built_by = type(self).build_orders, type(self).build_documents
+        return *built_by, id(self.adapter), self.compressor, self._has_opening, self.buckets
 
     def arrange(self, model: LanguageModel, packets: Sequence[Packet]) -> Any:
         """What is stored, of packets that lie apart; outside the clock as well.
@@ -196,9 +194,22 @@ class Method:
         return self
 
 
-def build_preamble(self: Method, model: LanguageModel, preamble: Ids, documents) -> list[Packet]:
-    """`Method.build` of methods that store the preamble alone."""
-    return store_preamble(model, preamble, self.buckets)
+def build_preamble(
+    self: Method, model: LanguageModel, preamble: Ids, orders: Sequence
+) -> Iterator[list[Packet]]:
+    """`Method.build_orders` of methods that store the preamble alone."""
+    return itertools.repeat(store_preamble(model, preamble, self.buckets), len(orders))
+
+
+def _each_once(
+    build: Callable[[Sequence[Ids]], list[Packet]], orders: Sequence[Sequence[Ids]]
+) -> list[list[Packet]]:
+    """The packets of the documents in each order, by one call with each document once."""
+    known = dict.fromkeys(tuple(ids) for documents in orders for ids in documents)
+    if not known:
+        return [[] for _ in orders]
+    packets = dict(zip(known, build(list(known)), strict=True))
+    return [[packets[tuple(ids)] for ids in documents] for documents in orders]
 
 
 def store_preamble(

@@ -15,7 +15,7 @@ class FullRecompute(Method):
     """Stores the preamble only."""
 
     shares_context = True
-    build = build_preamble
+    build_orders = build_preamble
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         context, start = end_to_end(stored)

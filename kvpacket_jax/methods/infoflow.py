@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvpacket_jax.methods.base import Method, Prepared, store_preamble
+from kvpacket_jax.methods.base import Method, Prepared
 from kvpacket_jax.methods.recompute import (
     Layout,
     check_layers,
@@ -73,14 +73,14 @@ class InfoFlow(Method):
     @property
     def recipe(self):
         own = super().recipe
-        return own if self.reorder else (Method.build, *own[1:])
+        return own if self.reorder else (own[0], Method.build_documents, *own[2:])
 
-    def build(self, model, preamble, documents) -> list[Packet]:
+    def build_documents(self, model, preamble, documents) -> list[Packet]:
         if not (self.reorder and preamble):
-            return super().build(model, preamble, documents)
+            return super().build_documents(model, preamble, documents)
         joined = build_packets(model, None, [[*preamble, *d] for d in documents], self.buckets)
         start = np.int32(len(preamble))
-        packets = [
+        return [
             dataclasses.replace(
                 packet,
                 cache=_cut(packet.cache, start, slots=self.buckets.packet(len(d))),
@@ -88,7 +88,6 @@ class InfoFlow(Method):
             )
             for packet, d in zip(joined, documents, strict=True)
         ]
-        return store_preamble(model, preamble, self.buckets) + packets
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         layout = lay_out(model, request, new_tokens, self.buckets)

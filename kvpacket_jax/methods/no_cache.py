@@ -10,7 +10,7 @@ class NoCache(Method):
     """Stores the preamble only."""
 
     shares_context = True
-    build = build_preamble
+    build_orders = build_preamble
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         return Prepared(*end_to_end(stored))

@@ -1,6 +1,7 @@
 """single_cache: preamble and documents read together offline, as one cache. Exact, not reusable."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from kvpacket_jax.methods.base import Method, Prepared, Request, end_to_end
 from kvpacket_jax.packets.packet import Packet, build_packets
@@ -12,7 +13,10 @@ class SingleCache(Method):
 
     shares_context = True
 
-    def build(self, model, preamble, documents) -> list[Packet]:
+    def build_orders(self, model, preamble, orders) -> Iterator[list[Packet]]:
+        return (self._whole(model, preamble, documents) for documents in orders)
+
+    def _whole(self, model, preamble, documents) -> list[Packet]:
         whole = [t for chunk in Request(preamble, documents, ()).chunks for t in chunk]
         # Padded as little as full_recompute's pass: it is the bound of what a cache can do.
         rows = self.buckets.rows(len(whole))

@@ -18,7 +18,7 @@ class Sink(Method):
     """Documents are computed inside the clock, at the positions they take in the context."""
 
     shares_context = True
-    build = build_preamble
+    build_orders = build_preamble
 
     def prepare(self, model, stored, request, new_tokens=0) -> Prepared:
         for i, document in enumerate(request.documents):

@@ -218,26 +218,35 @@ def test_a_method_is_added_and_what_is_there_stays(config, finished, tmp_path):
     assert {r["num_samples"] for r in found} == {7}
 
 
-def test_packets_are_built_once_for_all_methods_that_build_the_same(config, tmp_path, monkeypatch):
+def test_packets_are_built_once_for_all_methods_and_orders(config, tmp_path, monkeypatch):
     one = config.copy_and_resolve_references()
-    one.methods, one.num_samples = ("no_recompute", "epic", "single_cache", "sam_kv", "no_cache"), 2
+    one.methods, one.num_samples = ("no_recompute", "epic", "single_cache", "no_cache"), 12
+    one.dataset.best_first, one.dataset.options.num_questions = True, 6
     built = []
     for cls in (Method, METHODS["single_cache"], METHODS["no_cache"]):
 
-        def spy(self, *given, original=cls.build):
-            built.append((type(self).__name__, self.buckets))
-            return original(self, *given)
+        def spy(self, model, preamble, orders, original=cls.build_orders):
+            built.append((type(self).__name__, self.buckets, len(orders)))
+            return original(self, model, preamble, orders)
 
-        monkeypatch.setattr(cls, "build", spy)
+        monkeypatch.setattr(cls, "build_orders", spy)
     shared = run.evaluate(one, tmp_path / "shared")
-    to_answer = [name for name, buckets in built if buckets == COARSE]
-    assert to_answer == ["NoRecompute", "SingleCache", "NoCache"]
-    to_time = sorted(name for name, buckets in built if buckets == Buckets())
-    assert to_time == ["Epic", "NoCache", "NoRecompute", "SamKV", "SingleCache"]
+    to_answer = [(name, orders) for name, buckets, orders in built if buckets == COARSE]
+    two_orders = [("NoRecompute", 2), ("SingleCache", 2), ("NoCache", 2)]
+    assert to_answer == 2 * two_orders  # of both sets of documents
+    to_time = sorted(name for name, buckets, _ in built if buckets == Buckets())
+    assert to_time == ["Epic", "NoCache", "NoRecompute", "SingleCache"]
+    # Stopped in the midst of a set, it goes on with the same packets.
+    path = tmp_path / "shared" / "rows.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    built.clear()
+    assert comparable(run.evaluate(one, tmp_path / "shared")) == comparable(shared)
+    assert built == [("NoCache", COARSE, 2)]
     monkeypatch.setattr(Method, "recipe", property(id))
+    monkeypatch.setattr(run, "ORDERS", 1)
     built.clear()
     alone = run.evaluate(one, tmp_path / "alone")
-    assert len([name for name, buckets in built if buckets == COARSE]) == 5
+    assert [orders for _, buckets, orders in built if buckets == COARSE] == [1] * 2 * 2 * 4
     assert comparable(shared) == comparable(alone)
 
 

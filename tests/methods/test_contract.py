@@ -30,7 +30,7 @@ def first_logits(case, method):
     return np.asarray(prefilled.logits[0])
 
 
-@pytest.mark.parametrize("own", [OWN, COARSE])
+@pytest.mark.parametrize("own", [OWN, pytest.param(COARSE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
 def test_buckets_reach_the_whole_method_and_change_no_answer(
     tiny, monkeypatch, name, settings, own
@@ -121,18 +121,21 @@ def test_packets_in_several_orders_are_those_of_each(tiny, opening):
     method = METHODS["kv_packet"](adapter=Adapter(*tokens), opening=opening)
     documents = [list(range(40 + 9 * i, 48 + 10 * i)) for i in range(3)]
     orders = [(2, 0, 1), (0, 1, 2), (2, 1, 0)]
-    made = method.build_orders(model, (5, 6), documents, orders)
+    orders = [[documents[i] for i in order] for order in orders]
+    made = list(method.build_orders(model, (5, 6), orders))
+    assert made[0][-1] is made[2][-2]  # built once
     for order, packets in zip(orders, made, strict=True):
-        expected = method.build(model, (5, 6), [documents[i] for i in order])
+        expected = method.build(model, (5, 6), order)
         assert [p.manifest.tokens for p in packets] == [p.manifest.tokens for p in expected]
         assert [p.length for p in packets] == [p.length for p in expected]
         for one, other in zip(jax.tree.leaves(packets), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_what_is_stored_is_what_build_and_arrange_make():
+def test_what_is_stored_is_what_build_orders_and_arrange_make():
     """An evaluation calls these two, everyone else `store`."""
-    assert [cls for cls in METHODS.values() if cls.store is not Method.store] == []
+    for cls in METHODS.values():
+        assert cls.store is Method.store and cls.build is Method.build
 
 
 def test_the_preamble_is_the_first_chunk_unless_it_is_empty():
