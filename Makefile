@@ -15,7 +15,8 @@ RUN := .venv/bin/python -m
 # Scripts of your own may lie beside them.
 CODE := configs kvpacket_jax launch models tests
 # A worker that is replaced gets no tests, and the run hangs: it ends at a worker's crash instead.
-PARALLEL := -n 2 --dist loadfile --max-worker-restart=0
+# Files run in the order that conftest.py gives them.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 .PHONY: help demo adapter test test-fast test-all faults plan lint format
 .DEFAULT_GOAL := help

@@ -29,6 +29,14 @@ from tests.support.golden import GOLDEN
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+# Files with few but long tests: were they last, one worker would wait for the other.
+FIRST = "serve/test_programs.py", "models/test_parity.py", "train/test_parts.py"
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.path.as_posix().endswith(FIRST))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs():
     """No module's programs stay where those of the next might not fit; test_loss adds the most."""

@@ -1,5 +1,6 @@
 """Configs: what is read, what is refused by name, and the sizes of the named ones."""
 
+import dataclasses
 import math
 
 import jax
@@ -34,9 +35,13 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", models.CONFIGS)
 def test_named_configs_have_the_published_number_of_parameters(name):
+    def count(config) -> int:
+        shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+        return sum(math.prod(p.shape) for p in jax.tree.leaves(shapes))
+
     actual = models.CONFIGS[name]
-    shapes = jax.eval_shape(lambda key: init_params(actual, key), jax.random.key(0))
-    assert sum(math.prod(p.shape) for p in jax.tree.leaves(shapes)) == PARAMETERS[name]
+    one, two = (count(dataclasses.replace(actual, num_layers=n)) for n in (1, 2))
+    assert one + (actual.num_layers - 1) * (two - one) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,12 @@ def both(config, pages: Paged, batch=1, count=3, at=90_000, block=128):
         for kernel in (True, False)
     ]
     assert isinstance(parts[0], Kernel) and isinstance(parts[1], Segment)
-    return (attend(q, positions, [part, own], block) for part in parts)
+    return (
+        jax.jit(lambda q, positions, own, part=part: attend(q, positions, [part, own], block))(
+            q, positions, own
+        )
+        for part in parts
+    )
 
 
 @pytest.mark.parametrize("kind", ROPES)

@@ -19,6 +19,10 @@ from kvpacket_jax.train import loss
 from models import kv_cache, low_rank
 from tests.support.byte_model import ids
 
+# Compiled whole: eagerly, each operation would be a program.
+train_caches, distill, read_rows = (
+    jax.jit(f, static_argnums=0) for f in (loss._caches, distilled_caches, prefill_rows)
+)
 EXACT = Buckets(soft_tokens=0, min_packet=8)
 QUERY = np.array([[5, 8, 13, 21]], np.int32)
 
@@ -57,14 +61,14 @@ def test_packets_answer_as_what_is_trained(model, adapter):
 
     primer = read_primer(model, adapter)
     parts = adapter._replace(primer=None)
-    caches = loss._caches(
+    caches = train_caches(
         model.module, model.params, parts, *as_rows(documents), primer, np.float32(keep)
     )
     whole = kv_cache.init(model.config, 1, 64, jnp.float32, bias=True)
     for i, at in enumerate((0, 24)):
         part = kv_cache.move(model.config, kv_cache.row(caches, i), jnp.int32(at))
         whole = kv_cache.write(whole, part, jnp.int32(at))
-    x, _ = prefill_rows(model.module, model.params, (whole,), QUERY, np.array([4]), 41)
+    x, _ = read_rows(model.module, model.params, (whole,), QUERY, np.array([4]), 41)
     expected = model.module.bind({"params": model.params}).logits(x)[0, -1]
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -73,8 +77,8 @@ def test_keeping_all_without_changes_is_the_packet_itself(model, adapter):
     unchanged = distiller.init(model.config, jax.random.key(1), 4)
     parts = adapter._replace(primer=None, distiller=unchanged)
     given = model.module, model.params, parts, *as_rows([ids(0, 9), ids(1, 6)]), None
-    made = distilled_caches(*given, np.array([12, 9]))
-    expected = packet_caches(*given)
+    made = distill(*given, np.array([12, 9]))
+    expected = jax.jit(packet_caches, static_argnums=0)(*given)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), made.cache, expected)
     np.testing.assert_array_equal(made.kept, expected.valid)
 
@@ -82,10 +86,10 @@ def test_keeping_all_without_changes_is_the_packet_itself(model, adapter):
 def test_soft_tokens_stay_and_the_share_is_known_to_the_scorer(model, adapter):
     parts = adapter._replace(primer=None)
     given = model.module, model.params, parts, *as_rows([ids(0, 20), ids(1, 9)]), None
-    few = distilled_caches(*given, np.array([4, 3]))
+    few = distill(*given, np.array([4, 3]))
     assert few.kept.sum(1).tolist() == [4, 3]
     assert few.kept[0, [0, 1, 22]].all() and few.kept[1, [0, 1, 11]].all()
-    many = distilled_caches(*given, np.array([12, 6]))
+    many = distill(*given, np.array([12, 6]))
     assert np.abs(many.scores - few.scores)[0].max() > 1e-3
 
 
@@ -121,8 +125,9 @@ def test_scores_have_the_gradient_of_the_kept_keys_biases(model, adapter):
 
     out = parts.distiller.out
     step = 1e-2 * jax.random.normal(jax.random.key(2), out.shape)
+    by_bias = jax.jit(by_bias)
     expected = (by_bias(out + step) - by_bias(out - step)) / 2
-    gradient = jax.grad(through)(out)
+    gradient = jax.jit(jax.grad(through))(out)
     assert abs(expected) > 1e-4
     np.testing.assert_allclose(jnp.vdot(gradient, step), expected, rtol=0.05)
 
@@ -168,7 +173,7 @@ def test_an_absent_document_has_no_gradient(model, adapter):
         seen = caches.valid[..., None, None]
         return sum(jnp.sum(jnp.square(v) * seen) for v in caches.v)
 
-    gradient = jax.grad(value)(parts)
+    gradient = jax.jit(jax.grad(value))(parts)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
     for factors in (*gradient.writer.values(), *gradient.distiller.kept.values()):
         assert all(jnp.abs(g).max() > 0 for g in factors)

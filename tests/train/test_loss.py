@@ -143,6 +143,7 @@ def test_student_equals_one_pass_with_a_block_mask(golden):
     np.testing.assert_allclose(logits[: len(expected)], expected, atol=1e-3)
 
 
+@one_family
 def test_the_first_document_is_that_of_requests_and_has_no_gradient(golden):
     model, _, samples, adapter, shape = golden
     example, answer, _ = samples["s1"]
@@ -284,9 +285,17 @@ def test_a_batch_without_any_preamble(golden):
     )
 
 
-@pytest.mark.parametrize("kind", ["lora", "joint"])
-def test_a_writer_learns_as_published(golden, kind):
-    """SemPIC: low-rank changes while packets are built, alone and with soft tokens."""
+def test_a_writer_learns_as_published(golden):
+    """SemPIC: low-rank changes while packets are built."""
+    check_writer(golden, "lora")
+
+
+@one_family
+def test_a_writer_and_soft_tokens_learn_as_published(golden):
+    check_writer(golden, "joint")
+
+
+def check_writer(golden, kind: str):
     model, _, samples, tokens, shape = golden
     arrays = np.load(GOLDEN / f"sempic_train_{pathlib.Path(model.name).name}.npz")
     adapter = tokens if kind == "joint" else adapter_lib.empty(model.config.dim)

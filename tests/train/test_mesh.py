@@ -105,8 +105,9 @@ def trained(name: str, mesh: str | None):
 @pytest.mark.parametrize(
     ("name", "mesh"),
     [
-        ("tiny_qwen3", "data:4,model:2"),  # norms of queries and keys; biases are scored below
-        ("6 heads of 2", "data:2,model:4"),
+        ("6 heads of 2", "data:2,model:4"),  # biases are scored below
+        # Norms of queries and keys.
+        pytest.param("tiny_qwen3", "data:4,model:2", marks=pytest.mark.slow),
         pytest.param("tiny_qwen2", "data:4,model:2", marks=pytest.mark.slow),
         pytest.param("tiny_llama31", "data:4,model:2", marks=pytest.mark.slow),
         *(pytest.param(family, "data:8", marks=pytest.mark.slow) for family in FAMILIES),
@@ -192,7 +193,22 @@ def requests(tiny):
     return one, many, request, Adapter(*tokens)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "kv_packet:compress=zeromerge"])
+# Those that compute in ways of their own; the others are these with less.
+QUICK = (
+    "kv_packet:compress=zeromerge",
+    "cache_blend",
+    "a3",
+    "infoflow",
+    "sam_kv",
+    "sink",
+    "single_cache",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in METHODS if n not in QUICK)],
+)
 def test_every_method_answers_as_on_one_device(requests, name):
     one, many, request, adapter = requests
     method = settings.make(name, adapter)[1]
