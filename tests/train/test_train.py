@@ -92,8 +92,8 @@ def test_the_log_counts_updates(trained):
     assert (trained / "curves.png").exists()
 
 
-def test_a_killed_run_ends_with_the_same_adapter(byte_model, trained, tmp_path):
-    killed_and_resumed(byte_model, tmp_path, trained, 1)
+def test_killed_twice_ends_with_the_same_adapter(byte_model, trained, tmp_path):
+    killed_and_resumed(byte_model, tmp_path, trained, 2)
 
 
 @pytest.mark.slow
