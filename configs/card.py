@@ -1,7 +1,7 @@
 """What an adapter's card covers: kinds, numbers and lengths of documents, from test splits.
 
 configs/card.py        for a GPU; two cores take hours
-configs/card.py:cpu    a quarter of the sets, but all everyday documents; shares are rough
+configs/card.py:cpu    a quarter of the sets, but all of own_docs and Wikipedia; shares are rough
 configs/card.py:small  two sets of each kind, to see that it runs
 
 The document most like its questions comes first, as launch.answer reads them (it keeps the order
@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "questions": QUESTIONS,
             "answers": QUESTIONS * sizes["new_tokens"],
         }
-        few = sets if name == "own_docs" else -(-sets // 4)
+        few = sets if name in ("own_docs", "wikipedia") else -(-sets // 4)
         number = {"": sets, "cpu": few, "small": 2}[arg or ""]
         return kind(name, number, sizes, "test", **options)
 
