@@ -70,7 +70,7 @@ def _measured():
     model = run.load_model(config, cache_dir, devices.MESH.value)
     adapter = adapters.choose(model, ADAPTER.value, config.template, config.other_model)
     path = OUTPUT.value or adapters.card_path(model, ADAPTER.value, config.template)
-    measured = card.write_measured(path, model, adapter, config, progress.SHOWN.say)
+    measured = card.write_measured(path, model, adapter, config, progress.SHOWN)
     progress.paragraph(f"Written to {path}")
     return measured
 

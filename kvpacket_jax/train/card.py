@@ -5,7 +5,7 @@ questions take seconds.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.packets.generate import check_finite, stop_array
 from kvpacket_jax.runtime import hosts, programs
+from kvpacket_jax.runtime.progress import SILENT, Progress
 from kvpacket_jax.train import step as step_lib
 from kvpacket_jax.train import validation
 from kvpacket_jax.train.batches import Microbatch, Teaching, token_lists
@@ -57,7 +58,7 @@ def write_measured(
     model: LanguageModel,
     adapter: Adapter,
     config: ConfigDict,
-    say: Callable[[str], None],
+    progress: Progress = SILENT,
 ) -> Card:
     """Measures an adapter's card and writes it to `path`.
 
@@ -65,7 +66,7 @@ def write_measured(
 
     Args:
       config: as configs/card.py has it.
-      say: is told of each kind.
+      progress: is told of each kind and its sets of documents.
 
     Raises:
       ValueError: as `measure` does; that file is damaged; or a card is there that was measured
@@ -100,8 +101,8 @@ def write_measured(
     before = card.read(unfinished, adapter)
     if before and before._replace(rows=[]) == made:
         made = before
-        say(f"Measured before: {', '.join(row.kind for row in made.rows)}")
-    for row in measure(model, adapter, config, say, {row.kind for row in made.rows}):
+        progress.say(f"Measured before: {', '.join(row.kind for row in made.rows)}")
+    for row in measure(model, adapter, config, progress, {row.kind for row in made.rows}):
         made.rows.append(row)
         card.write(unfinished, made, adapter, str(model.dtype))
     card.write(path, made, adapter, str(model.dtype))
@@ -113,7 +114,7 @@ def measure(
     model: LanguageModel,
     adapter: Adapter,
     config: ConfigDict,
-    say: Callable[[str], None],
+    progress: Progress = SILENT,
     known: Collection[str] = (),
 ) -> Iterator[Row]:
     """The rows of a card, one after the other, but for the `known` kinds'.
@@ -129,9 +130,9 @@ def measure(
         for kind in {validate.teaching.shapes[kind]: kind for kind in sets}.values()
     )
     for kind, number in sets.items():
-        say(f"{kind}: {number} sets of documents")
         asked: list[_Asked | None] = []
-        for first in range(0, number, config.batch_size):
+        firsts = range(0, number, config.batch_size)
+        for first in progress.track(firsts, f"{kind}: microbatches"):
             for each in _compare(validate, kind, first, ways)[: number - first]:
                 asked += each
         questions = [one for one in asked if one is not None]

@@ -142,12 +142,11 @@ def test_a_batch_reads_weights_and_context_once(small_config):
     assert "3 such requests at once" in costs.request_line(
         three.rows, three.request, three.model, 3
     )
-    config.methods, config.batch = ("no_cache", FULL, "epic:tokens=2"), "9"
-    (nine,) = point.run(config)
+    config.methods, config.batch = ("no_cache", FULL, "epic:tokens=2"), "1/9"
+    _, nine = points = list(point.run(config))
     assert [row.method for row in nine.rows] == [ALONE, "no_cache"]  # the others run it themselves
     assert nine.rows[0].flops_matmul == 12 * one.rows[0].flops_matmul
-    config.batch = "1/2"
-    columns = cost_points.table(list(point.run(config))).columns
+    columns = cost_points.table(points).columns
     left_out = [c.header for c in columns if list(c.cells)[1] == "-"]
     assert left_out == [f"{FULL} (÷ alone)", "epic:tokens=2 (÷ alone)"]
     assert "-" not in [next(iter(c.cells)) for c in columns]

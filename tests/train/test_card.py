@@ -19,6 +19,7 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets import distiller
 from kvpacket_jax.packets.compose import compose
 from kvpacket_jax.packets.prefill import prefill
+from kvpacket_jax.runtime.progress import Progress
 from kvpacket_jax.teacher import teach
 from kvpacket_jax.train.card import measure, write_measured
 from models import low_rank
@@ -83,11 +84,11 @@ def test_a_card_has_the_answers_that_served_packets_give(model, adapter, config,
         monkeypatch.setattr(
             "kvpacket_jax.train.card.RECOMPUTE_BELOW", sure[1] * 1.001
         )  # the least sure two
-        (row,) = measure(model, adapter, config, lambda _: None)
+        (row,) = measure(model, adapter, config)
         assert row.questions == SETS and row.scores[name].f1 == 1.0, name
         assert row.scores[name].reread == 2 / SETS, name
     monkeypatch.setattr("kvpacket_jax.train.card.is_elsewhere", lambda *_: True)
-    (row,) = measure(model, adapter, config, lambda _: None)
+    (row,) = measure(model, adapter, config)
     assert row.scores[card.ADAPTER].reread == 1.0, "however sure they are"
 
 
@@ -106,7 +107,7 @@ def test_answers_that_are_the_full_contexts_are_its_texts(model, adapter, config
     same = adapter._replace(writer=None, primer=jnp.array(preamble, jnp.int32))
     plain = ConfigDict(config.to_dict() | {"opening": False})
     for parts, measured_by in ((same, plain), (adapter, config)):  # that which comes first has it
-        (row,) = measure(model, parts, measured_by, lambda _: None)
+        (row,) = measure(model, parts, measured_by)
         score = row.scores[card.ADAPTER]
         assert score.same == 1 and score.f1 == row.full_f1 == 1
         np.testing.assert_allclose(score.kl, 0, atol=1e-4)
@@ -121,12 +122,12 @@ def test_without_right_answers_the_full_contexts_are_right(model, adapter, confi
         for x in source
     ]
     monkeypatch.setattr(data, "load", lambda *_, **__: unanswered)
-    (row,) = measure(model, adapter, config, lambda _: None)
+    (row,) = measure(model, adapter, config)
     assert row.full_f1 == 1 and all(s.same == s.same_right for s in row.scores.values())
     assert row.right == row.questions == SETS and row.left_out == 0
     never = [with_answers(x, ["never said"] * len(x.questions)) for x in source]
     monkeypatch.setattr(data, "load", lambda *_, **__: never)
-    (row,) = measure(model, adapter, config, lambda _: None)
+    (row,) = measure(model, adapter, config)
     assert row.right == 0 and {s.same_right for s in row.scores.values()} == {None}
 
 
@@ -135,12 +136,12 @@ def test_answers_without_room_are_counted_or_refused(model, adapter, config):
     kind = config.validation.it.to_dict() | {"answers": NEW_TOKENS - 1}
     config = ConfigDict(config.to_dict() | {"validation": {"it": kind}})
     with pytest.raises(ValueError, match="No answer of it has room"):
-        list(measure(model, adapter, config, lambda _: None))
+        list(measure(model, adapter, config))
 
 
 def test_a_primer_is_its_own_primer_alone(model, adapter, config):
-    (row,) = measure(model, adapter._replace(writer=None), config, lambda _: None)
-    (trained,) = measure(model, adapter, config, lambda _: None)
+    (row,) = measure(model, adapter._replace(writer=None), config)
+    (trained,) = measure(model, adapter, config)
     assert row.scores[card.ADAPTER] == row.scores[card.PRIMER] == trained.scores[card.PRIMER]
 
 
@@ -148,13 +149,11 @@ def test_a_card_is_of_whole_packets_whatever_a_distiller_would_keep(model, adapt
     made = distiller.init(model.config, jax.random.key(0), 2)
     kept = jax.tree.map(lambda x: x + 0.3, made.kept)
     with_one = adapter._replace(distiller=made._replace(kept=kept))
-    assert list(measure(model, with_one, config, lambda _: None)) == list(
-        measure(model, adapter, config, lambda _: None)
-    )
+    assert list(measure(model, with_one, config)) == list(measure(model, adapter, config))
 
 
 def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_path):
-    made = write_measured(tmp_path / card.FILE, model, adapter, config, lambda _: None)
+    made = write_measured(tmp_path / card.FILE, model, adapter, config)
     assert card.read(tmp_path / card.FILE, adapter) == made and made.model == model.name
     assert card.read(tmp_path / card.FILE, adapter._replace(writer=None)) is None
     assert card.read(tmp_path / "none.json", adapter) is None
@@ -163,40 +162,50 @@ def test_a_card_is_read_for_its_own_adapter_alone(model, adapter, config, tmp_pa
 def test_what_was_measured_is_not_measured_again(model, adapter, config, tmp_path, monkeypatch):
     kinds = config.validation.to_dict()
     two = ConfigDict(config.to_dict() | {"validation": kinds | {"that": kinds["it"]}})
-    path, whole, said = tmp_path / card.FILE, list(measure(model, adapter, two, print)), []
+    path, whole, said = tmp_path / card.FILE, list(measure(model, adapter, two)), []
 
-    def stop(text):
-        if text.startswith("that"):
-            raise KeyboardInterrupt
+    class Told(Progress):
+        say = staticmethod(said.append)
+
+        def track(self, items, text, done=0):
+            said.append(text)
+            return iter(items)
+
+    class Stopped(Told):
+        def track(self, items, text, done=0):
+            if text.startswith("that"):
+                raise KeyboardInterrupt
+            return iter(items)
 
     with pytest.raises(KeyboardInterrupt):
-        write_measured(path, model, adapter, two, stop)
+        write_measured(path, model, adapter, two, Stopped())
     assert not path.exists()
-    assert write_measured(path, model, adapter, two, said.append).rows == whole
-    assert said == ["Measured before: it", f"that: {SETS} sets of documents"]
+    assert write_measured(path, model, adapter, two, Told()).rows == whole
+    assert said == ["Measured before: it", "that: microbatches"]
     assert [x.name for x in tmp_path.iterdir()] == [card.FILE]
 
     with pytest.raises(KeyboardInterrupt):
-        write_measured(path, model, adapter, two, stop)
+        write_measured(path, model, adapter, two, Stopped())
     said.clear()
-    other = ConfigDict(two.to_dict() | {"batch_size": 1})
+    other = two.copy_and_resolve_references()
+    other.validation.that.sets = SETS - 1
     measured = path.read_bytes()
     with pytest.raises(ValueError, match="measured with other settings .*: give --output=FILE"):
-        write_measured(path, model, adapter, other, said.append)
+        write_measured(path, model, adapter, other, Told())
     assert path.read_bytes() == measured and not said
     path.unlink()
-    write_measured(path, model, adapter, other, said.append)
+    write_measured(path, model, adapter, other, Told())
     assert said[0].startswith("it"), "what another config measured does not count"
 
 
 def test_an_adapter_whose_logits_are_not_finite_has_no_card(model, adapter, config):
     broken = adapter._replace(writer=jax.tree.map(lambda x: x * np.nan, adapter.writer))
     with pytest.raises(ValueError, match="logits of .* are not finite"):
-        list(measure(model, broken, config, lambda _: None))
+        list(measure(model, broken, config))
 
 
 def test_full_context_f1_is_the_teachers(model, adapter, config):
-    (row,) = measure(model, adapter, config, lambda _: None)
+    (row,) = measure(model, adapter, config)
     source = data.load("jsonl", "validation", path=config.validation["it"].options.path)[:SETS]
     template, scores = data.TEMPLATES["completion"], []
     for example in source:

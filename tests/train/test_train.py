@@ -101,6 +101,7 @@ def test_killed_twenty_times_ends_with_the_same_adapter(byte_model, trained, tmp
     killed_and_resumed(byte_model, tmp_path, trained, 20)
 
 
+@pytest.mark.slow  # tests/train/test_hosts.py sends it to one of two
 def test_sigterm_saves_the_step_it_reached(byte_model, trained, tmp_path):
     workdir = tmp_path / "run"
     assert interrupt(byte_model, workdir, 1, signal.SIGTERM) == 0
