@@ -46,7 +46,7 @@ def main(argv):
     with errors.in_one_line():
         folders.check_named("adapter", ADAPTER.value)
         folders.check_file("output", OUTPUT.value)
-        folders.check_file("figure", FIGURE.value)
+        folders.check_file("figure", FIGURE.value, ".svg")
         if ADAPTER.value in (adapters.NONE, adapters.PRIMER) and SHOW.value:
             raise ValueError("--show takes a trained adapter: its folder, or a shipped name.")
         known = adapters.known_card(ADAPTER.value, OUTPUT.value) if SHOW.value else _measured()

@@ -45,7 +45,7 @@ def main(argv):
     measured: list[point.PointCosts] = []
     with errors.in_one_line():
         folders.check_file("json", JSON.value)
-        folders.check_file("figure", FIGURE.value)
+        folders.check_file("figure", FIGURE.value, ".svg")
         for one in point.run(
             CONFIG.value, cache_dir, devices.MESH.value, PROFILE_DIR.value, progress.SHOWN
         ):

@@ -20,7 +20,12 @@ def local(flag: str, value: str) -> pathlib.Path:
     return pathlib.Path(value).expanduser()
 
 
-def check_file(flag: str, value: str | None) -> None:
-    """Raises ValueError for a folder where a file is to be written; None is no file."""
+def check_file(flag: str, value: str | None, ending: str = "") -> None:
+    """Raises ValueError for a folder where a file is to be written; None is no file.
+
+    Also for a file whose name has not the `ending` that says what is written, such as ".svg".
+    """
     if value is not None and (not value or pathlib.Path(value).expanduser().is_dir()):
         raise ValueError(f"--{flag}={value} is a folder: give a file.")
+    if value is not None and not value.lower().endswith(ending):
+        raise ValueError(f"--{flag}={value}: an {ending} file is written; name it so.")
