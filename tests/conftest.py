@@ -1,7 +1,10 @@
 """Fixtures: the tiny golden models, and the demo models converted once for all tests."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jaxlib
 
@@ -15,9 +18,14 @@ os.environ.setdefault(
     * (jaxlib.version.__version_info__ < (0, 11)),
 )
 
+# What one worker or command compiled, the others read. Workers start later and inherit it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import models
 from kvpacket_jax.runtime.programs import make_room
@@ -99,22 +107,3 @@ def trained(byte_model, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("trained") / "run"
     training.run(byte_model, workdir)
     return workdir
-
-
-@pytest.fixture(scope="module")
-def programs(byte_model):
-    """What one run of this process compiled, the next ones read; as those of their own do."""
-    wanted = {
-        "jax_compilation_cache_dir": str(byte_model.parent / "programs"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-
-    def configure(values):
-        compilation_cache.reset_cache()  # jax looks at these once
-        for name, value in values.items():
-            jax.config.update(name, value)
-
-    configure(wanted)
-    yield
-    configure(before)

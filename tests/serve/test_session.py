@@ -253,9 +253,8 @@ def test_a_damaged_preamble_is_no_documents_whatever_the_folder_is_called(model,
 
 
 @pytest.fixture(scope="module")
-def answer(byte_model, folder, tmp_path_factory):
+def answer(byte_model, folder):
     """(flags, input) -> the finished program."""
-    programs = tmp_path_factory.mktemp("programs")
 
     def run(*flags: str, input: str = "") -> subprocess.CompletedProcess:
         common = {
@@ -266,7 +265,6 @@ def answer(byte_model, folder, tmp_path_factory):
             "preamble": "Answer.",
             "documents": ",".join(IDS),
             "max_new_tokens": NEW_TOKENS,
-            "compilation_cache_dir": programs,
         }
         command = [sys.executable, "-m", "launch.answer"]
         command += [*(f"--{name}={value}" for name, value in common.items()), *flags]

@@ -44,7 +44,6 @@ def command(byte_model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
         *(sys.executable, "-m", "launch.train", config),
         *(f"--config.{k}={v}" for k, v in options(byte_model).items()),
         f"--workdir={workdir}",
-        f"--compilation_cache_dir={byte_model.parent / 'programs'}",  # one for all runs
     ]
 
 

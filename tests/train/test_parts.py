@@ -4,15 +4,12 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import kvpacket_jax as kvp
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.train import setup
 from tests.support.training import check_equal, config_of, steps_done, train
-
-pytestmark = pytest.mark.usefixtures("programs")
 
 
 def test_a_writer_alone_is_trained(byte_model, tmp_path):

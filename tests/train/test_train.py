@@ -33,8 +33,6 @@ from tests.support.training import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("programs")
-
 
 def adapter_bytes(workdir) -> bytes:
     return b"".join(x.tobytes() for x in jax.tree.leaves(adapter(workdir)))
