@@ -37,12 +37,13 @@ from tests.support.golden import GOLDEN
 jax.config.update("jax_num_cpu_devices", 8)
 
 
-# Files with few but long tests: were they last, one worker would wait for the other.
-FIRST = "serve/test_programs.py", "models/test_parity.py", "train/test_parts.py"
+# Long tests, with all of training: were they last, one worker would wait for the other.
+FIRST = "serve/test_programs.py", "models/test_parity.py"
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: not item.path.as_posix().endswith(FIRST))
+    first = lambda path: path.parent.name == "train" or path.as_posix().endswith(FIRST)  # noqa: E731
+    items.sort(key=lambda item: not first(item.path))
 
 
 @pytest.fixture(scope="module", autouse=True)
