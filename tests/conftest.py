@@ -19,7 +19,7 @@ os.environ.setdefault(
 )
 
 # What one worker or command compiled, the others read. Workers start later and inherit it.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)

@@ -66,7 +66,7 @@ def write_measured(
 
     Args:
       config: as configs/card.py has it.
-      progress: is told of each kind and its sets of documents.
+      progress: is told of each kind, and of its microbatches.
 
     Raises:
       ValueError: as `measure` does; that file is damaged; or a card is there that was measured
@@ -130,9 +130,10 @@ def measure(
         for kind in {validate.teaching.shapes[kind]: kind for kind in sets}.values()
     )
     for kind, number in sets.items():
+        progress.say(f"{kind}: {number} sets of documents")
         asked: list[_Asked | None] = []
         firsts = range(0, number, config.batch_size)
-        for first in progress.track(firsts, f"{kind}: microbatches"):
+        for first in progress.track(firsts, "microbatches"):
             for each in _compare(validate, kind, first, ways)[: number - first]:
                 asked += each
         questions = [one for one in asked if one is not None]

@@ -23,9 +23,9 @@ def local(flag: str, value: str) -> pathlib.Path:
 def check_file(flag: str, value: str | None, ending: str = "") -> None:
     """Raises ValueError for a folder where a file is to be written; None is no file.
 
-    Also for a file whose name has not the `ending` that says what is written, such as ".svg".
+    Also for a name without the `ending` of what is written, such as ".svg".
     """
     if value is not None and (not value or pathlib.Path(value).expanduser().is_dir()):
         raise ValueError(f"--{flag}={value} is a folder: give a file.")
     if value is not None and not value.lower().endswith(ending):
-        raise ValueError(f"--{flag}={value}: an {ending} file is written; name it so.")
+        raise ValueError(f"--{flag}={value}: name a file that ends in {ending}.")

@@ -54,5 +54,5 @@ def test_folders_and_files_that_cannot_be_meant_are_refused(tmp_path, monkeypatc
         with pytest.raises(ValueError, match=f"--json={folder} is a folder: give a file"):
             folders.check_file("json", folder)
     folders.check_file("figure", "cost.SVG", ".svg")
-    with pytest.raises(ValueError, match="--figure=cost.png: an .svg file is written; name it so"):
+    with pytest.raises(ValueError, match="--figure=cost.png: name a file that ends in .svg"):
         folders.check_file("figure", "cost.png", ".svg")

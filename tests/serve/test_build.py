@@ -1,5 +1,6 @@
 """A corpus on disk: the same folder, byte for byte, whatever happened while it was built."""
 
+import functools
 import json
 import os
 import pathlib
@@ -278,9 +279,8 @@ def test_auto_takes_the_dtype_of_the_store(byte_model, model, docs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def command(byte_model, docs, tmp_path_factory):
+def command(byte_model, docs):
     """(folder, options) -> the command that builds the corpus there."""
-    programs = tmp_path_factory.mktemp("programs")
 
     def get(folder: pathlib.Path, **options) -> list[str]:
         options = {
@@ -292,7 +292,6 @@ def command(byte_model, docs, tmp_path_factory):
             "template": "completion",
             "preamble": "Answer.",
             "batch_tokens": BATCH_TOKENS,
-            "compilation_cache_dir": programs,
         } | options
         flags = [f"--{name}={value}" for name, value in options.items()]
         return [sys.executable, "-m", "launch.build_packets", *flags]
@@ -340,7 +339,10 @@ def killed_and_resumed(command, folder, built, kills: int) -> None:
 
 
 def test_killed_twice_ends_with_the_same_folder(command, built, tmp_path):
+    programs = tmp_path / "programs"
+    command = functools.partial(command, compilation_cache_dir=programs)
     killed_and_resumed(command, tmp_path / "store", built, 2)
+    assert any(programs.iterdir())
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ MADE_WITH = {"template": "completion", "preamble": "Answer."}
 
 @pytest.fixture(scope="module")
 def model(byte_model, tmp_path_factory):
-    """What is compiled is kept beside the models, as long as these tests run."""
+    """Loaded where jax keeps no programs yet: they are kept beside the models from then on."""
     name, folder = "jax_compilation_cache_dir", tmp_path_factory.mktemp("models")
     before = getattr(jax.config, name)
     jax.config.update(name, None)

@@ -136,6 +136,19 @@ def test_ten_steps_are_those_of_one_device(name, mesh):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow  # the next one's have answers beside them
+def test_scores_are_those_of_one_device():
+    def scores(mesh: str | None):
+        model = load("tiny_qwen2", mesh)
+        adapter = initial_adapter(model.config)
+        batch, hidden = sharding.put_batch(model.config.mesh, microbatch(model))
+        score = jax.jit(functools.partial(step_lib.score_microbatch, model.module))
+        return sharding.fetch(score(model.params, adapter, None, batch, hidden))
+
+    close = functools.partial(np.testing.assert_allclose, rtol=TOLERANCE, atol=TOLERANCE)
+    jax.tree.map(close, scores("data:4,model:2"), scores(None))
+
+
 def test_scores_with_answers_are_those_of_one_device():
     """Nothing is decoded where the answer is the teacher's: here that is where it is padding."""
 
