@@ -32,7 +32,7 @@ def main(argv):
     cache_dir = caches.use()
     with errors.in_one_line():
         scores = compare.compare(
-            CONFIG.value, ADAPTERS.value, cache_dir, devices.MESH.value, progress.SHOWN.say
+            CONFIG.value, ADAPTERS.value, cache_dir, devices.MESH.value, progress.SHOWN
         )
     progress.console.print(compare.table(scores))
     progress.paragraph(

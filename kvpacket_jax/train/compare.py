@@ -1,6 +1,6 @@
 """Adapters side by side, on the kinds of documents that a config of training validates on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import rich.table
 from ml_collections import ConfigDict
@@ -10,7 +10,9 @@ from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.packets.adapter import Adapter
 from kvpacket_jax.runtime.format import number
 from kvpacket_jax.runtime.format import table as empty_table
-from kvpacket_jax.train import progress, run, validation
+from kvpacket_jax.runtime.progress import SILENT, Progress
+from kvpacket_jax.train import progress as progress_lib
+from kvpacket_jax.train import run, validation
 from kvpacket_jax.train.validation import Scores, variants
 from models import LanguageModel
 
@@ -22,14 +24,14 @@ def compare(
     names: Sequence[str],
     cache_dir=None,
     mesh: str | None = None,
-    say: Callable[[str], None] = print,
+    progress: Progress = SILENT,
 ) -> dict[str, Scores]:
     """The scores of each adapter, by its name as given.
 
     Args:
       config: configs/train.py's; its model, template and validation count.
       names: what `adapters.choose` takes, with "@0.6" after it for a smaller change of the writer.
-      say: tells the scores of each as they come.
+      progress: is told the scores of each as they come.
 
     Raises:
       FileNotFoundError, ValueError: no such adapter, or one of another model.
@@ -44,7 +46,7 @@ def compare(
     made = variants(model, list(chosen.values()), config.opening)
     for name, variant in zip(chosen, made, strict=True):
         scores[name] = validate(variant)
-        say(f"{name}: {progress.kinds_line(scores[name])}")
+        progress.say(f"{name}: {progress_lib.kinds_line(scores[name])}")
     return scores
 
 

@@ -164,32 +164,30 @@ def test_what_was_measured_is_not_measured_again(model, adapter, config, tmp_pat
     two = ConfigDict(config.to_dict() | {"validation": kinds | {"that": kinds["it"]}})
     path, whole, said = tmp_path / card.FILE, list(measure(model, adapter, two)), []
 
-    class Told(Progress):
-        say = staticmethod(said.append)
+    def stop(text):
+        if text.startswith("that"):
+            raise KeyboardInterrupt
 
-    class Stopped(Progress):
-        def say(self, text):
-            if text.startswith("that"):
-                raise KeyboardInterrupt
-
+    told, stopped = Progress(), Progress()
+    told.say, stopped.say = said.append, stop
     with pytest.raises(KeyboardInterrupt):
-        write_measured(path, model, adapter, two, Stopped())
+        write_measured(path, model, adapter, two, stopped)
     assert not path.exists()
-    assert write_measured(path, model, adapter, two, Told()).rows == whole
+    assert write_measured(path, model, adapter, two, told).rows == whole
     assert said == ["Measured before: it", f"that: {SETS} sets of documents"]
     assert [x.name for x in tmp_path.iterdir()] == [card.FILE]
 
     with pytest.raises(KeyboardInterrupt):
-        write_measured(path, model, adapter, two, Stopped())
+        write_measured(path, model, adapter, two, stopped)
     said.clear()
     other = two.copy_and_resolve_references()
     other.validation.that.sets = SETS - 1
     measured = path.read_bytes()
     with pytest.raises(ValueError, match="measured with other settings .*: give --output=FILE"):
-        write_measured(path, model, adapter, other, Told())
+        write_measured(path, model, adapter, other, told)
     assert path.read_bytes() == measured and not said
     path.unlink()
-    write_measured(path, model, adapter, other, Told())
+    write_measured(path, model, adapter, other, told)
     assert said[0].startswith("it"), "what another config measured does not count"
 
 

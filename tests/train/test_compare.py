@@ -12,6 +12,7 @@ from rich.console import Console
 import models
 from kvpacket_jax.packets import adapter as adapter_lib
 from kvpacket_jax.runtime.format import number
+from kvpacket_jax.runtime.progress import Progress
 from kvpacket_jax.train import compare, run, validation
 from models import low_rank
 from tests.support import byte_train
@@ -47,8 +48,9 @@ def folder(model, tmp_path_factory):
 def test_each_is_scored_as_it_would_be_alone(model, config, folder, monkeypatch):
     monkeypatch.setattr(run, "load_model", lambda *_: model)
     names = [str(folder), f"{folder}@0.5", f"{folder}@0", "none"]
-    said: list[str] = []
-    scores = compare.compare(config, names, say=said.append)
+    said, progress = [], Progress()
+    progress.say = said.append
+    scores = compare.compare(config, names, progress=progress)
     assert list(scores) == names and len(said) == len(names)
     empty = adapter_lib.empty(model.config.dim)
     bare = validation.of_config(model, config, 0)(validation.Variant(empty, None, False))
